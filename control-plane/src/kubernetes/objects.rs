@@ -10,6 +10,7 @@ use kube::runtime::watcher::Event;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
+use super::status::last_good::LastGood;
 use super::status::route::{RouteObject, RouteObjects};
 use crate::model::resource::{Kind, Resource, ResourceId};
 use crate::source::change::{Diagnostic, IgnoredField, ResourceChange, Update};
@@ -29,6 +30,8 @@ pub(super) struct Objects {
     /// Refusals or ignored fields differ from those of the last update.
     remarks_changed: bool,
     routes: watch::Sender<RouteObjects>,
+    /// The versions that refused routes fell back to before this process.
+    saved: LastGood,
 }
 
 /// An object of the API server.
@@ -38,11 +41,18 @@ struct KnownObject {
     version: String,
     /// The last version that was accepted.
     resource: Option<Arc<Resource>>,
+    /// The object of that version, if it is a route.
+    text: Option<Arc<str>>,
     refusals: Vec<Diagnostic>,
     ignored: Vec<IgnoredField>,
 }
 
 impl Objects {
+    /// Sets the saved versions. A route that is refused when it is read first falls back to its saved version.
+    pub(super) fn with_saved(self, saved: LastGood) -> Self {
+        Self { saved, ..self }
+    }
+
     /// Returns the objects of all routes, now and later.
     pub(super) fn routes(&self) -> watch::Receiver<RouteObjects> {
         self.routes.subscribe()
@@ -92,6 +102,7 @@ impl Objects {
             return;
         }
         let metadata = &object.metadata;
+        let uid = metadata.uid.clone().unwrap_or_default();
         let origin = Origin::Object {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
@@ -100,9 +111,20 @@ impl Objects {
         };
         let object = to_json(kind, object);
         let route = RouteObject::of(id, &object);
-        let update = object::read(object);
+        let accepted = route.as_ref().map(|_| text(&object));
+        let mut update = object::read(object);
+        let saved = self.saved.remove(&uid);
+        let text = match old.and_then(|old| old.text.clone()) {
+            _ if update.refusals.is_empty() => accepted,
+            Some(last_good) => Some(last_good),
+            None => saved.map(|saved| {
+                let text = saved.to_string().into();
+                update.changes = object::read(saved).changes;
+                text
+            }),
+        };
         if let Some(route) = route {
-            let route = Arc::new(route.decoded(&update));
+            let route = Arc::new(route.decoded(&update).with_last_good(text.clone()));
             self.routes.send_modify(|all| drop(all.insert(id.clone(), route)));
         }
         let Update { changes, refusals, ignored } = update;
@@ -124,7 +146,7 @@ impl Objects {
                 self.changes.push(change);
             }
         }
-        self.known.insert(id.clone(), KnownObject { origin, version, resource, refusals, ignored });
+        self.known.insert(id.clone(), KnownObject { origin, version, resource, text, refusals, ignored });
     }
 
     fn remove(&mut self, id: &ResourceId) {
@@ -142,6 +164,15 @@ impl Objects {
 fn id(kind: Kind, object: &DynamicObject) -> ResourceId {
     let name = |name: &Option<String>| name.as_deref().unwrap_or_default().into();
     ResourceId { kind, namespace: name(&object.metadata.namespace), name: name(&object.metadata.name) }
+}
+
+/// Returns the text of an object without its status.
+fn text(object: &Value) -> Arc<str> {
+    let mut object = object.clone();
+    if let Value::Object(fields) = &mut object {
+        fields.remove("status");
+    }
+    object.to_string().into()
 }
 
 /// Returns the object as the decoder reads it: without what only other programs read, which may be long.

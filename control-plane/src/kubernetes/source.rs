@@ -10,7 +10,7 @@ use kube::Client;
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
 use outrigger_core::identity::TrustDomain;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::discovery::WatchedKind;
@@ -19,6 +19,7 @@ use super::objects::Objects;
 use super::pod::ApiPod;
 use super::pod_watch::{self, PodEvent, PodWatch};
 use super::reflector::Reflector;
+use super::status::last_good;
 use super::status::route::RouteObjects;
 use super::workloads::ApiNode;
 use crate::model::resource::Kind;
@@ -82,9 +83,14 @@ impl ClusterSource {
         };
         reflectors.spawn(pod_reflector.run());
         reflectors.spawn(node_reflector.run());
-        let objects = Objects::default();
+        let (objects, (send_saved, saved)) = (Objects::default(), oneshot::channel());
         let routes = objects.routes();
-        let applier = move || apply(received, objects, &assembler);
+        let client = client.clone();
+        reflectors.spawn(async move { drop(send_saved.send(last_good::read(client).await)) });
+        let applier = move || {
+            let Ok(saved) = saved.blocking_recv() else { return };
+            apply(received, objects.with_saved(saved), &assembler);
+        };
         thread::Builder::new().name("source".into()).spawn(applier)?;
         let source = Self { routes, _reflectors: reflectors };
         Ok((source, PodWatch::new(trust_domain.clone(), pods, report)))

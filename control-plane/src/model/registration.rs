@@ -58,8 +58,8 @@ impl Registrations {
         }
     }
 
-    /// Returns the endpoint of an EndpointSlice in `namespace` with what its pod adds to it. Returns None if the pod is not known yet: the
-    /// events of slices and of pods arrive independently, and whether it has a sidecar decides how it is called.
+    /// Returns the endpoint of an EndpointSlice in `namespace` with what its pod adds to it. Returns None if the pod is not known
+    /// yet: the events of slices and of pods arrive independently, and whether it has a sidecar decides how it is called.
     pub(super) fn complete(&self, mut endpoint: Endpoint, namespace: &str) -> Option<Endpoint> {
         let ip = endpoint.address.ip();
         if endpoint.peer.identity().is_some() {

@@ -80,6 +80,40 @@ fn a_refused_object_keeps_its_last_good_version_and_is_reported_until_it_is_corr
 }
 
 #[test]
+fn a_route_that_is_refused_falls_back_to_its_last_good_version_after_a_restart() {
+    let route = |version: &str, rule: Value| -> DynamicObject {
+        let object = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "status": {"parents": []},
+            "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "a"}], "rules": [rule]},
+            "metadata": {"name": "r", "namespace": "shop", "uid": "u1", "resourceVersion": version},
+        });
+        serde_json::from_value(object).unwrap()
+    };
+    let good = |version: &str| route(version, json!({"backendRefs": [{"name": "a", "port": 80}]}));
+    let refused = || route("2", json!({"filters": [{"type": "Teleport"}]}));
+    let fallback = |objects: &Objects| {
+        let route = objects.routes().borrow().values().next().cloned().unwrap();
+        route.refused().map(|(uid, text)| (uid.to_owned(), text.cloned().unwrap()))
+    };
+    let mut objects = Objects::default();
+    objects.apply(Kind::HttpRoute, Event::Apply(good("1")));
+    assert_eq!(fallback(&objects), None);
+    let accepted = objects.update().unwrap().changes.remove(0);
+    objects.apply(Kind::HttpRoute, Event::Apply(refused()));
+    let (uid, text) = fallback(&objects).unwrap();
+    assert!(uid == "u1" && !text.contains("status"), "{text}");
+
+    let saved = LastGood::from([(uid, serde_json::from_str(&text).unwrap())]);
+    let mut restarted = Objects::default().with_saved(saved);
+    restarted.apply(Kind::HttpRoute, Event::Apply(refused()));
+    let update = restarted.update().unwrap();
+    assert_eq!((update.refusals.len(), &update.changes[0].resource), (1, &accepted.resource));
+    assert_eq!(fallback(&restarted).unwrap().1, text);
+    restarted.apply(Kind::HttpRoute, Event::Apply(good("3")));
+    assert_eq!(fallback(&restarted), None);
+}
+
+#[test]
 fn the_objects_of_routes_are_kept_for_their_status_until_they_are_deleted() {
     let mut objects = Objects::default();
     let routes = objects.routes();

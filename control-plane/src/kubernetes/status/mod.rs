@@ -1,8 +1,10 @@
 //! The status of resources, written back to the API server by the replica that holds the Lease.
 //!
 //! [`route`] computes the status of a route and [`mesh`] that of an XMesh; [`writer`] decides which are written, and when.
+//! [`last_good`] keeps what refused routes fall back to.
 
 mod mesh;
+pub(crate) mod last_good;
 mod writer;
 mod reports;
 mod rejections;
@@ -40,6 +42,7 @@ pub(crate) async fn write(client: Client, inputs: StatusInputs, leading: watch::
     let (publish, rejected) = watch::channel(BTreeMap::new());
     let reports = reports::exchange(client.clone(), inputs.clone(), leading.clone(), publish);
     let meshes = mesh::write_all(client.clone(), leading.clone());
+    let last_good = last_good::maintain(client.clone(), inputs.routes.clone(), leading.clone());
     let routes = RouteStatusWriter::new(client, inputs, rejected, leading).run();
-    tokio::join!(routes, reports, meshes);
+    tokio::join!(routes, reports, meshes, last_good);
 }

@@ -28,6 +28,7 @@ pub(crate) type RouteObjects = OrdMap<ResourceId, Arc<RouteObject>>;
 /// The parts of a route's object that its status depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RouteObject {
+    uid: String,
     pub(super) resource_version: String,
     generation: i64,
     /// `spec.parentRefs`
@@ -38,6 +39,8 @@ pub(crate) struct RouteObject {
     refusals: Vec<String>,
     /// What has no effect in it.
     notes: Vec<String>,
+    /// The version that is active although this one is refused.
+    last_good: Option<Arc<str>>,
 }
 
 impl RouteObject {
@@ -49,13 +52,25 @@ impl RouteObject {
         let list = |at: &str| object.pointer(at).and_then(Value::as_array).cloned().unwrap_or_default();
         let metadata = &object["metadata"];
         Some(Self {
+            uid: metadata["uid"].as_str().unwrap_or_default().into(),
             resource_version: metadata["resourceVersion"].as_str().unwrap_or_default().into(),
             generation: metadata["generation"].as_i64().unwrap_or_default(),
             references: list("/spec/parentRefs"),
             parents: list("/status/parents"),
             refusals: Vec::new(),
             notes: Vec::new(),
+            last_good: None,
         })
+    }
+
+    /// Sets the version that it falls back to if it is refused.
+    pub(crate) fn with_last_good(self, last_good: Option<Arc<str>>) -> Self {
+        Self { last_good, ..self }
+    }
+
+    /// Returns the UID and the version that is active, if the object is refused.
+    pub(crate) fn refused(&self) -> Option<(&str, Option<&Arc<str>>)> {
+        (!self.refusals.is_empty()).then_some((&self.uid, self.last_good.as_ref()))
     }
 
     /// Adds what the decoder returned for the object.
