@@ -47,8 +47,12 @@ pub(crate) fn attempt(args: &[&str]) -> Result<String, String> {
 
 /// Applies manifests.
 pub(crate) fn apply(yaml: &str) -> String {
+    attempt_apply(yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"))
+}
+
+/// Applies manifests, or returns kubectl's stderr.
+pub(crate) fn attempt_apply(yaml: &str) -> Result<String, String> {
     run("kubectl", &["apply", "--server-side", "-f", "-"], yaml)
-        .unwrap_or_else(|error| panic!("{error}\n{yaml}"))
 }
 
 /// Imports image archives into both nodes.

@@ -3,7 +3,9 @@
 //! folder of the images' archives. The mesh is installed once for all tests; each test has a namespace of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
 
+mod addresses;
 mod authority;
+mod bad_input;
 mod changes;
 mod cni;
 mod example;

@@ -57,8 +57,13 @@ impl Namespace {
 
     /// Applies manifests that name no namespace.
     pub(crate) fn apply(&self, yaml: &str) {
+        self.attempt_apply(yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+    }
+
+    /// Applies manifests that name no namespace, or returns kubectl's stderr.
+    pub(crate) fn attempt_apply(&self, yaml: &str) -> Result<String, String> {
         let namespaced = yaml.replace("metadata: {", &format!("metadata: {{namespace: {}, ", self.name));
-        cluster::apply(&namespaced);
+        cluster::attempt_apply(&namespaced)
     }
 
     /// Waits until the pods of a Deployment or StatefulSet (which are labelled with its name) are ready, and asserts that each has a

@@ -2,6 +2,7 @@
 // a mesh.
 //
 //	pod serve PORT...      HTTP, whose answers name the pod; with GREETING_PORT a server that speaks first, with GRPC_PORT gRPC's health service
+//	pod get URL            one GET, whatever its status is, which is printed before the body
 //	pod call URL...        one GET each, until each has been answered once with 200, 60 s at most
 //	pod greet HOST:PORT    waits for the greeting of a server that speaks first, and prints the echo of a line
 //	pod load URL RATE      RATE requests per second until SIGTERM; serves its counts as JSON on port 9000
@@ -31,11 +32,18 @@ import (
 func main() {
 	log.SetFlags(log.Ltime | log.Lmicroseconds)
 	if len(os.Args) < 3 {
-		log.Fatal("usage: pod serve PORT... | call URL... | greet HOST:PORT | load URL RATE")
+		log.Fatal("usage: pod serve PORT... | get URL | call URL... | greet HOST:PORT | load URL RATE")
 	}
 	switch os.Args[1] {
 	case "serve":
 		serve(os.Args[2:])
+	case "get":
+		response, err := (&http.Client{Timeout: 5 * time.Second}).Get(os.Args[2])
+		if err != nil {
+			log.Fatal(err)
+		}
+		body, _ := io.ReadAll(response.Body)
+		fmt.Printf("%d %s", response.StatusCode, body)
 	case "call":
 		call(os.Args[2:])
 	case "greet":
@@ -59,7 +67,7 @@ func serve(ports []string) {
 		w.Header().Set("x-pod", pod)
 		w.Header().Set("x-version", os.Getenv("VERSION"))
 		json.NewEncoder(w).Encode(map[string]any{
-			"pod": pod, "version": os.Getenv("VERSION"), "host": r.Host, "path": r.URL.Path, "peer": r.RemoteAddr,
+			"pod": pod, "version": os.Getenv("VERSION"), "host": r.Host, "path": r.URL.Path, "proto": r.Proto, "peer": r.RemoteAddr,
 			"port": r.Context().Value(http.LocalAddrContextKey).(net.Addr).String(), "headers": r.Header,
 		})
 	})
@@ -73,7 +81,10 @@ func serve(ports []string) {
 		if _, _, err := net.SplitHostPort(port); err != nil {
 			address = ":" + port
 		}
-		server := &http.Server{Addr: address, Handler: handler}
+		protocols := new(http.Protocols)
+		protocols.SetHTTP1(true)
+		protocols.SetUnencryptedHTTP2(true)
+		server := &http.Server{Addr: address, Handler: handler, Protocols: protocols}
 		servers = append(servers, server)
 		go func() {
 			if err := server.ListenAndServe(); err != http.ErrServerClosed {

@@ -1,0 +1,207 @@
+//! What the API server does to a control plane: it goes away, it refuses a kind, kinds go and come, objects are newer than known,
+//! or large. Nothing that was read is lost, no replica restarts, and a condition or a line names what is wrong.
+
+use serde_json::Value;
+
+use crate::cluster::{attempt, eventually, inside, install_crds, kubectl, on_the_node};
+use crate::load::Load;
+use crate::namespace::{Namespace, deployment, server};
+
+const SYSTEM: &[&str] = &["-n", "outrigger-system"];
+const CONTROL_PLANE: &str = "app.kubernetes.io/name=outrigger-control-plane";
+
+/// Ends the API server, and starts it again after ten seconds.
+const RESTART_OF_THE_API_SERVER: &str = "
+    pid=$(pgrep -xo kube-apiserver)
+    cd /proc/$pid/cwd
+    mapfile -d '' -t command </proc/$pid/cmdline
+    kill -KILL $pid
+    sleep 10
+    setsid \"${command[@]}\" >>apiserver-1.log 2>&1 </dev/null &
+";
+
+/// Returns the problems in `outrigger status`.
+fn problems() -> Result<String, String> {
+    on_the_node(&[env!("CARGO_BIN_EXE_outrigger"), "status", "--kubernetes"])
+}
+
+fn has_problem(text: &str, seconds: u64) {
+    eventually(text, seconds, || {
+        problems().and_then(|all| if all.contains(text) { Ok(()) } else { Err(all) })
+    });
+}
+
+fn has_no_problem(text: &str, seconds: u64) {
+    eventually(text, seconds, || {
+        problems().and_then(|all| if all.contains(text) { Err(all) } else { Ok(()) })
+    });
+}
+
+/// Returns the restarts of the control plane's containers.
+fn restarts() -> String {
+    let counts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
+    kubectl(&[SYSTEM, &["get", "pods", "-l", CONTROL_PLANE, "-o", counts]].concat())
+}
+
+/// Returns the conditions of a route, each as `type=status: message`.
+fn conditions(namespace: &Namespace, kind: &str, name: &str) -> Result<String, String> {
+    let route = namespace.attempt(&["get", kind, name, "-o", "json"])?;
+    let route: Value = serde_json::from_str(&route).map_err(|error| error.to_string())?;
+    let conditions = route["status"]["parents"][0]["conditions"].as_array().ok_or("no status")?.iter();
+    let one = |condition: &Value| {
+        format!("{}={}: {}", condition["type"], condition["status"], condition["message"])
+    };
+    Ok(conditions.map(one).collect::<Vec<_>>().join("\n").replace('"', ""))
+}
+
+/// Waits until the conditions of a route have all of these texts.
+fn has_conditions(namespace: &Namespace, kind: &str, name: &str, texts: &[&str]) {
+    eventually(&format!("{texts:?}"), 30, || {
+        let all = conditions(namespace, kind, name)?;
+        if texts.iter().all(|text| all.contains(text)) { Ok(()) } else { Err(all) }
+    });
+}
+
+/// A route that sets a request header.
+fn http_route(value: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: web}}
+spec:
+  parentRefs: [{{group: \"\", kind: Service, name: web, port: 80}}]
+  rules:
+    - filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: x-route, value: {value}}}]}}}}]
+      backendRefs: [{{name: web, port: 80}}]
+"
+    )
+}
+
+fn grpc_route(name: &str, rule: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {{name: {name}}}
+spec: {{parentRefs: [{{group: \"\", kind: Service, name: {name}, port: 80}}], rules: [{{{rule}backendRefs: [{{name: {name}, port: 80}}]}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec: {{selector: {{app: web}}, ports: [{{name: grpc, port: 80, targetPort: 8080}}]}}
+---
+"
+    )
+}
+
+/// Waits until the pod `load` is served by a route.
+fn is_routed(namespace: &Namespace, value: &str, seconds: u64) {
+    eventually(value, seconds, || {
+        let answer = namespace.exec("load", &["/pod", "get", "http://web/"])?;
+        let header = format!("\"X-Route\":[\"{value}\"]");
+        if answer.contains(&header) { Ok(()) } else { Err(answer) }
+    });
+}
+
+#[test]
+fn proxies_serve_while_the_api_server_is_away_and_the_control_plane_catches_up() {
+    let namespace = Namespace::meshed("away", "strict");
+    namespace.apply(&deployment("web", 2, &server("")));
+    namespace.ready("deploy/web");
+    namespace.apply(&http_route("before"));
+    let load = Load::start(&namespace, "http://web/", 50);
+    is_routed(&namespace, "before", 20);
+    let before = restarts();
+    load.during("API server away", || {
+        inside("node1", &["bash", "-ec", RESTART_OF_THE_API_SERVER]).unwrap();
+        eventually("the API server", 60, || attempt(&["get", "--raw", "/readyz"]));
+        eventually("exec", 20, || namespace.exec("load", &["/pod", "get", "http://web/"]));
+    });
+    namespace.apply(&http_route("after"));
+    is_routed(&namespace, "after", 40);
+    has_conditions(&namespace, "httproute", "web", &["Accepted=True"]);
+    has_no_problem("cannot be read now", 40);
+    assert_eq!(restarts(), before);
+}
+
+#[test]
+fn a_kind_that_is_newer_forbidden_or_missing_is_named_and_the_others_are_served() {
+    let namespace = Namespace::meshed("kinds", "strict");
+    namespace.apply(&deployment("web", 1, &server("")));
+    namespace.ready("deploy/web");
+    namespace.apply(&http_route("served"));
+    let _load = Load::start(&namespace, "http://web/", 10);
+
+    // A CRD of a later release: another field, another type of filter.
+    let schema = "[{\"op\": \"replace\", \"path\": \"/spec/versions/0/schema/openAPIV3Schema\", \
+                  \"value\": {\"type\": \"object\", \"x-kubernetes-preserve-unknown-fields\": true}}]";
+    kubectl(&["patch", "crd", "grpcroutes.gateway.networking.k8s.io", "--type", "json", "-p", schema]);
+    eventually("the newer CRD", 20, || {
+        namespace.attempt_apply(&grpc_route("field", "hedging: {requests: 2}, "))?;
+        namespace.attempt_apply(&grpc_route("filter", "filters: [{type: Teleport, teleport: {to: mars}}], "))
+    });
+    has_conditions(&namespace, "grpcroute", "field", &["Accepted=True", "hedging"]);
+    has_conditions(&namespace, "grpcroute", "filter", &["Accepted=False", "Teleport"]);
+
+    kubectl(&["delete", "crd", "grpcroutes.gateway.networking.k8s.io"]);
+    let role: Value =
+        serde_json::from_str(&kubectl(&["get", "clusterrole", "outrigger-control-plane", "-o", "json"]))
+            .unwrap();
+    let restore = |mut role: Value| {
+        role["metadata"] =
+            serde_json::json!({"name": "outrigger-control-plane", "labels": role["metadata"]["labels"]});
+        apply_forced(&role.to_string());
+    };
+    let mut without = role.clone();
+    for rule in without["rules"].as_array_mut().unwrap() {
+        rule["resources"].as_array_mut().unwrap().retain(|resource| resource != "referencegrants");
+    }
+    restore(without);
+    // A replica that starts now may not list the kind; the other one may no longer watch it.
+    let replica = "jsonpath={.items[0].metadata.name}";
+    let replica = kubectl(&[SYSTEM, &["get", "pods", "-l", CONTROL_PLANE, "-o", replica]].concat());
+    kubectl(&[SYSTEM, &["delete", "pod", &replica, "--wait=false"]].concat());
+    has_problem("the API server does not have GRPCRoute", 40);
+    has_problem("cannot list resource \"referencegrants\"", 40);
+    crate::mesh::ready();
+    namespace.apply(&http_route("still-served"));
+    is_routed(&namespace, "still-served", 20);
+
+    restore(role);
+    install_crds();
+    has_no_problem("cannot be read now", 60);
+    eventually("the kind", 20, || namespace.attempt_apply(&grpc_route("late", "")));
+    has_conditions(&namespace, "grpcroute", "late", &["Accepted=True"]);
+}
+
+#[test]
+fn a_route_of_one_mebibyte_is_active() {
+    let namespace = Namespace::meshed("large", "strict");
+    namespace.apply(&deployment("web", 1, &server("")));
+    namespace.ready("deploy/web");
+    let _load = Load::start(&namespace, "http://web/", 10);
+    let value = "v".repeat(4000);
+    let matches = |rule| {
+        let one = |at| {
+            format!(
+                "{{headers: [{{name: x-{rule}-{at}, value: {value}}}, {{name: x-other, value: {value}}}]}}"
+            )
+        };
+        (0..8).map(one).collect::<Vec<_>>().join(", ")
+    };
+    let rule =
+        |rule| format!("    - matches: [{}]\n      backendRefs: [{{name: web, port: 80}}]\n", matches(rule));
+    let rules: String = (0..15).map(rule).collect();
+    let large = http_route("large").replace("  rules:\n", &format!("  rules:\n{rules}"));
+    assert!(large.len() > 950_000);
+    namespace.apply(&large);
+    has_conditions(&namespace, "httproute", "web", &["Accepted=True", "ResolvedRefs=True"]);
+    is_routed(&namespace, "large", 20);
+}
+
+/// Applies a manifest though another manager owns its fields.
+fn apply_forced(json: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("object.json");
+    std::fs::write(&path, json).unwrap();
+    kubectl(&["apply", "--server-side", "--force-conflicts", "-f", path.to_str().unwrap()]);
+}
