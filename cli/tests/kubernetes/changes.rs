@@ -41,11 +41,11 @@ fn no_request_is_lost_while_pods_nodes_and_the_control_plane_change() {
             sleep(Duration::from_secs(8));
         });
     });
-    load.during("both replicas of the control plane down, pods restarted meanwhile", || {
+    load.during("both replicas of the control plane down for a minute, pods restarted meanwhile", || {
         mesh::scale(0);
         kubectl(&["-n", "outrigger-system", "wait", "--for=delete", "pod", "--all", "--timeout=60s"]);
         namespace.kubectl(&["rollout", "restart", "deploy/web"]);
-        sleep(Duration::from_secs(15));
+        sleep(Duration::from_secs(60));
         mesh::scale(2);
         mesh::ready();
         namespace.ready("deploy/web");
