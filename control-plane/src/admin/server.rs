@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -51,8 +51,8 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Serves all interfaces for as long as it is polled. A connection beyond the limit closes the oldest one of that interface,
-    /// so that idle connections block no other client.
+    /// Serves all interfaces for as long as it is polled. A connection beyond the limit of its interface closes the oldest one of the
+    /// client that has the most, so that no client keeps out probes.
     pub(crate) async fn serve(self, pages: Arc<Pages>) {
         let Self { loopback, socket, public } = self;
         let slots = || FairSlots::new(MAX_CONNECTIONS);
@@ -63,20 +63,22 @@ impl Listeners {
             let pages = Arc::clone(&pages);
             tokio::select! {
                 taken = loopback.accept() => match taken {
-                    Ok((stream, _)) => {
-                        drop(connections.spawn(answer(stream, Interface::Loopback, pages, at_loopback.acquire(()))));
+                    Ok((stream, client)) => {
+                        let slot = at_loopback.acquire(Some(client.ip()));
+                        drop(connections.spawn(answer(stream, Interface::Loopback, pages, slot)));
                     }
                     Err(error) => pause(&error).await,
                 },
                 taken = accept_socket(socket.as_ref()) => match taken {
                     Ok((stream, _)) => {
-                        drop(connections.spawn(answer(stream, Interface::Socket, pages, at_socket.acquire(()))));
+                        drop(connections.spawn(answer(stream, Interface::Socket, pages, at_socket.acquire(None))));
                     }
                     Err(error) => pause(&error).await,
                 },
                 taken = accept_public(public.as_ref()) => match taken {
-                    Ok((stream, _)) => {
-                        drop(connections.spawn(answer(stream, Interface::Public, pages, at_public.acquire(()))));
+                    Ok((stream, client)) => {
+                        let slot = at_public.acquire(Some(client.ip()));
+                        drop(connections.spawn(answer(stream, Interface::Public, pages, slot)));
                     }
                     Err(error) => pause(&error).await,
                 },
@@ -108,7 +110,7 @@ async fn answer(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     interface: Interface,
     pages: Arc<Pages>,
-    mut slot: FairSlot<()>,
+    mut slot: FairSlot<Option<IpAddr>>,
 ) {
     let service = service_fn(|request| {
         let pages = Arc::clone(&pages);

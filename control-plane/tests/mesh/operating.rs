@@ -8,6 +8,8 @@ use outrigger_control_plane::ca::issuer::CertificateIssuer;
 use outrigger_control_plane::run::control_plane::ControlPlane;
 use outrigger_control_plane::run::settings::IssuerFiles;
 use outrigger_core::identity::TrustDomain;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::harness::{Mesh, settings, subscribe};
 
@@ -132,4 +134,24 @@ async fn what_holds_the_key_of_an_own_root_is_its_owners_alone() {
     std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o750)).unwrap();
     let refused = ControlPlane::start(settings(directory.path())).await.unwrap_err().to_string();
     assert!(refused.contains("open to others (mode 0750)"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_client_with_many_connections_keeps_no_probe_out() {
+    let mesh = Mesh::start().await;
+    let address = mesh.control_plane.admin();
+    let mut probe = TcpStream::connect(address).await.unwrap();
+    let mut flood = Vec::new();
+    for _ in 0..200 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        flood.push(socket.connect(address).await.unwrap());
+    }
+    // The first of them was closed for a later one.
+    assert_eq!(flood[0].read(&mut [0]).await.unwrap_or(0), 0);
+    let request = format!("GET /ready HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    probe.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    probe.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
