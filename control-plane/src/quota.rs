@@ -82,6 +82,11 @@ impl RateLimiter {
         admitted
     }
 
+    fn refund(&mut self, rate: Rate) {
+        self.theoretical_arrival =
+            self.theoretical_arrival.and_then(|arrival| arrival.checked_sub(rate.interval));
+    }
+
     fn is_idle(&self, now: Instant) -> bool {
         self.theoretical_arrival.is_none_or(|theoretical_arrival| theoretical_arrival <= now)
     }
@@ -110,12 +115,6 @@ impl<K: Eq + Hash + Clone> KeyedRateLimiter<K> {
         Self { rate, state: Mutex::new(state) }
     }
 
-    /// Returns whether the rate allows a request of this key now.
-    pub(crate) fn would_admit(&self, key: &K, now: Instant) -> bool {
-        let limiter = lock(&self.state).limiters.get(key).copied();
-        limiter.unwrap_or_default().admit(self.rate, now)
-    }
-
     /// Admits a request of this key if the rate allows it, and counts it.
     pub(crate) fn admit(&self, key: &K, now: Instant) -> bool {
         let mut state = lock(&self.state);
@@ -124,6 +123,13 @@ impl<K: Eq + Hash + Clone> KeyedRateLimiter<K> {
             state.sweep_at = (state.limiters.len() * 2).max(FIRST_SWEEP);
         }
         state.limiters.entry(key.clone()).or_default().admit(self.rate, now)
+    }
+
+    /// Makes a request of this key that was admitted count no more.
+    pub(crate) fn refund(&self, key: &K) {
+        if let Some(limiter) = lock(&self.state).limiters.get_mut(key) {
+            limiter.refund(self.rate);
+        }
     }
 }
 
@@ -159,6 +165,19 @@ mod tests {
         assert_eq!(admitted(&mut limiter, 99), 0);
         assert_eq!(admitted(&mut limiter, 250), 2);
         assert_eq!(admitted(&mut limiter, 10_000), 3);
+    }
+
+    #[test]
+    fn refunded_requests_do_not_count() {
+        let (limiters, now) = (KeyedRateLimiter::new(RATE), Instant::now());
+        for _ in 0..100 {
+            assert!(limiters.admit(&"a", now));
+            limiters.refund(&"a");
+        }
+        assert_eq!((0..10).filter(|_| limiters.admit(&"a", now)).count(), 3);
+        limiters.refund(&"a");
+        limiters.refund(&"unknown");
+        assert!(limiters.admit(&"a", now) && !limiters.admit(&"a", now));
     }
 
     #[test]

@@ -20,9 +20,9 @@ use crate::quota::{KeyedRateLimiter, Rate};
 use crate::state::Store;
 use crate::state::token::{Grant, RedeemError};
 
-/// Rate of refused tokens of one network. Beyond it, its tokens are refused unread, so that it can neither keep the API server busy nor fill
-/// the log. A sidecar whose token is refused sends it again every few seconds.
-const REFUSED_RATE: Rate = Rate { burst: 100, interval: Duration::from_millis(200) };
+/// Rate of tokens of one network; those that are accepted do not count. Beyond it, its tokens are refused unread, so that it can neither
+/// keep the API server busy nor fill the log. As many may be verified at once as requests of one network may wait. A sidecar whose token is refused sends it again every few seconds.
+const REFUSED_RATE: Rate = Rate { burst: 256, interval: Duration::from_millis(200) };
 /// Rate of certificates for one pod: a proxy that is restarted all the time gets one for each start.
 const POD_RATE: Rate = Rate { burst: 20, interval: Duration::from_secs(2) };
 
@@ -81,11 +81,11 @@ impl TokenVerifier {
         let (Self::Kubernetes(_, limits), Credentials::Token(token)) = (self, credentials) else {
             return Ok(());
         };
-        let (network, now) = (peer_network(from.unwrap_or(UNKNOWN)), Instant::now());
-        if !limits.refused.would_admit(&network, now) {
-            return Err(Refusal::TooManyOfNetwork);
+        // Counted before it is verified: many are verified at once.
+        match limits.refused.admit(&peer_network(from.unwrap_or(UNKNOWN)), Instant::now()) {
+            true => Ok(check_claims(token)?),
+            false => Err(Refusal::TooManyOfNetwork),
         }
-        check_claims(token).map_err(|error| limits.refused_token(network, error))
     }
 
     /// Verifies the credentials of a request from `from`.
@@ -99,15 +99,7 @@ impl TokenVerifier {
             (Self::Join(_), Credentials::Certificate(identity)) => Ok(Caller::Certificate(identity)),
             (Self::Kubernetes(reviewer, limits), Credentials::Token(token)) => {
                 let from = from.unwrap_or(UNKNOWN);
-                let reviewed = reviewer.review(&token, from).await;
-                let pod = reviewed.map_err(|error| limits.refused_token(peer_network(from), error))?;
-                match limits.issued.admit(&pod.uid, Instant::now()) {
-                    true => Ok(Caller::Pod(pod)),
-                    false => {
-                        limits.count_refused(peer_network(from));
-                        Err(Refusal::TooManyOfPod(format!("{}/{}", pod.namespace, pod.name)))
-                    }
-                }
+                limits.caller(peer_network(from), reviewer.review(&token, from).await)
             }
             (Self::Kubernetes(..), Credentials::Certificate(_)) => Err(Refusal::TokenRequired),
         }
@@ -115,16 +107,16 @@ impl TokenVerifier {
 }
 
 impl PodLimits {
-    /// Counts a refused token. While the API server is away, no token is refused.
-    fn refused_token(&self, network: IpAddr, error: ReviewError) -> Refusal {
-        if !matches!(error, ReviewError::Unavailable(_)) {
-            self.count_refused(network);
-        }
-        error.into()
-    }
-
-    fn count_refused(&self, network: IpAddr) {
-        let _ = self.refused.admit(&network, Instant::now());
+    /// Returns the caller that a token proves. The token no longer counts if it is accepted, or if the API server is away.
+    fn caller(&self, network: IpAddr, reviewed: Result<TokenPod, ReviewError>) -> Result<Caller, Refusal> {
+        let pod = match reviewed {
+            Ok(pod) if self.issued.admit(&pod.uid, Instant::now()) => Ok(Caller::Pod(pod)),
+            Ok(pod) => return Err(Refusal::TooManyOfPod(format!("{}/{}", pod.namespace, pod.name))),
+            Err(error @ ReviewError::Unavailable(_)) => Err(error.into()),
+            Err(error) => return Err(error.into()),
+        };
+        self.refused.refund(&network);
+        pod
     }
 }
 
@@ -209,15 +201,20 @@ mod tests {
         assert_eq!((refusal(flood), refusal(flood)), ("malformed-token", "rate-limit"));
     }
 
-    #[test]
-    fn refused_tokens_are_counted_and_an_absent_api_server_refuses_none() {
-        let limiter = || KeyedRateLimiter::new(Rate { burst: 1, interval: Duration::from_secs(60) });
-        let limits = PodLimits { issued: KeyedRateLimiter::new(POD_RATE), refused: limiter() };
-        let refused = |error| {
-            let _ = limits.refused_token(UNKNOWN, error);
-            !limits.refused.would_admit(&UNKNOWN, Instant::now())
-        };
-        assert!(!refused(ReviewError::Unavailable("away".into())));
-        assert!(refused(ReviewError::NotAuthenticated("expired".into())));
+    #[tokio::test(start_paused = true)]
+    async fn only_refused_tokens_count() {
+        let rate = Rate { burst: 1, interval: Duration::from_secs(60) };
+        let limits = PodLimits { issued: KeyedRateLimiter::new(rate), refused: KeyedRateLimiter::new(rate) };
+        let [namespace, service_account, name, uid] = ["shop", "cart", "cart-1", "u-1"].map(String::from);
+        let pod = TokenPod { namespace, service_account, name, uid };
+        let admit = || limits.refused.admit(&UNKNOWN, Instant::now());
+        for reviewed in [Err(ReviewError::Unavailable("away".into())), Ok(pod.clone())] {
+            assert!(admit());
+            let _ = limits.caller(UNKNOWN, reviewed);
+        }
+        for reviewed in [Ok(pod), Err(ReviewError::NotAuthenticated("expired".into()))] {
+            assert!(admit() && limits.caller(UNKNOWN, reviewed).is_err() && !admit());
+            tokio::time::advance(rate.interval).await;
+        }
     }
 }
