@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -15,13 +15,24 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sends `GET path` to the admin port at `address`. Returns an error with the URL if there is no response within five seconds.
 pub async fn get(address: SocketAddr, path: &str) -> Result<Response<Bytes>, String> {
+    request(Method::GET, address, path).await
+}
+
+/// Sends `POST path`, like [`get`].
+pub async fn post(address: SocketAddr, path: &str) -> Result<Response<Bytes>, String> {
+    request(Method::POST, address, path).await
+}
+
+async fn request(method: Method, address: SocketAddr, path: &str) -> Result<Response<Bytes>, String> {
     let exchange = async {
         let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| error.to_string())?;
         tokio::spawn(connection);
-        let request = Request::get(path)
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(http::header::HOST, address.to_string())
             .body(Empty::<Bytes>::new())
             .map_err(|error| error.to_string())?;

@@ -12,6 +12,7 @@ mod inject;
 mod install;
 mod man;
 mod proxy_config;
+mod run;
 mod sample;
 mod schema;
 mod status;
@@ -63,6 +64,19 @@ Examples:
     ControlPlane(outrigger_control_plane::run::Args),
     /// Run a sidecar (the same as outrigger-proxy).
     Proxy(outrigger_proxy::Args),
+    /// Run a program with a sidecar that its connections are redirected to (root).
+    #[command(after_help = "\
+The program needs no change: its TCP connections, except those to loopback addresses, go through
+the sidecar. It starts when the sidecar is ready, gets the signals of run, and its exit code is
+that of run. Nothing else on the machine is redirected.
+
+Examples:
+  # A service that listens on port 8080 of loopback, at port 9080 for the mesh
+  outrigger run --control-plane 10.0.0.1:15010 --control-plane-ca roots.pem \\
+      --token-file token --state-dir /var/lib/outrigger/cart \\
+      --service cart=127.0.0.1:8080,listen=0.0.0.0:9080 \\
+      --user cart -- /usr/bin/cart --port 8080")]
+    Run(Box<run::RunArgs>),
     /// Redirect the connections of this network namespace to a sidecar, and verify it (root).
     #[command(after_help = "\
 Examples:
@@ -120,6 +134,10 @@ fn main() -> ExitCode {
         Command::ControlPlane(args) => {
             outrigger_control_plane::run::run(args).map_err(|error| error.to_string())
         }
+        Command::Run(args) => match run::run(*args) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Install(args) => install::install(args),
         Command::Uninstall(args) => install::uninstall(args),
         Command::Capture(args) => outrigger_proxy::capture(&args).map_err(|error| error.to_string()),

@@ -7,7 +7,7 @@ use std::path::Path;
 use outrigger::ports;
 use outrigger::process::Process;
 
-use super::shop::NAMESPACE;
+use super::shop::{self, NAMESPACE};
 
 /// Each instance, its service account, and the services that it is registered for, with their port.
 const INSTANCES: [Role; 10] = [
@@ -78,18 +78,35 @@ impl Instance {
         format!("spiffe://cluster.local/ns/{NAMESPACE}/sa/{}", self.account)
     }
 
-    /// The command of its application; None for the shopper, which is the demo's own load.
+    /// The command of its application, which calls its sidecar; None for the shopper, which is the demo's own load.
     pub(super) fn app_args(&self) -> Option<Vec<OsString>> {
+        self.app(self.outbound, self.outbound, self.payments, self.stock)
+    }
+
+    /// The same for an application whose connections are redirected: it calls the addresses of services.
+    pub(super) fn captured_app_args(&self) -> Option<Vec<OsString>> {
+        let service = |name, port| SocketAddr::from((shop::address(name), port));
+        let [cart, catalog] = ["cart", "catalog"].map(|name| service(name, 80));
+        self.app(cart, catalog, service("payments", 50051), service("stock", 9000))
+    }
+
+    fn app(
+        &self,
+        cart: SocketAddr,
+        catalog: SocketAddr,
+        payments: SocketAddr,
+        stock: SocketAddr,
+    ) -> Option<Vec<OsString>> {
         let flag = |name: &str, value: SocketAddr| [OsString::from(name), value.to_string().into()];
         let mut args = vec![OsString::from("sample"), self.account.into()];
         args.extend(flag("--listen", self.app_listen));
         match self.account {
             "shopper" => return None,
-            "web" => args.extend(flag("--sidecar", self.outbound)),
+            "web" => args.extend(flag("--sidecar", cart)),
             "cart" => {
-                args.extend(flag("--sidecar", self.outbound));
-                args.extend(flag("--payments", self.payments));
-                args.extend(flag("--stock", self.stock));
+                args.extend(flag("--sidecar", catalog));
+                args.extend(flag("--payments", payments));
+                args.extend(flag("--stock", stock));
             }
             "catalog" => {
                 let version = if self.name.contains("-v2-") { "v2" } else { "v1" };
@@ -100,11 +117,10 @@ impl Instance {
         Some(args)
     }
 
-    /// The command of its sidecar.
+    /// The flags of its sidecar.
     pub(super) fn sidecar_args(&self, control_plane: SocketAddr, directory: &Path) -> Vec<OsString> {
         let state = directory.join(self.name);
         let mut args = vec![
-            "proxy".into(),
             "--control-plane".into(),
             control_plane.to_string().into(),
             "--control-plane-ca".into(),
@@ -117,8 +133,6 @@ impl Instance {
             self.name.into(),
             "--admin".into(),
             self.admin.to_string().into(),
-            "--outbound".into(),
-            self.outbound.to_string().into(),
             "--unknown-destination".into(),
             "refuse".into(),
             // The applications are stopped after their sidecars have drained, and send nothing then.
@@ -135,6 +149,12 @@ impl Instance {
                 format!("{service}:{}={},listen={}", self.service_port, self.app_listen, self.inbound).into(),
             );
         }
+        args
+    }
+
+    /// The flags of a sidecar whose application calls it.
+    pub(super) fn explicit_args(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = vec!["--outbound".into(), self.outbound.to_string().into()];
         if self.account == "cart" {
             for bind in [format!("{}=payments:50051", self.payments), format!("{}=stock:9000", self.stock)] {
                 args.extend(["--bind".into(), bind.into()]);

@@ -3,7 +3,8 @@
 //! Each instance has ports of its own on loopback, picked free when the demo starts, and
 //! keeps them when it is restarted, as a pod keeps its address.
 
-use std::net::SocketAddr;
+use std::ffi::OsString;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,20 @@ pub(super) struct Settings {
     pub(super) certificate_ttl: Duration,
     /// The share of requests that are traced.
     pub(super) sampling: f64,
+    /// Whether applications are started by `outrigger run`, which redirects their connections.
+    pub(super) transparent: bool,
+}
+
+/// Returns an error if applications cannot be started by `outrigger run` here, or cannot connect to addresses of services.
+pub(super) fn can_redirect() -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("--transparent needs root: it redirects connections".into());
+    }
+    let connected =
+        UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.connect((super::shop::address("web"), 80)));
+    connected.map_err(|error| {
+        format!("--transparent needs a default route, for the addresses of services: {error}")
+    })
 }
 
 /// The running mesh.
@@ -78,6 +93,11 @@ impl Mesh {
     /// Every instance.
     pub(super) fn instances(&self) -> &[Instance] {
         &self.instances
+    }
+
+    /// Whether connections are redirected.
+    pub(super) fn is_transparent(&self) -> bool {
+        self.settings.transparent
     }
 
     /// Where the control plane reads its YAML.
@@ -203,17 +223,31 @@ impl Mesh {
 
     fn start_app(&mut self, index: usize) -> Result<(), String> {
         let instance = &self.instances[index];
-        let Some(args) = instance.app_args() else { return Ok(()) };
+        // Else `outrigger run` starts it, when its sidecar is ready.
+        let Some(args) = instance.app_args().filter(|_| !self.settings.transparent) else { return Ok(()) };
         let name = format!("{}-app", instance.name);
         self.instances[index].app = Some(Process::start(&self.program, &name, &self.logs(), args, &[])?);
         Ok(())
     }
 
     fn start_sidecar(&mut self, index: usize) -> Result<(), String> {
-        let Settings { directory, spans_to, sampling, .. } = &self.settings;
+        let Settings { directory, spans_to, sampling, transparent, .. } = &self.settings;
         let instance = &self.instances[index];
         let mut args = instance.sidecar_args(self.control_plane_listen, directory);
         args.extend(["--trace-sampling".into(), sampling.to_string().into()]);
+        match instance.captured_app_args().filter(|_| *transparent) {
+            Some(app) => {
+                args.insert(0, "run".into());
+                // The files of the demo are root's.
+                args.extend(["--proxy-user", "0", "--log-file", "-", "--"].map(OsString::from));
+                args.push(self.program.clone().into());
+                args.extend(app);
+            }
+            None => {
+                args.insert(0, "proxy".into());
+                args.extend(instance.explicit_args());
+            }
+        }
         let environment = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT".to_owned(), format!("http://{spans_to}"))];
         let name = format!("{}-sidecar", instance.name);
         let process = Process::start(&self.program, &name, &self.logs(), args, &environment)?;
@@ -223,13 +257,13 @@ impl Mesh {
 
     async fn ready(&mut self, index: usize) -> Result<(), String> {
         let instance = &mut self.instances[index];
-        if let Some(app) = &mut instance.app {
-            wait_listening(instance.app_listen, app).await?;
-        }
-        match &mut instance.sidecar {
-            Some(sidecar) => admin::wait_ready(instance.admin, sidecar, TIMEOUT).await,
-            None => Err(format!("the sidecar of {} does not run", instance.name)),
-        }
+        let listens = instance.app_args().is_some();
+        let Some(sidecar) = &mut instance.sidecar else {
+            return Err(format!("the sidecar of {} does not run", instance.name));
+        };
+        admin::wait_ready(instance.admin, sidecar, TIMEOUT).await?;
+        let application = instance.app.as_mut().unwrap_or(sidecar);
+        if listens { wait_listening(instance.app_listen, application).await } else { Ok(()) }
     }
 }
 

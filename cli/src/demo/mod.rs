@@ -37,6 +37,10 @@ pub(crate) struct DemoArgs {
     /// A shorter form for tests: less load, shorter checks, a wider tolerance for traffic shares.
     #[arg(long)]
     quick: bool,
+    /// Redirect the connections of the services to their sidecars, as `outrigger run` does, so that they call each other's addresses
+    /// and know no sidecar (root).
+    #[arg(long)]
+    transparent: bool,
     /// Keep the mesh running after the checks, and print what to try with curl. Ends with Ctrl-C.
     #[arg(long)]
     keep: bool,
@@ -92,6 +96,9 @@ impl Plan {
 
 async fn demo(args: DemoArgs, kept: &Cell<bool>) -> Result<(), String> {
     let plan = Plan::new(args.quick);
+    if args.transparent {
+        mesh::can_redirect()?;
+    }
     let directory = mesh::directory()?;
     let progress = Progress::new("starting a control plane, ten instances and their sidecars");
     let onward = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -104,6 +111,7 @@ async fn demo(args: DemoArgs, kept: &Cell<bool>) -> Result<(), String> {
         spans_to,
         certificate_ttl: plan.certificate_ttl,
         sampling: 0.1,
+        transparent: args.transparent,
     };
     let mut running = Running { progress, collector, plan, checked: Vec::new(), begun: Instant::now() };
     let outcome = match Mesh::start(settings).await {
@@ -150,7 +158,7 @@ impl Running {
         self.run(7, "invalid YAML", &load, async { checks::broken_file(mesh, pace).await }).await;
         self.run(8, "restart without control plane", &load, checks::restart_alone(mesh, pace)).await;
         self.run(6, "certificates renewed", &load, checks::renewed(mesh, &first_serials, ttl, begin)).await;
-        let costs = costs(mesh, &before).await?;
+        let costs = if mesh.is_transparent() { Vec::new() } else { costs(mesh, &before).await? };
         mesh.check_running()?;
         load.settle().await;
         self.progress.spinner.finish();
@@ -161,8 +169,10 @@ impl Running {
         print(&format!("\n{}\n", report::checks(&rows, &whole)))?;
         let trace = self.checkout_trace().await?;
         let link = jaeger.map(|jaeger| format!("{}/trace/{}\n\n", jaeger.trim_end_matches('/'), trace.id()));
-        let (trace, costs) = (report::trace(&trace), report::costs(&costs));
-        print(&format!("{trace}\n{}{costs}\n", link.unwrap_or_default()))?;
+        print(&format!("{}\n{}", report::trace(&trace), link.unwrap_or_default()))?;
+        if !costs.is_empty() {
+            print(&format!("{}\n", report::costs(&costs)))?;
+        }
         verdict(&rows, &whole)
     }
 

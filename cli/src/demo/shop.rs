@@ -1,5 +1,6 @@
 //! The shop's configuration: the Kubernetes YAML that the demo writes, and edits while traffic runs.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 /// The namespace of the shop.
@@ -21,19 +22,28 @@ pub(super) enum Canary {
     Header,
 }
 
+/// Each service, its port and its protocol.
+const SERVICES: [(&str, u16, &str); 7] = [
+    ("web", 80, "http"),
+    ("cart", 80, "http"),
+    ("catalog", 80, "http"),
+    ("catalog-v1", 80, "http"),
+    ("catalog-v2", 80, "http"),
+    ("payments", 50051, "grpc"),
+    ("stock", 9000, "tcp"),
+];
+
+/// Returns the virtual address of a service, which is in none of the private ranges that machines have (RFC 2544).
+pub(super) fn address(service: &str) -> Ipv4Addr {
+    let number = (1..).zip(SERVICES).find(|(_, (name, ..))| *name == service).map_or(0, |(number, _)| number);
+    Ipv4Addr::new(198, 18, 0, number)
+}
+
 /// Writes the whole configuration into an empty directory.
 pub(super) fn write(directory: &Path) -> Result<(), String> {
-    let services = [
-        ("web", 80, "http"),
-        ("cart", 80, "http"),
-        ("catalog", 80, "http"),
-        ("catalog-v1", 80, "http"),
-        ("catalog-v2", 80, "http"),
-        ("payments", 50051, "grpc"),
-        ("stock", 9000, "tcp"),
-    ];
     let mut yaml = format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n");
-    for (name, port, protocol) in services {
+    for (name, port, protocol) in SERVICES {
+        let address = address(name);
         yaml.push_str(&format!(
             "---
 apiVersion: v1
@@ -42,6 +52,7 @@ metadata:
   name: {name}
   namespace: {NAMESPACE}
 spec:
+  clusterIP: {address}
   ports:
     - name: main
       port: {port}

@@ -2,6 +2,8 @@
 //! IPv6. Part of `tests/heavier`; needs root.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
+mod demo;
+mod run;
 mod mesh;
 mod namespace;
 #[path = "../support/mod.rs"]

@@ -206,8 +206,9 @@ impl Handle {
     /// Removes the workload from discovery. Waits until the control plane confirms, 2 s have passed, or it is found unreachable.
     /// This is the first step of a shutdown; afterwards peers send no new requests here. The control plane keeps the workload
     /// as draining, with its listeners, until [`Handle::shutdown`].
-    pub async fn drain_registration(&self) -> Deregistration {
-        self.registration.drain().await
+    pub fn drain_registration(&self) -> impl Future<Output = Deregistration> + use<> {
+        let registration = self.registration.clone();
+        async move { registration.drain().await }
     }
 
     /// Ends every task and saves pending changes.

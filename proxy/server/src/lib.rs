@@ -17,7 +17,8 @@ mod error;
 
 pub use self::admin_client::{DrainArgs, WaitArgs, drain, wait};
 pub use self::args::Args;
-pub use self::capture::{CaptureArgs, capture};
+pub use self::capture::cgroup::CgroupCapture;
+pub use self::capture::{CaptureArgs, OutboundExclusions, capture};
 pub use self::cni::{CniArgs, cni, is_cni_plugin, run_cni_plugin};
 pub use self::error::Error;
 pub use self::lifecycle::{Addresses, Embedding, run, run_embedded};

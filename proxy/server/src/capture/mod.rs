@@ -4,6 +4,7 @@
 //! and no configuration of the mesh. The redirection is one table, `inet outrigger`, which is replaced and removed as a whole:
 //! after an error, the rules are those from before. [`capture`] returns only when a connection has proved the rules.
 
+pub(crate) mod cgroup;
 mod verify;
 mod rules;
 mod nftables;
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use thiserror::Error;
 
 use self::netlink::Refused;
+pub use self::rules::OutboundExclusions;
 pub(crate) use self::rules::Redirection;
 
 const MODE: &str = "Mode";
@@ -50,7 +52,8 @@ pub enum CaptureError {
     NoNftables(io::Error),
     /// The kernel refuses a part of the rules.
     #[error(
-        "the kernel refuses the {purpose}: {source}; it needs Linux 5.2 with the modules nft_chain_nat, nft_redir and nft_fib_inet"
+        "the kernel refuses the {purpose}: {source}; it needs Linux 5.2 with the modules nft_chain_nat, nft_redir and nft_fib_inet, \
+         for a program alone Linux 5.13 with nft_socket"
     )]
     Refused {
         /// The part.
@@ -100,31 +103,36 @@ impl From<Refused> for CaptureError {
 /// Sets, verifies or removes the redirection of this network namespace.
 pub fn capture(args: &CaptureArgs) -> Result<(), CaptureError> {
     if args.remove {
-        return Ok(netlink::exchange(&nftables::remove(rules::TABLE))?);
+        netlink::exchange(&nftables::remove(rules::TABLE))?;
+        return Ok(());
     }
     if args.verify {
         return verify::verify(&args.redirection);
     }
     args.redirection.set()?;
-    match verify::verify(&args.redirection) {
-        // The kernel has accepted the rules. Without a route, there is no connection that they could miss.
-        Err(CaptureError::NoRoute) => Ok(()),
-        verified => verified,
-    }
+    unless_unroutable(verify::verify(&args.redirection))
+}
+
+/// The kernel has accepted the rules. Without a route, there is no connection that they could miss.
+fn unless_unroutable(verified: Result<(), CaptureError>) -> Result<(), CaptureError> {
+    if let Err(CaptureError::NoRoute) = verified { Ok(()) } else { verified }
 }
 
 impl Redirection {
     /// Replaces the redirection of this network namespace.
     pub(crate) fn set(&self) -> Result<(), CaptureError> {
         let rules = rules::rules(self);
-        Ok(netlink::exchange(&nftables::replace(rules::TABLE, &rules::CHAINS, rules))?)
+        netlink::exchange(&nftables::replace(rules::TABLE, &rules::CHAINS, rules))?;
+        Ok(())
     }
 
     /// Returns an error if this network namespace has no redirection.
     pub(crate) fn check() -> Result<(), CaptureError> {
-        netlink::exchange(&nftables::get(rules::TABLE)).map_err(|refused| match refused.source.kind() {
-            io::ErrorKind::NotFound => CaptureError::Missing,
-            _ => refused.into(),
+        netlink::exchange(&nftables::get(rules::TABLE)).map(drop).map_err(|refused| {
+            match refused.source.kind() {
+                io::ErrorKind::NotFound => CaptureError::Missing,
+                _ => refused.into(),
+            }
         })
     }
 }

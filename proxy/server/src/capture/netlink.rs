@@ -83,8 +83,8 @@ pub(super) struct Refused {
 }
 
 /// Sends `messages` in one datagram and returns the first error of the kernel. A last one that
-/// commits a batch is not acknowledged; the one before it is.
-pub(super) fn exchange(messages: &[Message]) -> Result<(), Refused> {
+/// commits a batch is not acknowledged; the one before it is. Returns the socket, which owns the tables that were created so.
+pub(super) fn exchange(messages: &[Message]) -> Result<Socket, Refused> {
     let local = |source| Refused { purpose: None, source };
     let socket = Socket::new(Domain::from(AF_NETLINK), Type::RAW, Some(Protocol::from(NETLINK_NETFILTER)))
         .map_err(local)?;
@@ -99,7 +99,7 @@ pub(super) fn exchange(messages: &[Message]) -> Result<(), Refused> {
     loop {
         let length = match (&socket).read(&mut answer) {
             Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && acknowledged => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && acknowledged => return Ok(socket),
             Err(error) => return Err(local(error)),
         };
         for (sequence, code) in answers(answer.get(..length).unwrap_or_default()) {

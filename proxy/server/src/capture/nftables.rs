@@ -41,10 +41,25 @@ pub(super) fn replace(name: &str, chains: &[Chain], rules: Vec<Rule>) -> Vec<Mes
     let mut messages = remove(name);
     messages.pop();
     messages.push(table(name, NFT_MSG_NEWTABLE));
-    messages.extend(chains.iter().map(|chain| chain.message(name)));
-    messages.extend(rules.into_iter().map(|rule| rule.message(name)));
-    messages.push(batch(NFNL_MSG_BATCH_END));
+    fill(name, chains, rules, &mut messages);
     messages
+}
+
+/// Adds the table `name`, which belongs to the socket that sends this: no other process can change it, and the kernel removes it
+/// when the socket is closed.
+pub(super) fn add_owned(name: &str, chains: &[Chain], rules: Vec<Rule>) -> Vec<Message> {
+    const NFT_TABLE_F_OWNER: u32 = 1 << 1;
+    let mut owned = table(name, NFT_MSG_NEWTABLE);
+    owned.attributes.number(2, NFT_TABLE_F_OWNER);
+    let mut messages = vec![batch(NFNL_MSG_BATCH_BEGIN), owned];
+    fill(name, chains, rules, &mut messages);
+    messages
+}
+
+fn fill(table: &str, chains: &[Chain], rules: Vec<Rule>, messages: &mut Vec<Message>) {
+    messages.extend(chains.iter().map(|chain| chain.message(table)));
+    messages.extend(rules.into_iter().map(|rule| rule.message(table)));
+    messages.push(batch(NFNL_MSG_BATCH_END));
 }
 
 /// Removes the table `name`, if there is one. It is added first, since removing a missing table is an error.
@@ -171,6 +186,15 @@ impl Rule {
     /// Matches the user ID of the process whose socket sent the packet.
     pub(super) fn skuid(self, user: u32) -> Self {
         self.says(&format!("meta skuid {user}")).meta(NFT_META_SKUID, &user.to_ne_bytes())
+    }
+
+    /// Matches a socket that was opened in the cgroup `id` (of cgroup v2), which has `level` names in its path, or below it.
+    pub(super) fn cgroup(mut self, level: u32, id: u64) -> Self {
+        const NFT_SOCKET_CGROUPV2: u32 = 3;
+        expression(&mut self.expressions, "socket", |socket| {
+            socket.number(1, NFT_SOCKET_CGROUPV2).number(2, NFT_REG_1).number(3, level);
+        });
+        self.says(&format!("socket cgroupv2 level {level} {id}")).equals(&id.to_ne_bytes())
     }
 
     /// Matches the priority that the sending socket has (`SO_PRIORITY`).

@@ -23,6 +23,8 @@ const INBOUND: Chain = Chain { name: "inbound", hook: None };
 const OUTBOUND: Chain = Chain { name: "outbound", hook: None };
 const PROXY: Chain = Chain { name: "proxy", hook: None };
 pub(super) const CHAINS: [Chain; 5] = [INBOUND, OUTBOUND, PROXY, PREROUTING, OUTPUT];
+/// The chains of [`cgroup_rules`].
+pub(super) const CGROUP_CHAINS: [Chain; 2] = [OUTBOUND, OUTPUT];
 
 /// What is redirected, and where.
 #[derive(Debug, Clone, clap::Args)]
@@ -44,13 +46,21 @@ pub(crate) struct Redirection {
     #[arg(long, value_name = "PORT,...", value_delimiter = ',', value_parser = value_parser!(u16).range(1..))]
     pub(crate) exclude_inbound_ports: Vec<u16>,
 
+    #[command(flatten)]
+    pub(super) exclusions: OutboundExclusions,
+}
+
+/// Outbound connections that are not redirected.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Redirection")]
+pub struct OutboundExclusions {
     /// Destination ports of outbound connections that are not redirected
     #[arg(long, value_name = "PORT,...", value_delimiter = ',', value_parser = value_parser!(u16).range(1..))]
-    pub(super) exclude_outbound_ports: Vec<u16>,
+    exclude_outbound_ports: Vec<u16>,
 
     /// Destination addresses of outbound connections that are not redirected, as in 10.0.0.0/8,fd00::/8
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
-    pub(super) exclude_outbound_cidrs: Vec<IpNet>,
+    exclude_outbound_cidrs: Vec<IpNet>,
 }
 
 impl Redirection {
@@ -73,10 +83,7 @@ pub(super) fn probe_addresses(outbound_port: u16) -> [SocketAddr; 2] {
 /// Returns the rules, in order.
 pub(super) fn rules(redirection: &Redirection) -> Vec<Rule> {
     let Redirection { inbound_port, outbound_port, proxy_uid, .. } = *redirection;
-    let loopback: [IpNet; 2] = [
-        IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8),
-        IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), 128),
-    ];
+    let loopback = loopback();
     let mut rules = vec![
         Rule::of(PREROUTING).tcp_syn().fib_daddr_local().goto(INBOUND),
         Rule::of(OUTPUT).tcp_syn().skuid(proxy_uid).goto(PROXY),
@@ -99,19 +106,39 @@ pub(super) fn rules(redirection: &Redirection) -> Vec<Rule> {
 
     // Connections of the application. Those to its own pod's addresses need no sidecar.
     rules.push(Rule::of(OUTBOUND).oif_loopback().accept());
-    for probe in probe_addresses(outbound_port) {
-        rules.push(
-            Rule::of(OUTBOUND).daddr(probe.ip().into()).tcp_dport(probe.port()).redirect(outbound_port),
-        );
-    }
-    for &port in &redirection.exclude_outbound_ports {
+    rules.extend(outbound(&redirection.exclusions, outbound_port));
+    rules
+}
+
+/// Returns the rules for the connections of one cgroup, in order. Other services of the machine have addresses of the machine,
+/// so that only connections to loopback addresses are left alone.
+pub(super) fn cgroup_rules(level: u32, id: u64, exclusions: &OutboundExclusions, port: u16) -> Vec<Rule> {
+    let mut rules = vec![Rule::of(OUTPUT).tcp_syn().cgroup(level, id).goto(OUTBOUND)];
+    rules.extend(loopback().map(|range| Rule::of(OUTBOUND).daddr(range).accept()));
+    rules.extend(outbound(exclusions, port));
+    rules
+}
+
+/// Returns the rules for connections to other addresses.
+fn outbound(exclusions: &OutboundExclusions, port: u16) -> Vec<Rule> {
+    let mut rules: Vec<_> = probe_addresses(port)
+        .map(|probe| Rule::of(OUTBOUND).daddr(probe.ip().into()).tcp_dport(probe.port()).redirect(port))
+        .into();
+    for &port in &exclusions.exclude_outbound_ports {
         rules.push(Rule::of(OUTBOUND).tcp_dport(port).accept());
     }
-    for &range in &redirection.exclude_outbound_cidrs {
+    for &range in &exclusions.exclude_outbound_cidrs {
         rules.push(Rule::of(OUTBOUND).daddr(range).accept());
     }
-    rules.push(Rule::of(OUTBOUND).redirect(outbound_port));
+    rules.push(Rule::of(OUTBOUND).redirect(port));
     rules
+}
+
+fn loopback() -> [IpNet; 2] {
+    [
+        IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8),
+        IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), 128),
+    ]
 }
 
 #[cfg(test)]
@@ -169,6 +196,24 @@ mod tests {
                 "daddr 127.0.0.0/8 accept",
                 "daddr ::1/128 accept",
                 "oif lo goto inbound",
+            ]
+        );
+    }
+
+    #[test]
+    fn only_connections_of_the_cgroup_are_redirected_and_not_those_to_loopback_addresses() {
+        let exclusions = OutboundExclusions { exclude_outbound_ports: vec![25], ..Default::default() };
+        let lines = cgroup_rules(2, 77, &exclusions, 15001).into_iter().map(|rule| rule.to_string());
+        assert_eq!(
+            lines.collect::<Vec<_>>(),
+            [
+                "output: tcp flags syn socket cgroupv2 level 2 77 goto outbound",
+                "outbound: daddr 127.0.0.0/8 accept",
+                "outbound: daddr ::1/128 accept",
+                "outbound: daddr 192.0.2.1/32 tcp dport 15001 redirect to :15001",
+                "outbound: daddr 2001:db8::1/128 tcp dport 15001 redirect to :15001",
+                "outbound: tcp dport 25 accept",
+                "outbound: redirect to :15001",
             ]
         );
     }

@@ -30,8 +30,12 @@ pub(super) fn verify(redirection: &Redirection) -> Result<(), Error> {
     if geteuid().as_raw() == redirection.proxy_uid {
         return Err(Error::ProxyUser(redirection.proxy_uid));
     }
-    let probed: Vec<_> =
-        probe_addresses(redirection.outbound_port).into_iter().map(probe).collect::<Result<_, _>>()?;
+    outbound(redirection.outbound_port)
+}
+
+/// The same for the connections of this process, which are redirected to `port`.
+pub(super) fn outbound(port: u16) -> Result<(), Error> {
+    let probed: Vec<_> = probe_addresses(port).into_iter().map(probe).collect::<Result<_, _>>()?;
     if probed.contains(&Probed::Redirected) { Ok(()) } else { Err(Error::NoRoute) }
 }
 
@@ -51,6 +55,8 @@ fn probe(address: SocketAddr) -> Result<Probed, Error> {
         Err(error) if is_unroutable(&error) => return Ok(Probed::NoRoute),
         Err(error) => return Err(not_redirected(error)),
     };
+    // A reset: the sidecar must not take it for a client that waits for the server's bytes.
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).map_err(not_redirected)?;
     let Some(listener) = ours else { return Ok(Probed::Redirected) };
     listener.set_nonblocking(true).map_err(not_redirected)?;
     let (accepted, from) = listener.accept().map_err(not_redirected)?;

@@ -211,7 +211,11 @@ impl Process {
             tokio::spawn(admin::serve(listener, Arc::new(admin_state.public_pages(app_probes))));
         }
         tokio::spawn(admin::serve(admin, Arc::new(admin_state.pages())));
-        let inbound_drain = InboundDrain::when(inbound_drain_requested, drains.inbound_notice());
+        let inbound_drain = InboundDrain::when(
+            inbound_drain_requested,
+            discovery.drain_registration(),
+            drains.inbound_notice(),
+        );
         tracing::info!(
             instance,
             admin = %addresses.admin,

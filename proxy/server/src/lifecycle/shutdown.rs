@@ -49,14 +49,20 @@ pub(crate) struct InboundDrain {
 }
 
 impl InboundDrain {
-    /// Drains inbound when it is requested: once other sidecars have received the change, clients are asked to leave. Listeners still
-    /// accept, because callers without a sidecar learn of it later.
-    pub(crate) fn when(requested: watch::Receiver<bool>, notice: DrainNotice) -> Self {
+    /// Drains inbound when it is requested: the workload leaves discovery by `leaving` (a pod has left already), and once other
+    /// sidecars have received the change, clients are asked to leave. Listeners still accept, because callers without a sidecar
+    /// learn of it later.
+    pub(crate) fn when(
+        requested: watch::Receiver<bool>,
+        leaving: impl Future<Output = Deregistration> + Send + 'static,
+        notice: DrainNotice,
+    ) -> Self {
         let mut request = requested.clone();
         let announced = tokio::spawn(async move {
             // Fails if the admin endpoint has ended.
             if request.wait_for(|requested| *requested).await.is_ok() {
                 tracing::info!("draining inbound");
+                leaving.await;
                 tokio::time::sleep(PROPAGATION).await;
                 notice.send();
             }
@@ -225,13 +231,18 @@ mod tests {
         let drains = Drains::new();
         let mut inbound = drains.guards().inbound;
         let (request, requested) = watch::channel(false);
-        let _drain = InboundDrain::when(requested, drains.inbound_notice());
+        let registration = Duration::from_millis(200);
+        let leaving = async move {
+            tokio::time::sleep(registration).await;
+            Deregistration::Confirmed
+        };
+        let _drain = InboundDrain::when(requested, leaving, drains.inbound_notice());
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(!inbound.is_draining());
         request.send_replace(true);
         let start = Instant::now();
         inbound.started().await;
-        assert_eq!(start.elapsed(), PROPAGATION);
+        assert_eq!(start.elapsed(), registration + PROPAGATION);
     }
 
     #[tokio::test(start_paused = true)]
@@ -241,7 +252,8 @@ mod tests {
             [(None, PROPAGATION), (Some(millis(400)), millis(600)), (Some(millis(1500)), millis(0))]
         {
             let (request, requested) = watch::channel(false);
-            let drain = InboundDrain::when(requested, Drains::new().inbound_notice());
+            let left = async { Deregistration::Confirmed };
+            let drain = InboundDrain::when(requested, left, Drains::new().inbound_notice());
             if let Some(before) = before {
                 request.send_replace(true);
                 tokio::time::sleep(before).await;

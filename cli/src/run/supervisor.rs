@@ -1,0 +1,270 @@
+//! The supervisor of `outrigger run`: starts the sidecar, then the program, and stops them in the opposite order.
+//!
+//! It passes signals to the program. SIGTERM is held back until other sidecars send no new requests to the program. A sidecar that
+//! crashes is started again; if the supervisor itself is killed, the kernel kills the other two and removes the redirection.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+
+use http::StatusCode;
+use outrigger::{admin, ports};
+use outrigger_proxy::CgroupCapture;
+use rustix::process::{Pid, Signal, getpgrp, kill_process};
+use rustix::termios::tcgetpgrp;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::RunArgs;
+use super::cgroup::Cgroup;
+use super::user::User;
+use crate::output::print_error;
+
+/// How long the program is offered no new requests before it gets SIGTERM: the deregistration and its propagation.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long the sidecar may take to end beyond its own drain timeout.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long the sidecar may take to become ready before the reason is printed.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The pause before a sidecar is started again.
+const RESTART: Duration = Duration::from_secs(1);
+/// The signals that the program gets.
+const SIGNALS: [Signal; 6] =
+    [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
+
+/// Runs until the program has ended and its sidecar has drained. Returns an error if the program was not started.
+pub(super) fn run(args: RunArgs) -> Result<ExitCode, String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("run needs root, which redirects the connections of the program; see --user".into());
+    }
+    if !args.proxy.transparent_outbound.is_empty() {
+        return Err("--transparent-outbound: run redirects connections to a port of its own".into());
+    }
+    args.proxy.check().map_err(|error| error.to_string())?;
+    // The readiness of another sidecar would be taken for that of this one.
+    let admin = args.proxy.admin.get();
+    TcpListener::bind(admin)
+        .map_err(|error| format!("--admin {admin}: {error}; each run needs an address of its own"))?;
+    args.user()?;
+    let proxy_user = args.proxy_user()?;
+    prepare_state_directory(&args.proxy.state_dir, &proxy_user)?;
+    let cgroup = Cgroup::create()?;
+    let [outbound] = ports::free()?;
+    let (id, level, port) = (cgroup.id, cgroup.level, outbound.port());
+    let capture =
+        CgroupCapture::start(id, level, &args.exclusions, port).map_err(|error| error.to_string())?;
+    let supervisor = Supervisor { args, proxy_user, cgroup, port };
+    let ended = crate::runtime::block_on(supervisor.run());
+    // What is left of the program is killed first.
+    drop(supervisor);
+    drop(capture);
+    ended
+}
+
+/// Creates the state directory for the sidecar's user.
+fn prepare_state_directory(path: &Path, user: &User) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("--state-dir {}: {error}", path.display());
+    if !path.exists() {
+        path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(failed)?;
+        std::fs::DirBuilder::new().mode(0o700).create(path).map_err(failed)?;
+        chown(path, Some(user.uid), Some(user.gid)).map_err(failed)?;
+    }
+    let owner = std::fs::metadata(path).map_err(failed)?.uid();
+    if owner != user.uid && user.uid != 0 {
+        let (path, uid, gid) = (path.display(), user.uid, user.gid);
+        return Err(format!(
+            "--state-dir {path} belongs to the user {owner}, but the sidecar runs as {uid}: chown -R {uid}:{gid} {path}"
+        ));
+    }
+    Ok(())
+}
+
+struct Supervisor {
+    args: RunArgs,
+    proxy_user: User,
+    cgroup: Cgroup,
+    /// The sidecar's port for redirected connections.
+    port: u16,
+}
+
+impl Supervisor {
+    async fn run(&self) -> Result<ExitCode, String> {
+        let mut signals = signals()?;
+        let mut sidecar = self.start_sidecar()?;
+        tokio::select! {
+            ready = self.wait_ready(&mut sidecar) => ready?,
+            Some(signal) = signals.recv() => {
+                self.stop_sidecar(sidecar).await;
+                return Ok(code_of_signal(signal.as_raw()));
+            }
+        }
+        let cgroup = self.cgroup.directory().as_os_str();
+        let mut program = start(&["run", "--role", "launcher", "--cgroup"])
+            .arg(cgroup)
+            .args(self.command_line())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("cannot start the program: {error}"))?;
+        let status = self.supervise(&mut program, &mut sidecar, &mut signals).await?;
+        self.cgroup.kill();
+        self.stop_sidecar(sidecar).await;
+        Ok(status.code().map_or_else(
+            || code_of_signal(status.signal().unwrap_or_default()),
+            |code| ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
+        ))
+    }
+
+    /// Waits until the program has ended.
+    async fn supervise(
+        &self,
+        program: &mut Child,
+        sidecar: &mut Child,
+        signals: &mut mpsc::Receiver<Signal>,
+    ) -> Result<ExitStatus, String> {
+        let pid = program.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        // It fails if the program has just ended.
+        let pass = |signal| pid.map(|pid| kill_process(pid, signal));
+        let sidecar = self.keep_running(sidecar);
+        tokio::pin!(sidecar);
+        // When the program gets the SIGTERM that is held back.
+        let mut held: Option<Instant> = None;
+        let mut is_draining = self.args.proxy.service.is_empty();
+        loop {
+            tokio::select! {
+                status = program.wait() => return status.map_err(|error| format!("the program: {error}")),
+                error = &mut sidecar => return Err(error),
+                () = sleep_until(held.unwrap_or_else(Instant::now)), if held.is_some() => {
+                    held = None;
+                    pass(Signal::TERM);
+                }
+                Some(signal) = signals.recv() => match signal {
+                    Signal::TERM if !is_draining => {
+                        is_draining = true;
+                        held = Some(Instant::now() + DRAIN);
+                        tokio::spawn(admin::post(self.args.proxy.admin.get(), "/drain?inboundonly"));
+                    }
+                    Signal::INT | Signal::QUIT if is_foreground() => {}
+                    _ => {
+                        pass(signal);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Starts the sidecar again whenever it ends. Returns an error if that is impossible.
+    async fn keep_running(&self, sidecar: &mut Child) -> String {
+        loop {
+            let ended = sidecar.wait().await;
+            print_error(&format!("outrigger: {}; starting it again", self.ended(ended.ok())));
+            sleep(RESTART).await;
+            match self.start_sidecar() {
+                Ok(started) => *sidecar = started,
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// Waits until the sidecar is ready, and says where its log is. Returns an error if it ends.
+    async fn wait_ready(&self, sidecar: &mut Child) -> Result<(), String> {
+        let admin = self.args.proxy.admin.get();
+        let start = Instant::now();
+        let mut reported = None;
+        loop {
+            if let Ok(Some(status)) = sidecar.try_wait() {
+                return Err(self.ended(Some(status)));
+            }
+            let answer = admin::get(admin, "/ready").await;
+            let problem = match &answer {
+                Ok(answer) if answer.status() == StatusCode::OK => break,
+                Ok(answer) => String::from_utf8_lossy(answer.body()).trim().to_owned(),
+                Err(error) => error.clone(),
+            };
+            if start.elapsed() > PATIENCE && reported.as_ref() != Some(&problem) {
+                print_error(&format!("outrigger: waiting for the sidecar: {problem}"));
+                reported = Some(problem);
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        if let Some(log) = self.args.log_file() {
+            print_error(&format!("outrigger: the sidecar is ready; its log is {}", log.display()));
+        }
+        Ok(())
+    }
+
+    /// Ends the sidecar, which drains. It is killed if that takes too long.
+    async fn stop_sidecar(&self, mut sidecar: Child) {
+        if let Some(pid) = sidecar.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            let _ = kill_process(pid, Signal::TERM);
+            let timeout = self.args.proxy.drain_timeout.saturating_add(GRACE);
+            let _ = tokio::time::timeout(timeout, sidecar.wait()).await;
+        }
+    }
+
+    fn start_sidecar(&self) -> Result<Child, String> {
+        start(&["--exit-with-parent", "run", "--role", "sidecar"])
+            .args(self.command_line())
+            .uid(self.proxy_user.uid)
+            .gid(self.proxy_user.gid)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            // Ctrl-C is for the program alone.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("cannot start the sidecar: {error}"))
+    }
+
+    /// Returns the command line of this process after `run`, with the port of the sidecar.
+    fn command_line(&self) -> Vec<OsString> {
+        let ports =
+            [SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)), (Ipv6Addr::LOCALHOST, self.port).into()];
+        let ports = ports.map(|address| format!("--transparent-outbound={address}").into());
+        ports.into_iter().chain(std::env::args_os().skip_while(|word| word != "run").skip(1)).collect()
+    }
+
+    /// Says that the sidecar has ended, and why.
+    fn ended(&self, status: Option<ExitStatus>) -> String {
+        let status = status.map(|status| format!(" ({status})")).unwrap_or_default();
+        let ended = format!("the sidecar, as user {}, ended{status}", self.proxy_user.uid);
+        let Some(log) = self.args.log_file() else { return ended };
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let last = text.lines().last().unwrap_or_default().trim_start_matches("outrigger: ");
+        format!("{ended}: {last} (log: {})", log.display())
+    }
+}
+
+/// Returns the command of another process of this program, which stays the same if its file is replaced.
+fn start(words: &[&str]) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("outrigger").args(words);
+    command
+}
+
+fn code_of_signal(signal: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+}
+
+/// Returns true if Ctrl-C in the terminal reaches the program, which is in the process group of this process, by itself.
+fn is_foreground() -> bool {
+    File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(terminal) == Ok(getpgrp()))
+}
+
+/// Returns a stream of the signals for the program.
+fn signals() -> Result<mpsc::Receiver<Signal>, String> {
+    let (sender, receiver) = mpsc::channel(16);
+    for one in SIGNALS {
+        let mut stream =
+            signal(SignalKind::from_raw(one.as_raw())).map_err(|error| format!("signals: {error}"))?;
+        let sender = sender.clone();
+        tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(one).await.is_ok() {} });
+    }
+    Ok(receiver)
+}
