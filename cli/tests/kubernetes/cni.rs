@@ -41,7 +41,17 @@ impl Plugin {
 impl Drop for Plugin {
     fn drop(&mut self) {
         mesh::install(&[]);
-        kubectl(&["delete", "namespace", "outrigger-cni", "--ignore-not-found"]);
+        daemon_set(&[
+            "patch",
+            "daemonset",
+            "outrigger-cni",
+            "--type=json",
+            "-p",
+            r#"[{"op": "replace", "path": "/spec/template/spec/containers/0/args/1", "value": "uninstall"},
+                {"op": "remove", "path": "/spec/template/spec/containers/0/readinessProbe"}]"#,
+        ]);
+        daemon_set(&["rollout", "status", "daemonset/outrigger-cni", "--timeout=60s"]);
+        kubectl(&["delete", "namespace", "outrigger-cni"]);
     }
 }
 
@@ -97,12 +107,22 @@ fn the_plugin_captures_pods_without_privileges_and_none_runs_uncaptured() {
         config => Err(config.to_string()),
     });
 
-    // A node without the plugin, where a pod starts.
+    // The plugin stays when the pod of its DaemonSet ends, as it does when a node reboots.
+    let with_plugin = files("node2");
     run_on("{\"kubernetes.io/hostname\": \"node1\"}");
-    eventually("no trace of the plugin on node 2", 30, || match files("node2") {
-        now if now == before[1] => Ok(()),
-        now => Err(format!("{now:?}")),
-    });
+    daemon_set(&[
+        "wait",
+        "pod",
+        "--for=delete",
+        "--field-selector=spec.nodeName=node2",
+        "--timeout=60s",
+        "--all",
+    ]);
+    assert_eq!(files("node2"), with_plugin);
+
+    // A node without the plugin, where a pod starts.
+    inside("node2", &["bash", "-c", &format!("{rewrite} && rm {PROGRAMS}/outrigger-cni")]).unwrap();
+    assert_eq!(files("node2"), before[1]);
     let old = pod["metadata"]["name"].as_str().unwrap();
     namespace.kubectl(&["delete", "pod", old, "--now"]);
     let uncaptured = eventually("the failed verification", 60, || {

@@ -3,8 +3,8 @@
 //! The runtime reads the first file of the directory, by name. Files are replaced by rename, so that no reader sees half of one.
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::io::{self, BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::CniError;
@@ -13,42 +13,65 @@ use super::list::{PLUGIN, with_plugin, without_plugin};
 /// The extensions of files that the runtime reads.
 const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// A copy of this program on the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Program {
-    inode: u64,
+/// The number of bytes of two programs that are compared at a time.
+const COMPARED: usize = 1 << 16;
+/// This program.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// Copies this program to `directory`, under the name of the plugin.
+pub(super) fn copy_program(directory: &Path) -> Result<(), CniError> {
+    let copied = || {
+        let new = directory.join(format!(".{PLUGIN}.new"));
+        fs::copy(OWN_PROGRAM, &new)?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
+        // After a crash of the node, an empty program would let no pod start.
+        fs::File::open(&new)?.sync_all()?;
+        fs::rename(&new, directory.join(PLUGIN))
+    };
+    copied().map_err(|source| CniError::File { path: directory.join(PLUGIN), source })
 }
 
-impl Program {
-    /// Copies this program to `directory`, under the name of the plugin.
-    pub(super) fn copy(directory: &Path) -> Result<Self, CniError> {
-        let copied = || {
-            let new = directory.join(format!(".{PLUGIN}.new"));
-            fs::copy("/proc/self/exe", &new)?;
-            fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
-            let inode = fs::metadata(&new)?.ino();
-            fs::rename(&new, directory.join(PLUGIN))?;
-            Ok(Self { inode })
-        };
-        copied().map_err(|source| CniError::File { path: directory.join(PLUGIN), source })
-    }
-
-    /// Returns the program that is in `directory`. Returns None if there is none.
-    pub(super) fn find(directory: &Path) -> Option<Self> {
-        let metadata = fs::metadata(directory.join(PLUGIN)).ok()?;
-        Some(Self { inode: metadata.ino() })
-    }
+/// Returns whether `directory` has a program under the name of the plugin.
+pub(super) fn has_program(directory: &Path) -> bool {
+    directory.join(PLUGIN).exists()
 }
 
-/// Returns an error unless the program is in `programs` and the configuration that the runtime reads has the plugin.
+/// Returns an error unless this program is in `programs` and the configuration that the runtime reads has the plugin.
 pub(super) fn check(configs: &Path, programs: &Path) -> Result<(), CniError> {
     let first = first_file(configs)?;
     let text = fs::read_to_string(&first).map_err(|source| CniError::File { path: first.clone(), source })?;
     let missing = with_plugin(&text).map_err(|problem| CniError::Format { path: first.clone(), problem })?;
-    match (missing, Program::find(programs)) {
-        (None, Some(_)) => Ok(()),
-        (Some(_), _) => Err(CniError::NotInstalled(first)),
-        (None, None) => Err(CniError::NotInstalled(programs.join(PLUGIN))),
+    if missing.is_some() {
+        return Err(CniError::NotInstalled(first));
+    }
+    let program = programs.join(PLUGIN);
+    if !has_program(programs) {
+        return Err(CniError::NotInstalled(program));
+    }
+    match same_content(&program, Path::new(OWN_PROGRAM)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(CniError::OtherProgram(program)),
+        Err(source) => Err(CniError::File { path: program, source }),
+    }
+}
+
+fn same_content(a: &Path, b: &Path) -> io::Result<bool> {
+    let [a, b] = [fs::File::open(a)?, fs::File::open(b)?];
+    if a.metadata()?.len() != b.metadata()?.len() {
+        return Ok(false);
+    }
+    let [mut a, mut b] = [a, b].map(|file| BufReader::with_capacity(COMPARED, file));
+    loop {
+        let (left, right) = (a.fill_buf()?, b.fill_buf()?);
+        let count = left.len().min(right.len());
+        if left[..count] != right[..count] {
+            return Ok(false);
+        }
+        if count == 0 {
+            return Ok(left.len() == right.len());
+        }
+        a.consume(count);
+        b.consume(count);
     }
 }
 
@@ -136,10 +159,8 @@ mod tests {
         write();
         assert_eq!(add(&configs).unwrap(), Some(first.clone()));
         assert!(matches!(check(&configs, &programs), Err(CniError::NotInstalled(_))), "no program");
-        let old = Program::copy(&programs).unwrap();
+        copy_program(&programs).unwrap();
         check(&configs, &programs).unwrap();
-        let new = Program::copy(&programs).unwrap();
-        assert!(Program::find(&programs) == Some(new) && old != new, "a copy is known from another one");
         write();
         assert!(matches!(check(&configs, &programs), Err(CniError::NotInstalled(_))), "no entry");
         assert_eq!(add(&configs).unwrap(), Some(first.clone()));
@@ -148,6 +169,22 @@ mod tests {
         assert!(!has() && fs::read_dir(&programs).unwrap().next().is_none());
         assert_eq!(fs::read_dir(&configs).unwrap().count(), 3, "no file is left behind");
         remove(&configs, &programs).unwrap();
+    }
+
+    #[test]
+    fn the_program_of_another_version_is_not_the_plugin() {
+        let directory = tempfile::tempdir().unwrap();
+        let (configs, program) = (directory.path(), directory.path().join(PLUGIN));
+        fs::write(configs.join("10-pods.conflist"), r#"{"plugins":[{"type":"bridge"}]}"#).unwrap();
+        add(configs).unwrap();
+        let mut bytes = fs::read(OWN_PROGRAM).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        for other in [&bytes[..], &bytes[1..]] {
+            fs::write(&program, other).unwrap();
+            assert!(matches!(check(configs, configs), Err(CniError::OtherProgram(_))));
+        }
+        copy_program(configs).unwrap();
+        check(configs, configs).unwrap();
     }
 
     #[test]

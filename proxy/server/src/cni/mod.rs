@@ -3,6 +3,9 @@
 //! It is this binary under the name `outrigger-cni`: the container runtime starts it for each pod, after the network's own
 //! plugins. A DaemonSet keeps it installed (`outrigger-proxy cni install`). A pod that starts before that is not captured; its
 //! init container `outrigger-capture-check` then fails, so that no application runs without its sidecar.
+//!
+//! The plugin stays on the node when the DaemonSet's pod ends: pods that start before the next one, as when the node reboots, are
+//! captured. What stays after the DaemonSet is deleted leaves pods without a sidecar alone.
 
 mod installer;
 mod list;
@@ -15,7 +18,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
-use installer::Program;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,13 +35,15 @@ pub struct CniArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 enum CniCommand {
-    /// Install the plugin on this node, keep it installed until SIGTERM, then remove it
+    /// Install the plugin on this node, and keep it installed until SIGTERM
     ///
-    /// What another process has installed since stays, so that pods can start while the DaemonSet is upgraded.
+    /// It stays installed after that: pods start, and are captured, before the next pod of the DaemonSet runs.
     Install(Directories),
-    /// Verify that the plugin is installed on this node, as a readiness probe
+    /// Verify that the plugin of this version is installed on this node, as a readiness probe
     Check(Directories),
-    /// Remove the plugin from this node
+    /// Remove the plugin from this node, and keep it removed until SIGTERM
+    ///
+    /// It takes the place of `install` in the DaemonSet before that is deleted.
     Uninstall(Directories),
 }
 
@@ -78,60 +82,61 @@ pub enum CniError {
     /// A part of the plugin is missing.
     #[error("{}: the plugin is not installed", .0.display())]
     NotInstalled(PathBuf),
+    /// The program is that of another version.
+    #[error("{}: the program of another version", .0.display())]
+    OtherProgram(PathBuf),
     /// The process cannot run.
     #[error("{0}")]
     Start(io::Error),
 }
 
-/// Installs, checks or removes the plugin. Installing ends with SIGTERM.
+/// Installs, checks or removes the plugin. Installing and removing end with SIGTERM.
 pub fn cni(args: &CniArgs) -> Result<(), CniError> {
+    let repeated = |step: &mut dyn FnMut() -> Result<(), CniError>| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(CniError::Start)?.block_on(until_sigterm(step))
+    };
     match &args.command {
-        CniCommand::Install(directories) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.map_err(CniError::Start)?.block_on(keep_installed(directories))
+        CniCommand::Install(Directories { bin_dir, conf_dir }) => {
+            installer::copy_program(bin_dir)?;
+            repeated(&mut || repair(conf_dir, bin_dir))
         }
         CniCommand::Check(Directories { bin_dir, conf_dir }) => installer::check(conf_dir, bin_dir),
-        CniCommand::Uninstall(directories) => installer::remove(&directories.conf_dir, &directories.bin_dir),
+        CniCommand::Uninstall(Directories { bin_dir, conf_dir }) => {
+            repeated(&mut || installer::remove(conf_dir, bin_dir))?;
+            // The pod that it replaces may have installed the plugin once more.
+            installer::remove(conf_dir, bin_dir)
+        }
     }
 }
 
-/// Installs the plugin, again whenever another program has removed a part of it. Removes it after SIGTERM.
-async fn keep_installed(directories: &Directories) -> Result<(), CniError> {
-    let Directories { bin_dir, conf_dir } = directories;
+/// Repeats a step until SIGTERM. An error is printed once.
+async fn until_sigterm(step: &mut dyn FnMut() -> Result<(), CniError>) -> Result<(), CniError> {
     let mut terminated = signal(SignalKind::terminate()).map_err(CniError::Start)?;
-    let mut program = Program::copy(bin_dir)?;
     let mut failure = None;
     loop {
-        match repair(&mut program, directories) {
-            Ok(Some(file)) => eprintln!("outrigger-cni: added to {}", file.display()),
-            Ok(None) => failure = None,
-            Err(error) => {
-                let text = error.to_string();
-                if failure.as_ref() != Some(&text) {
-                    eprintln!("outrigger-cni: {text}");
-                }
-                failure = Some(text);
-            }
+        let error = step().err().map(|error| error.to_string());
+        if let Some(text) = error.as_ref().filter(|_| error != failure) {
+            eprintln!("outrigger-cni: {text}");
         }
+        failure = error;
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
-            _ = terminated.recv() => break,
+            _ = terminated.recv() => return Ok(()),
         }
     }
-    // While the DaemonSet is upgraded, the next pod has installed its own before this one ends.
-    if Program::find(bin_dir).is_some_and(|installed| installed != program) {
-        return Ok(());
-    }
-    installer::remove(conf_dir, bin_dir)
 }
 
-/// Installs what is missing. Returns the configuration to which the plugin was added.
-fn repair(program: &mut Program, directories: &Directories) -> Result<Option<PathBuf>, CniError> {
+/// Installs what another program has removed.
+fn repair(configs: &Path, programs: &Path) -> Result<(), CniError> {
     // Without its program, an entry of the configuration lets no pod start.
-    if Program::find(&directories.bin_dir).is_none() {
-        *program = Program::copy(&directories.bin_dir)?;
+    if !installer::has_program(programs) {
+        installer::copy_program(programs)?;
     }
-    installer::add(&directories.conf_dir)
+    if let Some(file) = installer::add(configs)? {
+        eprintln!("outrigger-cni: added to {}", file.display());
+    }
+    Ok(())
 }
 
 /// Returns whether the container runtime has started this program as the plugin.
