@@ -29,8 +29,8 @@ const CERTIFICATE_RATE: Rate = Rate { burst: 500, interval: Duration::from_milli
 /// Maximum number of concurrent requests with a certificate, and of those without. Others wait; authenticated callers
 /// never wait for anonymous ones.
 const MAX_CONCURRENT: usize = 16;
-/// Maximum number of requests without a certificate of one network that may wait: enough for hundreds of instances that
-/// start together.
+/// Maximum number of concurrent and waiting requests of one network in each lane: enough for hundreds of instances that start
+/// together.
 const MAX_WAITING_PER_ADDRESS: usize = 256;
 
 /// The CA service.
@@ -44,26 +44,29 @@ pub(crate) struct CertificateService {
     admission: Arc<Admission>,
 }
 
+/// Requests with a certificate have a lane of their own.
 #[derive(Debug)]
 struct Admission {
-    authenticated: Arc<Semaphore>,
-    anonymous: Arc<Semaphore>,
+    authenticated: Lane,
+    anonymous: Lane,
+}
+
+#[derive(Debug)]
+struct Lane {
+    concurrent: Arc<Semaphore>,
     waiting_per_address: Slots<Option<IpAddr>>,
 }
 
 /// Held while a request is processed, even if its caller has disconnected.
 struct AdmissionPermit {
     _permit: Option<OwnedSemaphorePermit>,
-    _slot: Option<Slot<Option<IpAddr>>>,
+    _slot: Slot<Option<IpAddr>>,
 }
 
 impl CertificateService {
     /// Creates a service that signs with `authority` for callers that `tokens` or their certificate identifies.
     pub(crate) fn new(authority: Arc<Authority>, tokens: TokenVerifier, metrics: Arc<Metrics>) -> Self {
-        let semaphore = || Arc::new(Semaphore::new(MAX_CONCURRENT));
-        let waiting_per_address = Slots::new(MAX_WAITING_PER_ADDRESS);
-        let admission =
-            Arc::new(Admission { authenticated: semaphore(), anonymous: semaphore(), waiting_per_address });
+        let admission = Arc::new(Admission { authenticated: Lane::new(), anonymous: Lane::new() });
         Self {
             authority,
             tokens,
@@ -125,13 +128,16 @@ impl IstioCertificateService for CertificateService {
             (None, None) => Err(Refusal::NoCredentials),
         };
         let address = request.extensions().get().map(|PeerAddress(address)| address.ip());
-        let anonymous_peer = peer.is_err().then_some(address.map(peer_network));
+        let lane = match peer {
+            Ok(_) => &self.admission.authenticated,
+            Err(_) => &self.admission.anonymous,
+        };
         let credentials = Credentials::of(request.metadata(), peer);
         let request = request.into_inner();
         let refused = |refusal| self.refused(&refusal, &from);
         let credentials = credentials.map_err(refused)?;
         self.tokens.precheck(&credentials, address).map_err(refused)?;
-        let permit = self.admission.acquire(anonymous_peer).await.map_err(refused)?;
+        let permit = lane.acquire(address.map(peer_network)).await.map_err(refused)?;
         let caller = self.tokens.verify(credentials, address).await.map_err(refused)?;
         let pod = caller.pod();
         let service = self.clone();
@@ -149,18 +155,19 @@ impl IstioCertificateService for CertificateService {
     }
 }
 
-impl Admission {
-    /// Waits for a permit. `anonymous_peer` is the network of a caller without a certificate.
-    async fn acquire(&self, anonymous_peer: Option<Option<IpAddr>>) -> Result<AdmissionPermit, Refusal> {
-        let (lane, slot) = match anonymous_peer {
-            None => (&self.authenticated, None),
-            Some(address) => {
-                let slot = self.waiting_per_address.acquire(&address).ok_or(Refusal::Crowded)?;
-                (&self.anonymous, Some(slot))
-            }
-        };
+impl Lane {
+    fn new() -> Self {
+        Self {
+            concurrent: Arc::new(Semaphore::new(MAX_CONCURRENT)),
+            waiting_per_address: Slots::new(MAX_WAITING_PER_ADDRESS),
+        }
+    }
+
+    /// Waits for a permit, for a caller of this network.
+    async fn acquire(&self, network: Option<IpAddr>) -> Result<AdmissionPermit, Refusal> {
+        let slot = self.waiting_per_address.acquire(&network).ok_or(Refusal::Crowded)?;
         // Never closed.
-        let permit = Arc::clone(lane).acquire_owned().await.ok();
+        let permit = Arc::clone(&self.concurrent).acquire_owned().await.ok();
         Ok(AdmissionPermit { _permit: permit, _slot: slot })
     }
 }

@@ -129,24 +129,43 @@ async fn an_identity_that_requests_too_fast_is_limited_alone() {
     ca.ask(None, Some(CART), good).await.unwrap();
 }
 
-#[tokio::test]
-async fn members_with_a_certificate_do_not_wait_behind_unknown_clients() {
-    let (ca, key) = (Ca::new(), KeyPair::generate().unwrap());
-    let address = |n: u8| Some(Some(IpAddr::from([10, 0, 0, n])));
-    let admission = &ca.service.admission;
+/// Occupies a lane by requests of one address. Returns those that have a permit and those that wait for one.
+async fn occupied(lane: &Lane, address: Option<IpAddr>) -> (Vec<AdmissionPermit>, Vec<impl Future + Unpin>) {
     let mut permits = Vec::new();
     for _ in 0..MAX_CONCURRENT {
-        permits.push(admission.acquire(address(1)).await.unwrap());
+        permits.push(lane.acquire(address).await.unwrap());
     }
-    let mut waiting: Vec<_> =
-        (MAX_CONCURRENT..MAX_WAITING_PER_ADDRESS).map(|_| Box::pin(admission.acquire(address(1)))).collect();
+    let waiting = MAX_CONCURRENT..MAX_WAITING_PER_ADDRESS;
+    let mut waiting: Vec<_> = waiting.map(|_| Box::pin(async move { lane.acquire(address).await })).collect();
     for permit in &mut waiting {
         assert!(permit.now_or_never().is_none());
     }
-    let crowded = admission.acquire(address(1)).now_or_never().unwrap();
-    assert_eq!(crowded.err().unwrap().status().code(), Code::ResourceExhausted);
-    assert!(admission.acquire(address(2)).now_or_never().is_none(), "waits, and is not refused");
+    (permits, waiting)
+}
+
+#[tokio::test]
+async fn members_with_a_certificate_do_not_wait_behind_unknown_clients() {
+    let (ca, key) = (Ca::new(), KeyPair::generate().unwrap());
+    let _occupied = occupied(&ca.service.admission.anonymous, None).await;
+    let crowded = ca.ask(Some("Bearer x"), None, csr(&key, CART)).await.unwrap_err();
+    assert_eq!(crowded.code(), Code::ResourceExhausted);
     ca.ask(None, Some(CART), csr(&key, CART)).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_address_has_a_limited_number_of_requests_in_each_lane() {
+    let (ca, key) = (Ca::new(), KeyPair::generate().unwrap());
+    let address = |n: u8| Some(IpAddr::from([10, 0, 0, n]));
+    let Admission { authenticated, anonymous } = &*ca.service.admission;
+    for lane in [authenticated, anonymous] {
+        let _occupied = occupied(lane, address(1)).await;
+        let crowded = lane.acquire(address(1)).now_or_never().unwrap();
+        assert_eq!(crowded.err().unwrap().status().code(), Code::ResourceExhausted);
+        assert!(lane.acquire(address(2)).now_or_never().is_none(), "waits, and is not refused");
+    }
+    let _occupied = occupied(authenticated, None).await;
+    let crowded = ca.ask(None, Some(CART), csr(&key, CART)).await.unwrap_err();
+    assert_eq!(crowded.code(), Code::ResourceExhausted);
 }
 
 /// A CA of a cluster whose API server is away.
