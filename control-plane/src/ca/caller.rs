@@ -20,8 +20,8 @@ use crate::quota::{KeyedRateLimiter, Rate};
 use crate::state::Store;
 use crate::state::token::{Grant, RedeemError};
 
-/// Rate of tokens of one network; those that are accepted do not count. Beyond it, its tokens are refused unread, so that it can neither
-/// keep the API server busy nor fill the log. As many may be verified at once as requests of one network may wait. A sidecar whose token is refused sends it again every few seconds.
+/// Rate of tokens of one address; those that are accepted do not count. Beyond it, its tokens are refused unread, so that it can neither
+/// keep the API server busy nor fill the log. As many may be verified at once as requests of one address may wait. A sidecar whose token is refused sends it again every few seconds.
 const REFUSED_RATE: Rate = Rate { burst: 256, interval: Duration::from_millis(200) };
 /// Rate of certificates for one pod: a proxy that is restarted all the time gets one for each start.
 const POD_RATE: Rate = Rate { burst: 20, interval: Duration::from_secs(2) };
@@ -43,7 +43,7 @@ pub(crate) enum TokenVerifier {
 pub(crate) struct PodLimits {
     /// Certificates, by the UID of the pod.
     issued: KeyedRateLimiter<String>,
-    /// Refused tokens, by the network of the sender.
+    /// Refused tokens, by the address of the sender.
     refused: KeyedRateLimiter<IpAddr>,
 }
 
@@ -76,15 +76,23 @@ impl TokenVerifier {
         Self::Kubernetes(TokenReviewer::new(client), Arc::new(limits))
     }
 
-    /// Refuses what needs no other system: a token that cannot be right, and the tokens of a network that has sent too many of them.
+    /// Returns what the limits of a sender apply to. In a cluster it is the address: a /64 is a whole node there.
+    pub(super) fn sender(&self, address: IpAddr) -> IpAddr {
+        match self {
+            Self::Join(_) => peer_network(address),
+            Self::Kubernetes(..) => address.to_canonical(),
+        }
+    }
+
+    /// Refuses what needs no other system: a token that cannot be right, and the tokens of an address that has sent too many of them.
     pub(super) fn precheck(&self, credentials: &Credentials, from: Option<IpAddr>) -> Result<(), Refusal> {
         let (Self::Kubernetes(_, limits), Credentials::Token(token)) = (self, credentials) else {
             return Ok(());
         };
         // Counted before it is verified: many are verified at once.
-        match limits.refused.admit(&peer_network(from.unwrap_or(UNKNOWN)), Instant::now()) {
+        match limits.refused.admit(&self.sender(from.unwrap_or(UNKNOWN)), Instant::now()) {
             true => Ok(check_claims(token)?),
-            false => Err(Refusal::TooManyOfNetwork),
+            false => Err(Refusal::TooManyOfAddress),
         }
     }
 
@@ -99,7 +107,7 @@ impl TokenVerifier {
             (Self::Join(_), Credentials::Certificate(identity)) => Ok(Caller::Certificate(identity)),
             (Self::Kubernetes(reviewer, limits), Credentials::Token(token)) => {
                 let from = from.unwrap_or(UNKNOWN);
-                limits.caller(peer_network(from), reviewer.review(&token, from).await)
+                limits.caller(self.sender(from), reviewer.review(&token, from).await)
             }
             (Self::Kubernetes(..), Credentials::Certificate(_)) => Err(Refusal::TokenRequired),
         }
@@ -108,14 +116,14 @@ impl TokenVerifier {
 
 impl PodLimits {
     /// Returns the caller that a token proves. The token no longer counts if it is accepted, or if the API server is away.
-    fn caller(&self, network: IpAddr, reviewed: Result<TokenPod, ReviewError>) -> Result<Caller, Refusal> {
+    fn caller(&self, sender: IpAddr, reviewed: Result<TokenPod, ReviewError>) -> Result<Caller, Refusal> {
         let pod = match reviewed {
             Ok(pod) if self.issued.admit(&pod.uid, Instant::now()) => Ok(Caller::Pod(pod)),
             Ok(pod) => return Err(Refusal::TooManyOfPod(format!("{}/{}", pod.namespace, pod.name))),
             Err(error @ ReviewError::Unavailable(_)) => Err(error.into()),
             Err(error) => return Err(error.into()),
         };
-        self.refused.refund(&network);
+        self.refused.refund(&sender);
         pod
     }
 }
@@ -185,14 +193,15 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_network_that_floods_with_garbage_is_refused_unread_and_others_are_not() {
+    async fn an_address_that_floods_with_garbage_is_refused_unread_and_others_are_not() {
         let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
         let verifier = TokenVerifier::kubernetes(kube::Client::try_from(config).unwrap());
-        let refusal = |from: [u8; 4]| {
+        let refusal = |from: &str| {
             let garbage = Credentials::Token("garbage".into());
-            verifier.precheck(&garbage, Some(from.into())).unwrap_err().reason()
+            verifier.precheck(&garbage, Some(from.parse().unwrap())).unwrap_err().reason()
         };
-        let (flood, other) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        // Two pods of one node.
+        let (flood, other) = ("fd00:10:244:1::5", "fd00:10:244:1::6");
         for _ in 0..REFUSED_RATE.burst {
             assert_eq!(refusal(flood), "malformed-token");
         }

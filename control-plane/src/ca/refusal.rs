@@ -58,10 +58,10 @@ pub enum Refusal {
     /// The rate of the identity is exceeded.
     #[error("too many certificate requests for {0}: retry later")]
     TooMany(SpiffeId),
-    /// The rate of refused tokens of the network is exceeded.
+    /// The rate of refused tokens of the address is exceeded.
     #[error("too many refused tokens from this address: retry later")]
-    TooManyOfNetwork,
-    /// Too many requests of the network wait.
+    TooManyOfAddress,
+    /// Too many requests of the address wait.
     #[error("too many certificate requests from this address: retry later")]
     Crowded,
     /// A negative lifetime.
@@ -107,7 +107,7 @@ impl Refusal {
             Self::Signature => "csr-signature",
             Self::WeakKey(_) => "weak-key",
             Self::ForeignName { .. } => "foreign-name",
-            Self::TooMany(_) | Self::TooManyOfPod(_) | Self::TooManyOfNetwork => "rate-limit",
+            Self::TooMany(_) | Self::TooManyOfPod(_) | Self::TooManyOfAddress => "rate-limit",
             Self::Crowded => "crowded",
             Self::Validity => "validity",
             Self::NoIssuer => "no-issuer",
@@ -127,7 +127,7 @@ impl Refusal {
             Self::Review(ReviewError::Unavailable(_)) => Code::Unavailable,
             Self::Review(ReviewError::ForeignAddress { .. }) => Code::PermissionDenied,
             Self::Review(_) | Self::TokenRequired => Code::Unauthenticated,
-            Self::TooMany(_) | Self::TooManyOfPod(_) | Self::TooManyOfNetwork | Self::Crowded => {
+            Self::TooMany(_) | Self::TooManyOfPod(_) | Self::TooManyOfAddress | Self::Crowded => {
                 Code::ResourceExhausted
             }
             Self::ForeignName { .. } | Self::Identity(_) | Self::Reserved(_) => Code::PermissionDenied,

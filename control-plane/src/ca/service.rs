@@ -19,7 +19,6 @@ use super::authority::{Authority, IssuedCertificate};
 use super::caller::{Caller, Credentials, TokenVerifier};
 use super::refusal::Refusal;
 use super::request::SigningRequest;
-use crate::fair_slots::peer_network;
 use crate::metrics::Metrics;
 use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity};
 use crate::quota::{KeyedRateLimiter, Rate, Slot, Slots};
@@ -29,7 +28,7 @@ const CERTIFICATE_RATE: Rate = Rate { burst: 500, interval: Duration::from_milli
 /// Maximum number of concurrent requests with a certificate, and of those without. Others wait; authenticated callers
 /// never wait for anonymous ones.
 const MAX_CONCURRENT: usize = 16;
-/// Maximum number of concurrent and waiting requests of one network in each lane: enough for hundreds of instances that start
+/// Maximum number of concurrent and waiting requests of one sender in each lane: enough for hundreds of instances that start
 /// together.
 const MAX_WAITING_PER_ADDRESS: usize = 256;
 
@@ -106,7 +105,7 @@ impl CertificateService {
         self.metrics.certificate_refused(reason);
         match refusal {
             // A flood must not fill the log. The refusals before are in it.
-            Refusal::TooManyOfNetwork => {
+            Refusal::TooManyOfAddress => {
                 tracing::debug!(reason, from, error = %refusal, "certificate refused");
             }
             _ => tracing::warn!(reason, from, error = %refusal, "certificate refused"),
@@ -137,7 +136,8 @@ impl IstioCertificateService for CertificateService {
         let refused = |refusal| self.refused(&refusal, &from);
         let credentials = credentials.map_err(refused)?;
         self.tokens.precheck(&credentials, address).map_err(refused)?;
-        let permit = lane.acquire(address.map(peer_network)).await.map_err(refused)?;
+        let permit =
+            lane.acquire(address.map(|address| self.tokens.sender(address))).await.map_err(refused)?;
         let caller = self.tokens.verify(credentials, address).await.map_err(refused)?;
         let pod = caller.pod();
         let service = self.clone();
@@ -163,9 +163,9 @@ impl Lane {
         }
     }
 
-    /// Waits for a permit, for a caller of this network.
-    async fn acquire(&self, network: Option<IpAddr>) -> Result<AdmissionPermit, Refusal> {
-        let slot = self.waiting_per_address.acquire(&network).ok_or(Refusal::Crowded)?;
+    /// Waits for a permit, for a request of this sender.
+    async fn acquire(&self, sender: Option<IpAddr>) -> Result<AdmissionPermit, Refusal> {
+        let slot = self.waiting_per_address.acquire(&sender).ok_or(Refusal::Crowded)?;
         // Never closed.
         let permit = Arc::clone(&self.concurrent).acquire_owned().await.ok();
         Ok(AdmissionPermit { _permit: permit, _slot: slot })
