@@ -263,7 +263,19 @@ impl Mesh {
         };
         admin::wait_ready(instance.admin, sidecar, TIMEOUT).await?;
         let application = instance.app.as_mut().unwrap_or(sidecar);
-        if listens { wait_listening(instance.app_listen, application).await } else { Ok(()) }
+        if !listens {
+            return Ok(());
+        }
+        wait_listening(instance.app_listen, application).await?;
+        // `outrigger run` starts the application last: the workload is ready for callers when the sidecar has noticed it.
+        let deadline = Instant::now() + TIMEOUT;
+        while admin::text(instance.admin, "/ready").await?.contains("warning") {
+            if Instant::now() > deadline {
+                return Err(format!("the sidecar of {} does not reach its application", instance.name));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 }
 
