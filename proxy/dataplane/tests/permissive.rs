@@ -250,6 +250,23 @@ async fn a_port_that_becomes_strict_drains_connections_without_mtls_and_keeps_th
     assert_eq!(get(&sidecar, "/").await, 200);
 }
 
+#[tokio::test]
+async fn chains_without_mtls_for_other_ports_do_not_keep_a_connection_to_a_port_that_becomes_strict() {
+    let (authority, application) = (Authority::new(), Application::echo("app").await);
+    let proxy = start(permissive(), &authority, application.address);
+    let mut plain = Client::connect(proxy.address(0)).await;
+    assert_eq!(plain.get("app", "/").await.status, 200);
+    let of_port = ChainMatcher { destination_port: Some(proxy.address(0).port()), ..Default::default() };
+    let of_port = FilterChain {
+        matcher: of_port,
+        ..chain("port", &["h2", "http/1.1"], ClientCertificate::Required, http())
+    };
+    let chains = permissive().chains.into_iter().chain([of_port]).collect();
+    update(&proxy, inbound(chains));
+    assert_eq!(plain.rest().await, b"", "it is idle");
+    assert_eq!(without_mtls(&proxy), [1, 1]);
+}
+
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn what_is_left_without_mtls_is_closed_thirty_seconds_after_a_port_became_strict() {
     let (authority, application) = (Authority::new(), Application::repeater().await);

@@ -7,7 +7,9 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::listener::{FilterChain, Listener};
+use outrigger_config::listener::{
+    ConnectionFacts, FilterChain, Listener, PLAINTEXT_PROTOCOLS, TransportProtocol,
+};
 use tokio::time::sleep;
 
 use super::ConnectionHandler;
@@ -35,7 +37,7 @@ impl ConnectionHandler {
                     // The drain has a deadline of its own.
                     pending().await
                 }
-                () = self.refused(listener, chain, &facts) => notice.send(),
+                () = self.refused(listener, &facts) => notice.send(),
             }
             sleep(DRAIN_TIME).await;
         };
@@ -46,14 +48,14 @@ impl ConnectionHandler {
     }
 
     /// Completes when the current version of the listener refuses the connection.
-    async fn refused(&self, listener: &Arc<Listener>, chain: &FilterChain, facts: &ClientFacts) {
+    async fn refused(&self, listener: &Arc<Listener>, facts: &ClientFacts) {
         let mut published = self.context.view.subscribe();
         loop {
             let newest = self.context.view.snapshot().listeners.get(&listener.name).cloned();
             // A listener that was removed serves its connections to the end.
             if let Some(newest) = newest
                 && !Arc::ptr_eq(&newest, listener)
-                && !permits(&newest, chain, facts)
+                && !permits(&newest, facts)
             {
                 return self.without_mtls(&newest, facts, false);
             }
@@ -64,9 +66,17 @@ impl ConnectionHandler {
     }
 }
 
-/// Returns true if the listener still has the chain, or another one for plaintext.
-fn permits(listener: &Listener, chain: &FilterChain, facts: &ClientFacts) -> bool {
-    let same = |other: &FilterChain| other.name == chain.name && other.tls.is_none();
-    listener.chains.iter().chain(&listener.default_chain).any(same)
-        || plaintext_chain(listener, facts, None).is_some()
+/// Returns true if the listener accepts connections without mTLS to this destination: plaintext of some protocol, or TLS that it passes on.
+fn permits(listener: &Listener, facts: &ClientFacts) -> bool {
+    let passes_tls = {
+        let connection = ConnectionFacts {
+            destination: facts.destination,
+            transport: TransportProtocol::Tls,
+            server_name: None,
+            application_protocols: &[],
+        };
+        listener.chain(&connection).is_some_and(|chain| chain.tls.is_none())
+    };
+    let mut protocols = PLAINTEXT_PROTOCOLS.into_iter().map(Some).chain([None]);
+    passes_tls || protocols.any(|protocol| plaintext_chain(listener, facts, protocol).is_some())
 }
