@@ -89,6 +89,8 @@ pub(super) struct PodKey {
 pub(super) struct Pod {
     /// Its addresses, the primary one first; none before the network is set up.
     pub(super) ips: Vec<IpAddr>,
+    /// Whether its addresses are those of its node.
+    pub(super) host_network: bool,
     /// None if it has no sidecar: little else matters then.
     pub(super) sidecar: Option<Sidecar>,
     /// A pod that runs without a sidecar, and might have one.
@@ -144,7 +146,7 @@ impl Pod {
                 uid: metadata.uid.unwrap_or_default().into(),
                 inject: metadata.labels.unwrap_or_default().remove(INJECT_LABEL).map(Name::from),
             });
-            return Some(Self { ips, sidecar: None, without_sidecar });
+            return Some(Self { ips, host_network: spec.host_network, sidecar: None, without_sidecar });
         }
         let annotation = |name: &str| annotations.get(name).map_or("", String::as_str);
         let labels = metadata.labels.unwrap_or_default().into_iter();
@@ -159,7 +161,7 @@ impl Pod {
             opaque: ports(annotation(OPAQUE_PORTS)),
             excluded: ports(annotation(EXCLUDED_PORTS)),
         };
-        Some(Self { ips, sidecar: Some(sidecar), without_sidecar: None })
+        Some(Self { ips, host_network: false, sidecar: Some(sidecar), without_sidecar: None })
     }
 }
 
@@ -228,7 +230,7 @@ mod tests {
                     {"name": "cache", "restartPolicy": "Always", "ports": [{"containerPort": 6379}]},
                     {"name": "first", "ports": [{"containerPort": 1}]}]}),
         );
-        let Pod { ips, sidecar, without_sidecar } = read(pod).unwrap();
+        let Pod { ips, host_network: _, sidecar, without_sidecar } = read(pod).unwrap();
         assert_eq!(without_sidecar, None);
         assert_eq!(ips, ["10.1.0.7", "fd00::7"].map(|ip| ip.parse::<IpAddr>().unwrap()));
         let expected = Sidecar {
@@ -271,6 +273,9 @@ mod tests {
             "annotations": {"outrigger.dev/status": "{}"}});
         assert!(read(running(deleted, json!({}))).unwrap().sidecar.unwrap().terminating);
         let pending = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {}});
-        assert_eq!(read(pending), Some(Pod { ips: Vec::new(), sidecar: None, without_sidecar: None }));
+        assert_eq!(
+            read(pending),
+            Some(Pod { ips: Vec::new(), host_network: false, sidecar: None, without_sidecar: None })
+        );
     }
 }

@@ -179,8 +179,12 @@ impl Workloads {
 
     fn set_plain(&mut self, key: &PodKey, pod: &Pod, present: bool) {
         if pod.sidecar.is_none() {
+            let set = match pod.host_network {
+                true => Registrations::set_host_network_pod,
+                false => Registrations::set_plain_pod,
+            };
             for ip in &pod.ips {
-                self.registrations.set_plain_pod(&key.namespace, &key.name, *ip, present);
+                set(&mut self.registrations, &key.namespace, &key.name, *ip, present);
             }
         }
     }
@@ -220,7 +224,7 @@ fn workload(
     mesh: &Mesh,
     zones: &BTreeMap<Name, Name>,
 ) -> Option<WorkloadEntry> {
-    let Pod { ips, sidecar, without_sidecar: _ } = pod;
+    let Pod { ips, host_network: _, sidecar, without_sidecar: _ } = pod;
     let (ip, sidecar) = (*ips.first()?, sidecar.as_ref()?);
     let identity = SpiffeId::new(trust_domain.clone(), &key.namespace, &sidecar.service_account);
     let identity = match identity {
@@ -251,8 +255,9 @@ fn workload(
 
 /// Returns the captured ports of a pod, by number.
 fn ports(key: &PodKey, sidecar: &Sidecar, mesh: &Mesh, ip: IpAddr, capture: SocketAddr) -> Vec<WorkloadPort> {
-    let declared = sidecar.ports.iter().map(|(_, number)| (*number, Vec::new()));
-    let mut served: BTreeMap<u16, Vec<ServedBy>> = declared.collect();
+    // A port with a mode of its own need not be declared.
+    let declared = sidecar.ports.iter().map(|(_, number)| *number).chain(sidecar.mtls.keys().copied());
+    let mut served: BTreeMap<u16, Vec<ServedBy>> = declared.map(|number| (number, Vec::new())).collect();
     for entry in mesh.services_in(&key.namespace) {
         let service = &entry.service;
         if !service.selects(&sidecar.labels) {

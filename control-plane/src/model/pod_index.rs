@@ -6,7 +6,7 @@ use outrigger_core::Name;
 
 use super::address_index::AddressIndex;
 
-/// The pods that have an address; those with a sidecar by their keys. The pods in the network of a node share the address of the node.
+/// The pods that have an address; those with a sidecar by their keys.
 #[derive(Debug, Clone)]
 pub(super) struct PodIndex<K: Ord> {
     claims: AddressIndex<IpAddr, PodClaim<K>>,
@@ -20,6 +20,8 @@ pub(super) enum PodClaim<K> {
     Sidecar(K),
     /// Namespace and name of a pod without a sidecar.
     Plain(Name, Name),
+    /// Namespace and name of a pod in the network of its node, whose address it shares.
+    HostNetwork(Name, Name),
 }
 
 impl<K> PodClaim<K> {
@@ -27,7 +29,7 @@ impl<K> PodClaim<K> {
     pub(super) fn sidecar(&self) -> Option<&K> {
         match self {
             Self::Sidecar(key) => Some(key),
-            Self::Plain(..) => None,
+            Self::Plain(..) | Self::HostNetwork(..) => None,
         }
     }
 }

@@ -36,6 +36,11 @@ impl Registrations {
         self.pods.set(ip, PodClaim::Plain(namespace.clone(), name.clone()), present);
     }
 
+    /// Adds or removes a pod in the network of its node, which has the node's address.
+    pub fn set_host_network_pod(&mut self, namespace: &Name, name: &Name, ip: IpAddr, present: bool) {
+        self.pods.set(ip, PodClaim::HostNetwork(namespace.clone(), name.clone()), present);
+    }
+
     /// Returns the pod with a sidecar that has this address. Returns None if it is the address of a pod without one.
     ///
     /// An address may pass to another pod while its old pod still terminates: then it is the other one's.
@@ -49,9 +54,10 @@ impl Registrations {
     /// Returns true if a service of `namespace` determines where clients of the namespace `viewer` get that dial this address.
     ///
     /// An EndpointSlice may name any address. Its service must not determine where clients of another namespace's pods get, nor
-    /// where clients of other namespaces get that dial an address which is no pod's.
+    /// where clients of other namespaces get that dial an address which is no pod's. The address of a node is no pod's.
     pub(super) fn may_claim(&self, ip: &IpAddr, namespace: &str, viewer: &str) -> bool {
-        let mut claims = self.pods.claims(ip).peekable();
+        let own = |claim: &&PodClaim<_>| !matches!(claim, PodClaim::HostNetwork(..));
+        let mut claims = self.pods.claims(ip).filter(own).peekable();
         match claims.peek() {
             None => !self.pods.in_cluster() || namespace == viewer,
             Some(_) => claims.any(|claim| pod_name(claim).0 == namespace),
@@ -176,7 +182,7 @@ impl Registrations {
 fn pod_name(claim: &PodClaim<WorkloadKey>) -> (&str, &str) {
     match claim {
         PodClaim::Sidecar(key) => (key.identity.namespace(), &key.instance),
-        PodClaim::Plain(namespace, name) => (namespace, name),
+        PodClaim::Plain(namespace, name) | PodClaim::HostNetwork(namespace, name) => (namespace, name),
     }
 }
 

@@ -105,12 +105,14 @@ fn annotations_change_the_ports_they_name() {
     cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |pod| {
         let annotations = &mut pod["metadata"]["annotations"];
         annotations["outrigger.dev/opaque-ports"] = json!("8080");
-        annotations["outrigger.dev/mtls-ports"] = json!("8080=strict");
+        annotations["outrigger.dev/mtls-ports"] = json!("8080=strict,9999=strict");
         annotations["outrigger.dev/exclude-inbound-ports"] = json!("9102");
     }))]);
-    assert_eq!(cluster.ports(), ["10.1.0.7:8080 80 cart.shop"]);
-    let port = &cluster.registrations.workloads().next().unwrap().ports[0];
-    assert_eq!((port.protocol, port.mtls), (Some(AppProtocol::Tcp), Some(MtlsMode::Strict)));
+    // Nothing declares 9999.
+    assert_eq!(cluster.ports(), ["10.1.0.7:8080 80 cart.shop", "10.1.0.7:9999 9999 "]);
+    let ports = &cluster.registrations.workloads().next().unwrap().ports;
+    assert_eq!((ports[0].protocol, ports[0].mtls), (Some(AppProtocol::Tcp), Some(MtlsMode::Strict)));
+    assert_eq!(ports[1].mtls, Some(MtlsMode::Strict));
 }
 
 #[test]
@@ -176,6 +178,18 @@ fn an_address_that_is_no_pods_leads_to_a_service_for_clients_of_its_namespace_al
         assert_eq!(cluster.mesh().is_dialed_directly(&database, "shop"), cluster_ip == "None");
         assert!(!cluster.mesh().is_dialed_directly(&database, "other"));
     }
+}
+
+#[test]
+fn a_pod_in_the_network_of_its_node_gives_its_namespace_no_claim_to_the_address_of_the_node() {
+    let service = CART.replace("clusterIP: 10.0.0.1", "clusterIP: None");
+    let mut cluster = Cluster::new(&[&service, SLICE]);
+    let host_network = |pod: &mut Value| pod["spec"]["hostNetwork"] = json!(true);
+    cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", host_network))]);
+    let address = "10.1.0.7:8080".parse().unwrap();
+    assert!(cluster.mesh().service_by_endpoint(&address, "shop").is_some());
+    assert_eq!(cluster.mesh().service_by_endpoint(&address, "other"), None);
+    assert_eq!(endpoint(&cluster).1, None, "its endpoint is called without mTLS");
 }
 
 #[test]
