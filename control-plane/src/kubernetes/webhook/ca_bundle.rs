@@ -14,6 +14,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::ca::authority::Authority;
 use crate::ca::service::pem;
@@ -22,6 +23,10 @@ use crate::ca::service::pem;
 const NAME: &str = "outrigger-injector";
 /// Delay before a failed write is repeated.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// The pause after a write. Each further write that follows a pause soon doubles it, up to the maximum: replicas whose roots differ
+/// write over each other.
+const PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// Maintains the bundle for as long as it is polled.
 pub(super) async fn maintain(client: Client, authority: Arc<Authority>) {
@@ -31,8 +36,9 @@ pub(super) async fn maintain(client: Client, authority: Arc<Authority>) {
     let config = watcher::Config::default().fields(&format!("metadata.name={NAME}")).timeout(60);
     let mut events = std::pin::pin!(watcher(api.clone(), config).default_backoff());
     let mut failed = false;
+    let (mut pause, mut paused) = (Pause::default(), None);
     loop {
-        let retry = if failed { RETRY_INTERVAL } else { Duration::MAX };
+        let retry = if failed { RETRY_INTERVAL } else { paused.unwrap_or(Duration::MAX) };
         tokio::select! {
             event = events.next() => match event {
                 Some(Ok(Event::Apply(object) | Event::InitApply(object))) => current = Some(object),
@@ -51,14 +57,20 @@ pub(super) async fn maintain(client: Client, authority: Arc<Authority>) {
             () = tokio::time::sleep(retry) => {}
         }
         failed = false;
+        paused = None;
         let bundle: String = authority.roots().values().flatten().map(pem).collect();
         if let Some(object) = &current
             && let Some(patch) = patch(object, bundle.as_bytes())
         {
+            paused = pause.rest(Instant::now());
+            if paused.is_some() {
+                continue;
+            }
             let patch = Patch::<()>::Json(patch);
             match api.patch(NAME, &PatchParams::default(), &patch).await {
                 Ok(object) => {
                     tracing::info!(name = NAME, "the CA bundle of the webhook is written");
+                    pause.begin(Instant::now());
                     current = Some(object);
                 }
                 // After a conflict, the event of the new version comes first.
@@ -68,6 +80,27 @@ pub(super) async fn maintain(client: Client, authority: Arc<Authority>) {
                 }
             }
         }
+    }
+}
+
+/// The pause between two writes.
+#[derive(Default)]
+struct Pause {
+    length: Duration,
+    until: Option<Instant>,
+}
+
+impl Pause {
+    /// Returns how long the pause still lasts.
+    fn rest(&self, now: Instant) -> Option<Duration> {
+        self.until.map(|until| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
+    }
+
+    /// Begins the pause after a write.
+    fn begin(&mut self, now: Instant) {
+        let soon = self.until.is_some_and(|until| now < until + MAX_PAUSE);
+        self.length = if soon { (self.length * 2).min(MAX_PAUSE) } else { PAUSE };
+        self.until = Some(now + self.length);
     }
 }
 
@@ -115,6 +148,20 @@ mod tests {
         let mut changed = configuration([None, None]);
         changed["metadata"]["resourceVersion"] = json!("8");
         assert!(json_patch::patch(&mut changed, &operations).is_err());
+    }
+
+    #[test]
+    fn writes_that_follow_each_other_have_a_growing_pause() {
+        let (mut pause, mut now) = (Pause::default(), Instant::now());
+        assert_eq!(pause.rest(now), None);
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            pause.begin(now);
+            let length = Duration::from_secs(seconds);
+            assert_eq!((pause.rest(now), pause.rest(now + length)), (Some(length), None));
+            now += length;
+        }
+        pause.begin(now + MAX_PAUSE);
+        assert_eq!(pause.rest(now + MAX_PAUSE), Some(PAUSE));
     }
 
     #[test]
