@@ -1,9 +1,9 @@
 //! The record of the trust roots: when each was published and left the Secret, as an annotation of the ConfigMap
 //! `outrigger-trust-roots` in our own namespace.
 //!
-//! The leader writes it after all copies, and every replica reads it. So a replica that starts knows which roots every proxy has and how
-//! long former ones stay, and all replicas act at the same time. Without a record, as an earlier version leaves it, all roots are
-//! published since long ago.
+//! The leader writes it after all copies, and every replica reads it. A copy that cannot be written delays a new root. So a replica that
+//! starts knows which roots every proxy has and how long former ones stay, and all replicas act at the same time. Without a record, as an
+//! earlier version leaves it, all roots are published since long ago.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -39,7 +39,7 @@ pub(super) struct PublishedRoot {
 }
 
 /// The times of the roots, by the SHA-256 of the certificate.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct RootRecord(BTreeMap<String, RootTimes>);
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -55,6 +55,15 @@ impl RootRecord {
     pub(super) fn of(map: &ConfigMap) -> Self {
         let text = map.metadata.annotations.as_ref().and_then(|annotations| annotations.get(RECORD));
         Self(text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
+    }
+
+    /// Returns whether a root has no time yet, here and in `other`, although another root has one.
+    pub(super) fn lacks(&self, other: &Self, roots: &[(CertificateDer<'static>, bool)]) -> bool {
+        let has = |root: &CertificateDer<'_>| {
+            let name = fingerprint(root);
+            self.0.contains_key(&name) || other.0.contains_key(&name)
+        };
+        roots.iter().any(|(root, _)| has(root)) && !roots.iter().all(|(root, _)| has(root))
     }
 
     /// Adds the times in `other`, which are those in the ConfigMap, and keeps those of `roots` only. Each comes with whether it is in the
@@ -167,6 +176,19 @@ mod tests {
         // The replacement is taken back.
         next.update(RootRecord::default(), &roots(&[&old, &new], true), later);
         assert!(!next.to_string().contains("left"), "{next}");
+    }
+
+    #[test]
+    fn a_record_lacks_a_root_that_comes_after_others() {
+        let (old, new, start) = (root(), root(), jiff::Timestamp::now());
+        let (old, both) = (roots(&[&old], true), roots(&[&old, &new], true));
+        let (mut record, none) = (RootRecord::default(), RootRecord::default());
+        assert!(!none.lacks(&none, &both), "no root is trusted before them");
+        record.update(RootRecord::default(), &old, start);
+        assert!(!record.lacks(&none, &old) && !none.lacks(&record, &old));
+        assert!(record.lacks(&none, &both) && none.lacks(&record, &both));
+        record.update(RootRecord::default(), &both, start);
+        assert!(!record.lacks(&none, &both));
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,6 +18,7 @@ use kube::runtime::watcher::{Config, watcher};
 use kube::runtime::{WatchStreamExt, reflector as reflect};
 use kube::{Api, Client, ResourceExt};
 use rustls_pki_types::CertificateDer;
+use tokio::time::Instant;
 
 use super::NAMESPACE;
 use super::lease::Leadership;
@@ -39,6 +40,8 @@ const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "outrigger");
 const MAX_CHANGES: usize = 4096;
 /// The pause after changes, in which further ones gather.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long a copy that cannot be written delays a new root.
+const MAX_DELAY: Duration = Duration::from_secs(600);
 /// Delay before failed writes are repeated, and interval of looking at namespaces that have opted out but still have sidecars.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -73,7 +76,7 @@ async fn write(client: &Client, authority: &Authority) {
     let changes = select_all([namespace_changes.boxed(), pod_changes.boxed(), map_changes.boxed()]);
     let mut changes = changes.ready_chunks(MAX_CHANGES);
     let (mut listed, mut repeat, mut unreadable) = (false, false, false);
-    let mut record = RootRecord::default();
+    let (mut record, mut delayed_since) = (RootRecord::default(), None);
     loop {
         let wait = if repeat { RETRY_INTERVAL } else { Duration::MAX };
         tokio::select! {
@@ -108,18 +111,12 @@ async fn write(client: &Client, authority: &Authority) {
         let roots: Vec<_> = signer.roots.iter().cloned().map(stored).collect();
         let own = maps.state().into_iter().find(|map| map.metadata.namespace.as_deref() == Some(NAMESPACE));
         let recorded = own.map(|map| RootRecord::of(&map)).unwrap_or_default();
-        record.update(recorded, &roots, jiff::Timestamp::now());
         let pem: String = signer.roots.iter().map(pem).collect();
-        let copy = |namespace: &str| Copy {
-            ours: true,
-            roots: pem.clone(),
-            record: (namespace == NAMESPACE).then(|| record.to_string()),
-        };
+        let copy = Copy { ours: true, roots: pem, record: None };
         let wanted = wanted(&namespaces, &pods);
         let existing = existing(&maps);
-        let mut failed = false;
-        for (namespace, action) in actions(&wanted, &existing, copy) {
-            let copy = copy(&namespace);
+        let (mut failed, mut unwritten) = (false, false);
+        for (namespace, action) in actions(&wanted, &existing, &copy) {
             let done = match action {
                 Action::Apply => apply(client, &namespace, &copy).await.map(|()| true),
                 Action::Delete => delete_or_apply(client, &namespace, &copy, &existing).await,
@@ -127,10 +124,38 @@ async fn write(client: &Client, authority: &Authority) {
             if let Err(error) = &done {
                 tracing::warn!(%error, namespace, "the trust roots cannot be written; retrying");
             }
+            unwritten |= done.is_err();
             failed |= !done.unwrap_or(false);
+        }
+        // A new root counts as published as soon as it is in our own copy.
+        let delayed = unwritten && record.lacks(&recorded, &roots);
+        if !is_delayed(&mut delayed_since, delayed, Instant::now()) {
+            let mut next = record.clone();
+            next.update(recorded, &roots, jiff::Timestamp::now());
+            let own = Copy { record: Some(next.to_string()), ..copy };
+            let done = match existing.get(NAMESPACE) == Some(&own) {
+                true => Ok(()),
+                false => apply(client, NAMESPACE, &own).await,
+            };
+            match done {
+                Ok(()) => record = next,
+                Err(error) => {
+                    tracing::warn!(%error, namespace = NAMESPACE, "the trust roots cannot be written; retrying");
+                    failed = true;
+                }
+            }
         }
         repeat = failed;
     }
+}
+
+/// Returns whether a new root is not published yet because a copy cannot be written, for at most [`MAX_DELAY`]: one namespace that refuses
+/// its copy must not prevent the replacement of a CA.
+fn is_delayed(since: &mut Option<Instant>, delayed: bool, now: Instant) -> bool {
+    if !delayed {
+        *since = None;
+    }
+    delayed && now < *since.get_or_insert(now) + MAX_DELAY
 }
 
 /// The ConfigMap of one namespace.
@@ -149,7 +174,7 @@ enum Action {
     Delete,
 }
 
-/// Returns the namespaces whose pods get sidecars, and our own.
+/// Returns the other namespaces whose pods get sidecars.
 fn wanted(
     namespaces: &Store<PartialObjectMeta<Namespace>>,
     pods: &Store<PartialObjectMeta<Pod>>,
@@ -165,7 +190,7 @@ fn wanted(
     let by_pod = pods.iter().filter(|pod| mounts_roots(pod)).filter_map(|pod| pod.namespace());
     let by_pod: BTreeSet<_> = by_pod.filter(|namespace| lasting.contains_key(namespace)).collect();
     let by_label = lasting.into_iter().filter(|(_, opted_in)| *opted_in).map(|(name, _)| name);
-    by_label.chain(by_pod).chain([NAMESPACE.into()]).collect()
+    by_label.chain(by_pod).filter(|namespace| namespace != NAMESPACE).collect()
 }
 
 /// Returns true if a pod asks for a sidecar, or has one that `outrigger inject` added.
@@ -183,29 +208,31 @@ fn strip(pod: &mut PartialObjectMeta<Pod>) {
 
 /// Returns the ConfigMaps by namespace.
 fn existing(maps: &Store<ConfigMap>) -> BTreeMap<String, Copy> {
-    let maps = maps.state();
-    let copies = maps.iter().map(|map| {
+    maps.state().iter().map(|map| (map.namespace().unwrap_or_default(), Copy::of(map))).collect()
+}
+
+impl Copy {
+    fn of(map: &ConfigMap) -> Self {
         let ours = map.labels().get(MANAGED_BY.0).is_some_and(|value| value == MANAGED_BY.1);
         let roots = map.data.as_ref().and_then(|data| data.get(ROOTS_KEY)).cloned().unwrap_or_default();
         let record = map.annotations().get(RECORD).cloned();
-        (map.namespace().unwrap_or_default(), Copy { ours, roots, record })
-    });
-    copies.collect()
+        Self { ours, roots, record }
+    }
 }
 
-/// Returns what to do in each namespace, our own last. `copy` returns what a namespace should have.
+/// Returns what to do in each namespace but our own. `copy` is what each should have.
 fn actions(
     wanted: &BTreeSet<String>,
     existing: &BTreeMap<String, Copy>,
-    copy: impl Fn(&str) -> Copy,
+    copy: &Copy,
 ) -> Vec<(String, Action)> {
-    let differs = |namespace: &&String| existing.get(*namespace) != Some(&copy(namespace));
+    let differs = |namespace: &&String| existing.get(*namespace) != Some(copy);
     let apply = wanted.iter().filter(differs).map(|namespace| (namespace.clone(), Action::Apply));
-    let unwanted = existing.iter().filter(|(namespace, copy)| copy.ours && !wanted.contains(*namespace));
+    let unwanted = existing
+        .iter()
+        .filter(|(namespace, copy)| copy.ours && !wanted.contains(*namespace) && *namespace != NAMESPACE);
     let delete = unwanted.map(|(namespace, _)| (namespace.clone(), Action::Delete));
-    let mut actions: Vec<_> = apply.chain(delete).collect();
-    actions.sort_by_key(|(namespace, _)| namespace == NAMESPACE);
-    actions
+    apply.chain(delete).collect()
 }
 
 async fn apply(client: &Client, namespace: &str, copy: &Copy) -> Result<(), kube::Error> {
@@ -274,7 +301,7 @@ mod tests {
 
     #[test]
     fn copies_are_written_where_they_differ_and_deleted_where_no_namespace_wants_them() {
-        let wanted = ["new", "same", "changed", "foreign", NAMESPACE].map(String::from).into();
+        let wanted = ["new", "same", "changed", "foreign"].map(String::from).into();
         let copy = |ours: bool, roots: &str| Copy { ours, roots: roots.to_owned(), record: None };
         let existing = [
             ("same", copy(true, "roots")),
@@ -282,7 +309,8 @@ mod tests {
             ("foreign", copy(false, "roots")),
             ("opted-out", copy(true, "roots")),
             ("unrelated", copy(false, "roots")),
-            (NAMESPACE, copy(true, "roots")),
+            // Written when all others have the roots.
+            (NAMESPACE, copy(true, "other")),
         ];
         let existing = existing.map(|(namespace, copy)| (namespace.to_owned(), copy)).into();
         let expected = [
@@ -290,12 +318,18 @@ mod tests {
             ("foreign", Action::Apply),
             ("new", Action::Apply),
             ("opted-out", Action::Delete),
-            // The record, which is written when all others have the roots.
-            (NAMESPACE, Action::Apply),
         ];
         let expected = expected.map(|(namespace, action)| (namespace.to_owned(), action));
-        let record = |namespace: &str| (namespace == NAMESPACE).then(|| "record".to_owned());
-        let wanted_copy = |namespace: &str| Copy { record: record(namespace), ..copy(true, "roots") };
-        assert_eq!(actions(&wanted, &existing, wanted_copy), expected);
+        assert_eq!(actions(&wanted, &existing, &copy(true, "roots")), expected);
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_written_delays_a_new_root_for_a_limited_time() {
+        let (mut since, start) = (None, Instant::now());
+        assert!(is_delayed(&mut since, true, start));
+        assert!(is_delayed(&mut since, true, start + MAX_DELAY / 2));
+        assert!(!is_delayed(&mut since, true, start + MAX_DELAY));
+        assert!(!is_delayed(&mut since, false, start + MAX_DELAY));
+        assert!(is_delayed(&mut since, true, start + MAX_DELAY), "another root");
     }
 }
