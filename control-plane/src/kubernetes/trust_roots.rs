@@ -212,10 +212,12 @@ fn existing(maps: &Store<ConfigMap>) -> BTreeMap<String, Copy> {
 }
 
 impl Copy {
+    /// Reads a copy. Anyone may annotate that of another namespace, and so its record is ignored.
     fn of(map: &ConfigMap) -> Self {
         let ours = map.labels().get(MANAGED_BY.0).is_some_and(|value| value == MANAGED_BY.1);
         let roots = map.data.as_ref().and_then(|data| data.get(ROOTS_KEY)).cloned().unwrap_or_default();
-        let record = map.annotations().get(RECORD).cloned();
+        let own = map.metadata.namespace.as_deref() == Some(NAMESPACE);
+        let record = map.annotations().get(RECORD).filter(|_| own).cloned();
         Self { ours, roots, record }
     }
 }
@@ -321,6 +323,15 @@ mod tests {
         ];
         let expected = expected.map(|(namespace, action)| (namespace.to_owned(), action));
         assert_eq!(actions(&wanted, &existing, &copy(true, "roots")), expected);
+    }
+
+    #[test]
+    fn the_record_in_a_copy_of_another_namespace_is_ignored() {
+        let copy = |namespace: &str| {
+            let metadata = serde_json::json!({"namespace": namespace, "annotations": {RECORD: "{}"}});
+            Copy::of(&serde_json::from_value(serde_json::json!({ "metadata": metadata })).unwrap()).record
+        };
+        assert_eq!((copy("shop"), copy(NAMESPACE)), (None, Some("{}".to_owned())));
     }
 
     #[test]
