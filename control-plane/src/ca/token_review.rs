@@ -188,8 +188,9 @@ fn check_sender(pod: &TokenPod, found: Option<&Pod>, from: IpAddr) -> Result<(),
     }
 }
 
-/// Returns true if a node has an address: one in its status, or one of the first two of its pod CIDRs, which pods do not get. The second
-/// is that of its bridge, with which it reaches its own pods; the first is that of its tunnel (flannel), with which it reaches others.
+/// Returns true if a node has an address: one in its status, or one of the first two of its pod CIDRs, which pods do not get if the CNI
+/// plugin uses these CIDRs. The second is that of its bridge, with which it reaches its own pods; the first is that of its tunnel (flannel),
+/// with which it reaches others.
 fn is_address_of(node: &Node, from: IpAddr) -> bool {
     let of_status = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     let of_status = of_status.filter_map(|address| address.address.parse().ok());
