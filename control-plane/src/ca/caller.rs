@@ -190,6 +190,8 @@ impl JoinGrant {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -208,6 +210,17 @@ mod tests {
         assert_eq!((refusal(flood), refusal(other)), ("rate-limit", "malformed-token"));
         tokio::time::advance(REFUSED_RATE.interval).await;
         assert_eq!((refusal(flood), refusal(flood)), ("malformed-token", "rate-limit"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_parallel_flood_of_forged_tokens_is_limited_before_any_of_them_is_refused() {
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let verifier = TokenVerifier::kubernetes(kube::Client::try_from(config).unwrap());
+        let claims = r#"{"aud": "outrigger.dev", "sub": "system:serviceaccount:shop:cart", "kubernetes.io": {"pod": {}}}"#;
+        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+        let forged = Credentials::Token(format!("e30.{claims}.c2ln"));
+        let left_to_the_api_server = (0..1000).filter(|_| verifier.precheck(&forged, Some(UNKNOWN)).is_ok());
+        assert_eq!(left_to_the_api_server.count(), REFUSED_RATE.burst as usize);
     }
 
     #[tokio::test(start_paused = true)]
