@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::attachment::{self, Attachments};
+use super::automatic_addresses::AutomaticAddresses;
 use super::conditions;
 use super::endpoint::{Endpoint, EndpointHealth, Endpoints, Peer};
 use super::findings::{self, Finding};
@@ -21,6 +22,7 @@ use super::status::Statuses;
 #[derive(Debug, Default)]
 pub(crate) struct MeshBuilder {
     inventory: Inventory,
+    automatic: AutomaticAddresses,
     mesh: Mesh,
     statuses: Statuses,
 }
@@ -33,8 +35,12 @@ impl MeshBuilder {
             self.inventory.change(&id, new, &mut touched);
         }
         self.inventory.touch_granted(&mut touched);
-        let Self { inventory, mesh, statuses } = self;
+        let Self { inventory, automatic, mesh, statuses } = self;
         let inventory = &*inventory;
+        for key in &touched.services {
+            automatic.update(key, inventory.service(key));
+        }
+        touched.services.extend(automatic.assign());
         let mut attachments = Attachments::new(inventory);
         let Touched { services, endpoints, routes, statuses: mut judged, namespaces, granted: _ } = touched;
         for (namespace, labels) in namespaces {
@@ -49,7 +55,7 @@ impl MeshBuilder {
             let old = mesh.service(key);
             let entry = ServiceEntry {
                 service: reuse_if_same(old.map(|old| &old.service), services.contains(key), || {
-                    current.clone()
+                    automatic.complete(current)
                 }),
                 endpoints: reuse_if_same(old.map(|old| &old.endpoints), endpoints.contains(key), || {
                     endpoints_of(inventory, current)

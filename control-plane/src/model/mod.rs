@@ -7,6 +7,7 @@ pub(crate) mod mesh_builder;
 pub(crate) mod findings;
 mod conditions;
 mod attachment;
+mod automatic_addresses;
 mod inventory;
 pub mod status;
 pub mod resource;
