@@ -19,6 +19,8 @@ pub use envoy::config::endpoint::v3 as endpoint;
 pub use envoy::config::listener::v3 as listener;
 /// `envoy.config.route.v3`.
 pub use envoy::config::route::v3 as route;
+/// `envoy.data.dns.v3`: host names and their addresses.
+pub use envoy::data::dns::v3 as dns;
 /// `envoy.extensions.filters.http.cors.v3`.
 pub use envoy::extensions::filters::http::cors::v3 as cors;
 /// `envoy.extensions.filters.http.router.v3`.
@@ -29,6 +31,8 @@ pub use envoy::extensions::filters::listener::http_inspector::v3 as http_inspect
 pub use envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 /// `envoy.extensions.filters.network.tcp_proxy.v3`.
 pub use envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+/// `envoy.extensions.filters.udp.dns_filter.v3`.
+pub use envoy::extensions::filters::udp::dns_filter::v3 as dns_filter;
 /// `envoy.extensions.load_balancing_policies.common.v3`: locality settings that several policies share.
 pub use envoy::extensions::load_balancing_policies::common::v3 as lb_common;
 /// `envoy.extensions.load_balancing_policies.least_request.v3`.
@@ -84,6 +88,9 @@ pub mod type_url {
     /// The listener filter that restores the destination of a redirected connection.
     pub const ORIGINAL_DST: &str =
         "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+    /// The listener filter that answers DNS queries.
+    pub const DNS_FILTER: &str =
+        "type.googleapis.com/envoy.extensions.filters.udp.dns_filter.v3.DnsFilterConfig";
     /// TLS towards the client of a listener.
     pub const DOWNSTREAM_TLS_CONTEXT: &str =
         "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
@@ -133,6 +140,8 @@ pub mod extension {
     pub const TLS_INSPECTOR: &str = "envoy.filters.listener.tls_inspector";
     /// The listener filter that restores the destination of a redirected connection.
     pub const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
+    /// The listener filter that answers DNS queries.
+    pub const DNS_FILTER: &str = "envoy.filters.udp.dns_filter";
 }
 
 /// The namespaces of `filter_metadata`, and their keys.

@@ -9,13 +9,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outrigger_core::Name;
+use outrigger_core::dns_name::DNS_PREFIX;
 use outrigger_core::inbound_name::INBOUND_PREFIX;
 
 use super::cache::{Audience, Cache, ENDPOINT_KINDS, ROUTE_KINDS};
-use super::destination::{Destination, Target};
+use super::destination::{Destination, Host, Target};
 use super::resource::{Kind, Resource};
 use super::scope::{Dialect, Location, MeshSettings, Mode, Scope, Viewer};
-use super::{cluster, endpoint, inbound, listener, pod, route, wildcard};
+use super::{cluster, dns, endpoint, inbound, listener, pod, route, wildcard};
 use crate::model::mesh::{Changed, Mesh};
 use crate::model::registration::{WorkloadEntry, WorkloadKey};
 use crate::model::service::{Service, ServiceKey, ServiceType, TrafficPolicy};
@@ -90,6 +91,9 @@ impl Catalog {
         if name.starts_with(INBOUND_PREFIX) {
             return inbound_resource(scope, kind, name);
         }
+        if let (Kind::Listener, Some(host)) = (kind, name.strip_prefix(DNS_PREFIX)) {
+            return dns::listener(scope, name, host).map(|made| Resource::new(kind, name, &made));
+        }
         let target = resolve_name(scope, kind, name)?;
         if let Some(mesh) = pod::mesh_of(&mesh, &target) {
             let scope = Scope { mesh: &mesh, ..scope };
@@ -152,6 +156,12 @@ impl Catalog {
             };
             let only = only.map(|address| [Dependency::Ip(address.ip()), Dependency::Endpoint(address)]);
             return only.into_iter().flatten().chain([Dependency::Service(service)]).collect();
+        }
+        if let Some(host) = name.strip_prefix(DNS_PREFIX) {
+            return match Host::parse(host, viewer.namespace(), domain) {
+                Some(Host::Service(key) | Host::Instance(key, _)) => vec![Dependency::Service(key)],
+                None => Vec::new(),
+            };
         }
         match Destination::parse(name, viewer.namespace(), domain) {
             Some(Destination::Service(key, _) | Destination::Instance(key, _, _)) => {

@@ -30,6 +30,25 @@ impl Destination {
         }
         let (host, port) = name.rsplit_once(':')?;
         let port = read_port(port)?;
+        Some(match Host::parse(host, namespace, cluster_domain)? {
+            Host::Service(key) => Self::Service(key, port),
+            Host::Instance(key, hostname) => Self::Instance(key, hostname, port),
+        })
+    }
+}
+
+/// What a host name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// A service.
+    Service(ServiceKey),
+    /// One endpoint of a headless service, by its hostname: `db-0.db.shop`.
+    Instance(ServiceKey, Name),
+}
+
+impl Host {
+    /// Parses a host name for a client in `namespace`. Returns None unless it is in lower case and without trailing dot.
+    pub fn parse(host: &str, namespace: &str, cluster_domain: &str) -> Option<Self> {
         let short = host
             .strip_suffix(cluster_domain)
             .and_then(|rest| rest.strip_suffix(".svc."))
@@ -38,12 +57,10 @@ impl Destination {
         Some(match (labels.as_slice(), short) {
             ([hostname, service, namespace], _) => {
                 let key = ServiceKey::new(label(namespace)?, label(service)?);
-                Self::Instance(key, label(hostname)?.into(), port)
+                Self::Instance(key, label(hostname)?.into())
             }
-            ([service, namespace], _) => {
-                Self::Service(ServiceKey::new(label(namespace)?, label(service)?), port)
-            }
-            ([service], None) => Self::Service(ServiceKey::new(namespace, label(service)?), port),
+            ([service, namespace], _) => Self::Service(ServiceKey::new(label(namespace)?, label(service)?)),
+            ([service], None) => Self::Service(ServiceKey::new(namespace, label(service)?)),
             _ => return None,
         })
     }

@@ -11,6 +11,7 @@ mod pod;
 mod inbound;
 mod inbound_chains;
 mod listener;
+mod dns;
 mod route;
 mod action;
 mod matching;

@@ -106,6 +106,9 @@ fn assemble(own: &[Arc<Listener>], resources: &Resources) -> Snapshot {
                 let names = aliases.filter(|alias| !resources.contains(Kind::Listener, alias)).chain([name]);
                 next.destinations.extend(names.map(|name| (name.clone(), destination.clone())));
             }
+            Value::Listener(listener::Compiled::Host(host)) => {
+                next.hosts.insert(name.clone(), host.clone());
+            }
             Value::Endpoints(_) => {}
         }
     }

@@ -90,9 +90,14 @@ impl Compiled {
         self.references.iter().map(|(kind, name)| (*kind, name))
     }
 
-    /// Returns true if it is a listener without an address, which is the outbound side of a destination.
+    /// Returns true if it is a listener without an address, which is subscribed to by name: a destination or a host.
     pub fn is_destination(&self) -> bool {
-        matches!(self.value, Value::Listener(listener::Compiled::Destination(_)))
+        self.is_host() || matches!(self.value, Value::Listener(listener::Compiled::Destination(_)))
+    }
+
+    /// Returns true if it has the addresses of a host. The server sends none of these without a subscription by name.
+    pub fn is_host(&self) -> bool {
+        matches!(self.value, Value::Listener(listener::Compiled::Host(_)))
     }
 
     /// Returns the address of a listener, or `None` if it has none or is of another kind.

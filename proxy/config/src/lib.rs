@@ -12,6 +12,7 @@ pub mod resources;
 pub mod compiled;
 pub mod snapshot;
 pub mod listener;
+pub mod host;
 pub mod destination;
 mod handler;
 pub mod http_manager;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::Map;
 use crate::cluster::Cluster;
-use crate::destination::Destination;
+use crate::destination::{Destination, Usage};
+use crate::host::Host;
 use crate::http_manager::RouteSource;
 use crate::listener::Listener;
 use crate::route::RouteTable;
@@ -21,6 +22,8 @@ pub struct Snapshot {
     pub listeners: Map<Arc<Listener>>,
     /// Destinations that clients of this proxy may call, by requested name (`cart:80`, `10.0.0.5:80`).
     pub destinations: Map<Arc<Destination>>,
+    /// Hosts whose addresses clients of this proxy asked for, by the name of the resource (`dns|cart.shop`).
+    pub hosts: Map<Arc<Host>>,
     /// Route tables that listeners refer to by name (RDS).
     pub routes: Map<Arc<RouteTable>>,
     /// Clusters by name.
@@ -31,6 +34,12 @@ impl Snapshot {
     /// Returns the destination with this normalized name.
     pub fn destination(&self, name: &str) -> Option<&Arc<Destination>> {
         self.destinations.get(name)
+    }
+
+    /// Returns whether the destination or host with this name was used. Returns `None` if there is none.
+    pub(crate) fn usage(&self, name: &str) -> Option<&Usage> {
+        let destination = self.destinations.get(name).map(|found| &found.usage);
+        destination.or_else(|| self.hosts.get(name).map(|found| &found.usage))
     }
 
     /// Returns the routes of an HTTP connection manager. Returns `None` only if warming timed out before they came.
@@ -54,6 +63,7 @@ impl Snapshot {
         }
         same(&self.listeners, &other.listeners)
             && same(&self.destinations, &other.destinations)
+            && same(&self.hosts, &other.hosts)
             && same(&self.routes, &other.routes)
             && same(&self.clusters, &other.clusters)
     }

@@ -14,6 +14,7 @@ pub mod grpc;
 pub mod drain;
 pub mod descriptors;
 pub mod inbound_name;
+pub mod dns_name;
 pub mod alpn;
 pub mod private_file;
 pub mod peer;

@@ -9,11 +9,14 @@ use outrigger_policy::field::{
     Unusable, duration, each, flag, non_empty, required, unsupported, unsupported_any,
 };
 use outrigger_proto::xds::protobuf::Any;
-use outrigger_proto::xds::{core, extension, hcm, listener as wire_listener, metadata, tcp_proxy, type_url};
+use outrigger_proto::xds::{
+    core, dns_filter, extension, hcm, listener as wire_listener, metadata, tcp_proxy, type_url,
+};
 
 use super::{ChainMatcher, FilterChain, Listener, NetworkFilter, PLAINTEXT_PROTOCOLS, TransportProtocol};
 use crate::destination::Destination;
 use crate::handler::Handler;
+use crate::host::Host;
 use crate::http_manager::HttpConnectionManager;
 use crate::tcp_proxy::TcpProxy;
 use crate::tls::{DownstreamTls, TransportSocket};
@@ -26,6 +29,8 @@ pub(crate) enum Compiled {
     Bound(Arc<Listener>),
     /// A destination: a listener without an address.
     Destination(Arc<Destination>),
+    /// A host and its addresses: a listener without an address, for the DNS answerer.
+    Host(Arc<Host>),
 }
 
 impl Compiled {
@@ -91,7 +96,18 @@ impl Compiled {
         let first_bytes = duration("listener_filters_timeout", listener_filters_timeout)?
             .filter(|timeout| !timeout.is_zero())
             .unwrap_or(Duration::from_secs(15));
-        let Inspections { detects, original_destination } = inspections(listener_filters)?;
+        let Inspections { detects, original_destination, dns } = inspections(listener_filters)?;
+        if let Some(dns) = dns {
+            unsupported_any(&[
+                ("address", address.is_some()),
+                ("api_listener", api_listener.is_some()),
+                ("filter_chains", !filter_chains.is_empty()),
+                ("default_filter_chain", default_filter_chain.is_some()),
+            ])?;
+            let host =
+                Host::decode(name, dns).map_err(|bad| bad.within("listener_filters[0].typed_config"))?;
+            return Ok(Self::Host(Arc::new(host)));
+        }
         let Some(address) = address else {
             let default = default_filter_chain;
             unsupported("filter_chains", !filter_chains.is_empty())?;
@@ -146,6 +162,7 @@ impl Compiled {
         match self {
             Self::Bound(listener) => listener.handlers().collect(),
             Self::Destination(destination) => vec![&destination.handler],
+            Self::Host(_) => Vec::new(),
         }
     }
 }
@@ -157,6 +174,8 @@ struct Inspections {
     detects: bool,
     /// Whether to read the original destination from the kernel.
     original_destination: bool,
+    /// The host whose addresses the listener has.
+    dns: Option<dns_filter::DnsFilterConfig>,
 }
 
 /// Decodes the listener filters. The TLS ClientHello is read whenever it is needed, so the TLS inspector is accepted and has
@@ -178,6 +197,12 @@ fn inspections(wire: Vec<wire_listener::ListenerFilter>) -> Result<Inspections, 
         match kind {
             type_url::HTTP_INSPECTOR | extension::HTTP_INSPECTOR => inspections.detects = true,
             type_url::ORIGINAL_DST | extension::ORIGINAL_DST => inspections.original_destination = true,
+            type_url::DNS_FILTER => match &config_type {
+                Some(ConfigType::TypedConfig(any)) => {
+                    inspections.dns = Some(unpack(any, type_url::DNS_FILTER)?);
+                }
+                _ => return Err(Unusable::new("typed_config", "is required")),
+            },
             // Its settings are about fingerprints and buffers.
             type_url::TLS_INSPECTOR | extension::TLS_INSPECTOR => {}
             _ => {

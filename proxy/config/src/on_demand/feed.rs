@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::unproven::Unproven;
 use super::{Shared, Status, Subscription, Subscriptions};
+use crate::destination::Usage;
 
 /// A change of subscriptions that discovery is to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl OnDemandFeed {
         let snapshot = self.0.published.load();
         let Subscriptions { names, unproven, .. } = &mut *self.0.state();
         for (name, entry) in names {
-            if *entry.status.borrow() != Status::Present && snapshot.destination(name).is_some() {
+            if *entry.status.borrow() != Status::Present && snapshot.usage(name).is_some() {
                 entry.mark_proven(unproven);
                 entry.status.send_replace(Status::Present);
             }
@@ -120,7 +121,7 @@ impl OnDemandFeed {
         let mut dropped = Vec::new();
         let Subscriptions { names, unproven, .. } = &mut *state;
         names.retain(|name, entry| {
-            if entry.pinned || snapshot.destination(name).is_some_and(|found| found.usage.take()) {
+            if entry.pinned || snapshot.usage(name).is_some_and(Usage::take) {
                 entry.last_used = now;
             }
             let unused = now.saturating_duration_since(entry.last_used);

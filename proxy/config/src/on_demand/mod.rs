@@ -1,4 +1,5 @@
-//! On-demand subscriptions: destinations that the data path requests and that are not in its snapshot.
+//! On-demand subscriptions: destinations that the data path requests, and hosts that the DNS answerer requests, that are not in the
+//! snapshot.
 //!
 //! A worker looks in its snapshot first. Subscriptions are coalesced, bounded in number and time, and dropped when they are
 //! unused. An absent name stays subscribed while its absence is cached: further requests cause no subscription, and the
@@ -19,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::destination::Destination;
+use crate::host::Host;
 use crate::publish::{Published, View};
 use crate::snapshot::Snapshot;
 
@@ -144,25 +146,41 @@ impl OnDemand {
         if matches!(self.0.resolution, Resolution::Wildcard { .. }) {
             return Lookup::Absent;
         }
-        let Some(mut status) = self.subscribe(name, Some(client)) else { return Lookup::Unknown };
-        let settled = async {
-            loop {
-                match *status.borrow_and_update() {
-                    Status::Pending => {}
-                    Status::Present => match self.known(&view.snapshot(), name) {
-                        Some(found) => return Lookup::Found(found),
-                        None => return Lookup::Unknown,
-                    },
-                    Status::Absent => return Lookup::Absent,
-                    Status::Refused => return Lookup::Refused,
-                }
-                // The entry was evicted during the wait.
-                if status.changed().await.is_err() {
-                    return Lookup::Unknown;
-                }
-            }
-        };
-        tokio::time::timeout(self.0.limits.wait, settled).await.unwrap_or(Lookup::Unknown)
+        match self.outcome(name, client).await {
+            Status::Pending => Lookup::Unknown,
+            Status::Present => self.known(&view.snapshot(), name).map_or(Lookup::Unknown, Lookup::Found),
+            Status::Absent => Lookup::Absent,
+            Status::Refused => Lookup::Refused,
+        }
+    }
+
+    /// Returns the host whose resource has that name, if it is known. Counts as a use.
+    pub fn known_host(&self, name: &str) -> Option<Arc<Host>> {
+        let found = self.0.published.load().hosts.get(name).cloned()?;
+        found.usage.touch();
+        Some(found)
+    }
+
+    /// Returns the host whose resource has that name, like [`OnDemand::destination`]. Returns `None` if the mesh does not have it or
+    /// there was no response in time. Hosts are subscribed to by name in wildcard mode, too.
+    pub async fn host(&self, name: &str, client: &PeerKey) -> Option<Arc<Host>> {
+        match self.known_host(name) {
+            Some(found) => Some(found),
+            None if self.outcome(name, client).await == Status::Present => self.known_host(name),
+            None => None,
+        }
+    }
+
+    /// Subscribes to a name and waits for the outcome. `Pending` means that there was no response in time, or that the limit of
+    /// subscriptions is reached.
+    async fn outcome(&self, name: &str, client: &PeerKey) -> Status {
+        let Some(mut status) = self.subscribe(name, Some(client)) else { return Status::Pending };
+        let settled = status.wait_for(|status| *status != Status::Pending);
+        match tokio::time::timeout(self.0.limits.wait, settled).await {
+            Ok(Ok(status)) => *status,
+            // The entry was evicted during the wait, or the wait was too long.
+            Ok(Err(_)) | Err(_) => Status::Pending,
+        }
     }
 
     /// Subscribes to a name and never unsubscribes: a local port is bound to it.

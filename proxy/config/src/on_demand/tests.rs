@@ -1,5 +1,6 @@
 //! Tests of both halves. Each test plays the data path and discovery in turn.
 
+use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use futures_util::FutureExt;
@@ -38,6 +39,20 @@ impl Mesh {
         snapshot.destinations.insert(name.into(), Arc::new(destination));
         self.published.publish(Arc::new(snapshot));
         self.feed.mark_published();
+    }
+
+    fn publish_host(&self, name: &str) {
+        let addresses = [IpAddr::from([240, 0, 0, 1])].into();
+        let host =
+            Host { name: name.into(), addresses, ttl: Duration::from_secs(30), usage: Default::default() };
+        let mut snapshot = Snapshot::clone(&self.published.load());
+        snapshot.hosts.insert(name.into(), Arc::new(host));
+        self.published.publish(Arc::new(snapshot));
+        self.feed.mark_published();
+    }
+
+    async fn host(&self, name: &str) -> Option<Arc<Host>> {
+        self.on_demand.host(name, &PeerKey::new(None, [127, 0, 0, 1].into())).await
     }
 
     fn remove(&self, name: &str) {
@@ -304,4 +319,42 @@ async fn a_pinned_name_that_does_not_exist_is_never_dropped() {
         mesh.feed.sweep();
     }
     assert!(mesh.feed.wanted().iter().any(|name| &**name == "bound:80"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_is_subscribed_to_when_it_is_requested_in_either_mode() {
+    let wildcard =
+        Resolution::Wildcard { namespace: Arc::new(OnceLock::new()), cluster_domain: "cluster.local".into() };
+    for resolution in [Resolution::OnDemand, wildcard] {
+        let mesh = mesh(resolution);
+        let serve = async {
+            assert_eq!(mesh.feed.next().await, [subscribe("dns|cart")]);
+            mesh.publish_host("dns|cart");
+            assert_eq!(mesh.feed.next().await, [subscribe("dns|www")]);
+            mesh.feed.mark_absent(["dns|www"]);
+        };
+        let request = async {
+            assert_eq!(mesh.host("dns|cart").await.unwrap().addresses[..], [IpAddr::from([240, 0, 0, 1])]);
+            assert!(mesh.host("dns|www").await.is_none());
+            assert!(mesh.host("dns|www").now_or_never().unwrap().is_none(), "absence is remembered");
+        };
+        tokio::join!(serve, request);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_in_use_stays_and_an_unused_one_is_dropped() {
+    let mesh = mesh(Resolution::OnDemand);
+    assert!(mesh.host("dns|cart").now_or_never().is_none());
+    mesh.publish_host("dns|cart");
+    mesh.feed.next().await;
+    let idle = OnDemandLimits::default().idle;
+    for used in [true, false] {
+        if used {
+            assert!(mesh.on_demand.known_host("dns|cart").is_some());
+        }
+        tokio::time::advance(idle).await;
+        mesh.feed.sweep();
+        assert_eq!(mesh.feed.wanted().is_empty(), !used);
+    }
 }

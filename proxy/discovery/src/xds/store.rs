@@ -195,7 +195,10 @@ impl Store {
                 let listeners = self.accepted.of(Kind::Listener).iter();
                 listeners.filter(|(_, of)| of.is_destination()).map(|(name, _)| name.clone()).collect()
             }
-            Mode::Wildcard => BTreeSet::new(),
+            Mode::Wildcard => {
+                let listeners = self.accepted.of(Kind::Listener).iter();
+                listeners.filter(|(_, of)| of.is_host()).map(|(name, _)| name.clone()).collect()
+            }
         };
         let step = self.step(before, &destinations, Instant::now());
         Restored { destinations, step }
@@ -230,7 +233,8 @@ impl Store {
             let every = wanted[kind].contains(WILDCARD);
             let unwanted = self.accepted.retain(kind, |name, resource| match kind {
                 Kind::Listener => {
-                    mode == Mode::Wildcard || !resource.is_destination() || destinations.contains(name)
+                    let pushed = mode == Mode::Wildcard && !resource.is_host();
+                    pushed || !resource.is_destination() || destinations.contains(name)
                 }
                 _ => every || wanted[kind].contains(&**name),
             });

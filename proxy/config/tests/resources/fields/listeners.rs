@@ -36,7 +36,7 @@ fn in_tcp(wire: tcp_proxy::TcpProxy) -> (String, Any) {
     })
 }
 
-fn typed(name: &str, url: &str, value: Vec<u8>) -> listener::ListenerFilter {
+pub fn typed(name: &str, url: &str, value: Vec<u8>) -> listener::ListenerFilter {
     let config = listener::listener_filter::ConfigType::TypedConfig(Any { type_url: url.into(), value });
     listener::ListenerFilter { name: name.into(), config_type: Some(config), ..Default::default() }
 }
@@ -50,7 +50,7 @@ fn leads_to(name: &str) -> core::Metadata {
 
 const INSPECTOR: &str = "envoy.filters.listener.http_inspector";
 
-const METRICS: &str = "metrics are named by the proxy itself";
+pub const METRICS: &str = "metrics are named by the proxy itself";
 pub const LOGS: &str = "access logs are set by the proxy's flags, for all listeners alike";
 const BUFFERS: &str = "buffers are bounded by HTTP/2 windows and by the data path's own sizes";
 const KERNEL: &str = "changes how sockets are used, not what becomes of connections";

@@ -7,6 +7,7 @@
 mod clusters;
 mod descriptors;
 mod endpoints;
+mod hosts;
 mod listeners;
 mod managers;
 mod place;
@@ -39,7 +40,7 @@ const VALUES: [&str; 3] =
     ["envoy.type.v3.Int64Range", "envoy.type.v3.Percent", "envoy.config.core.v3.RuntimeDouble"];
 
 fn places() -> Vec<Place> {
-    let listeners = [listeners::places(), managers::places(), tls::places()];
+    let listeners = [listeners::places(), hosts::places(), managers::places(), tls::places()];
     let upstream = [routes::places(), clusters::places(), upstream_http::places(), endpoints::places()];
     listeners.into_iter().chain(upstream).flatten().collect()
 }
