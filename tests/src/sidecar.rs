@@ -218,6 +218,11 @@ impl Sidecar {
         self.listens(INBOUND_PREFIX)
     }
 
+    /// Returns the address of its DNS answerer.
+    pub fn dns(&self) -> SocketAddr {
+        *self.running.addresses.dns.first().expect("a sidecar with --dns")
+    }
+
     fn listens(&self, name: &str) -> SocketAddr {
         let mut listeners = self.running.addresses.listeners.iter();
         listeners.find(|(listener, _)| listener.starts_with(name)).expect("a listener of that name").1

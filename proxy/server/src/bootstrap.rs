@@ -18,6 +18,7 @@ use outrigger_dataplane::ListenerGroup;
 use outrigger_discovery::WorkloadPort;
 
 use crate::args::{self, Args, ServicePort};
+use crate::dns::DnsSocket;
 use crate::error::Error;
 
 /// Time limit for the first bytes of a connection, where they decide how it is handled.
@@ -30,6 +31,8 @@ pub(crate) struct Bootstrap {
     pub(crate) admin: TcpListener,
     /// The socket for scrapers and probes.
     pub(crate) public: Option<TcpListener>,
+    /// The sockets of the DNS answerer.
+    pub(crate) dns: Vec<DnsSocket>,
     /// The static listeners, with the actual ports.
     pub(crate) listeners: Vec<Arc<Listener>>,
     /// All listening sockets: those of the static listeners, and those for this workload's xDS listeners.
@@ -47,6 +50,18 @@ impl Bootstrap {
         let mut binder = Binder { workers: args.workers.get(), sockets: Vec::new() };
         let admin = bind("--admin", args.admin.get())?;
         let public = args.metrics_listen.map(|address| bind("--metrics-listen", address)).transpose()?;
+        let mut dns = Vec::new();
+        for (number, address) in args.dns.iter().map(|address| address.get()).enumerate() {
+            match DnsSocket::bind(address) {
+                Err(source) if number > 0 && address.is_ipv6() && is_without_ipv6(&source) => {
+                    tracing::info!(%address, "not listening: there is no IPv6 here");
+                }
+                Err(source) => {
+                    return Err(Error::Listen { flag: "--dns", address: address.to_string(), source });
+                }
+                Ok(socket) => dns.push(socket),
+            }
+        }
         let mut listeners = Vec::new();
         if let Some(address) = args.outbound {
             let outbound = binder.bind("--outbound", |_| "outbound".into(), address)?;
@@ -79,7 +94,7 @@ impl Bootstrap {
             None => None,
         };
         let (ports, inbound) = binder.services(&args.service, redirected)?;
-        Ok(Self { admin, public, listeners, sockets: binder.sockets, ports, inbound })
+        Ok(Self { admin, public, dns, listeners, sockets: binder.sockets, ports, inbound })
     }
 }
 

@@ -16,13 +16,15 @@ use super::certs::time;
 
 /// Returns the page.
 pub(crate) fn config_dump(snapshot: &Snapshot, resources: &[AcceptedResource], status: &Status) -> Value {
-    let Snapshot { generation, listeners, destinations, routes: _, clusters: _ } = snapshot;
+    let Snapshot { generation, listeners, destinations, hosts, routes: _, clusters: _ } = snapshot;
     let of = |kind| entries(kind, resources, status);
     let dynamic = |name: &str| resources.iter().any(|of| of.kind == Kind::Listener && *of.name == *name);
     let mut own: Vec<_> = listeners.values().filter(|listener| !dynamic(&listener.name)).collect();
     own.sort_by_key(|listener| &listener.name);
     let mut destinations: Vec<_> = destinations.iter().collect();
     destinations.sort_by_key(|(name, _)| *name);
+    let mut hosts: Vec<_> = hosts.values().collect();
+    hosts.sort_by_key(|host| &host.name);
     let clusters = of(Kind::Cluster);
     let endpoints = of(Kind::Endpoints).into_iter().map(|of| of.config("endpoint_config"));
     json!({
@@ -53,6 +55,9 @@ pub(crate) fn config_dump(snapshot: &Snapshot, resources: &[AcceptedResource], s
         "registration": registration(status),
         "destinations": destinations.into_iter().map(|(name, of)| json!({
             "name": &**name, "canonical": &*of.canonical,
+        })).collect::<Vec<_>>(),
+        "hosts": hosts.into_iter().map(|host| json!({
+            "name": &*host.name, "addresses": host.addresses,
         })).collect::<Vec<_>>(),
     })
 }

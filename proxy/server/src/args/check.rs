@@ -28,6 +28,7 @@ impl Args {
         self.bind.iter().try_for_each(|bound| take("--bind", bound.local))?;
         self.transparent_outbound.iter().try_for_each(|at| take("--transparent-outbound", *at))?;
         self.transparent_inbound.into_iter().try_for_each(|at| take("--transparent-inbound", at))?;
+        self.dns.iter().try_for_each(|at| take("--dns", at.get()))?;
         self.check_service_addresses(take)?;
         let mut keys = HashSet::new();
         match self.label.iter().find(|(key, _)| !keys.insert(key)) {

@@ -77,7 +77,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "cluster.local", help_heading = CONTROL_PLANE, value_parser = parse_trust_domain)]
     pub trust_domain: TrustDomain,
 
-    /// DNS domain of the mesh's services; used to complete short names in wildcard mode
+    /// DNS domain of the mesh's services; used by --dns, and to complete short names in wildcard mode
     #[arg(long, value_name = "NAME", default_value = "cluster.local", help_heading = CONTROL_PLANE, value_parser = address::parse_dns_name)]
     pub cluster_domain: String,
 
@@ -129,6 +129,17 @@ pub struct Args {
     /// Their original destination is read from the kernel (SO_ORIGINAL_DST).
     #[arg(long, value_name = "IP:PORT", help_heading = TRAFFIC, value_parser = parse_socket)]
     pub transparent_inbound: Option<SocketAddr>,
+
+    /// Address of the DNS answerer, over UDP and TCP; loopback only; may be repeated
+    ///
+    /// It answers queries for names of the mesh, and forwards all others. Without this flag there is none. An IPv6 address after the
+    /// first is left out where there is no IPv6.
+    #[arg(long, value_name = "IP:PORT", help_heading = TRAFFIC, value_parser = Loopback::parse)]
+    pub dns: Vec<Loopback>,
+
+    /// Name server to which --dns forwards queries, as in 10.0.0.2:53; may be repeated [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "IP:PORT", requires = "dns", help_heading = TRAFFIC, value_parser = parse_socket)]
+    pub dns_upstream: Vec<SocketAddr>,
 
     /// What to do with a request whose destination is not in the mesh
     #[arg(long, value_enum, value_name = "ACTION", default_value_t = UnknownDestination::Passthrough, help_heading = TRAFFIC)]

@@ -2,6 +2,7 @@
 
 mod run;
 mod exporters;
+mod dns;
 mod configuration;
 mod run_loop;
 mod shutdown;

@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::application::watch_applications;
 use super::configuration::Configuration;
+use super::dns;
 use super::exporters::Exporters;
 use super::memory_trim::MemoryTrim;
 use super::run_loop::{Latches, RunLoop};
@@ -30,6 +31,7 @@ use crate::admin::pages::{self, AdminState};
 use crate::app_probes::AppProbes;
 use crate::args::Args;
 use crate::bootstrap::Bootstrap;
+use crate::dns::DnsSocket;
 use crate::error::Error;
 use crate::readiness::Readiness;
 use crate::sockets::{self, Sockets};
@@ -57,6 +59,8 @@ pub struct Addresses {
     pub admin: SocketAddr,
     /// The endpoint for scrapers and probes.
     pub metrics: Option<SocketAddr>,
+    /// The DNS answerer.
+    pub dns: Vec<SocketAddr>,
     /// Each listener by name: `outbound`, `bind|127.0.0.1:5000`, `inbound|127.0.0.1:9080`, `transparent-outbound`.
     pub listeners: Vec<(Name, SocketAddr)>,
 }
@@ -133,7 +137,7 @@ struct Running {
 impl Process {
     async fn run(self) -> Result<(), Error> {
         let Self { args, instance, level, otlp, losses, log, bootstrap, embedding } = self;
-        let Bootstrap { admin, public, listeners, sockets, ports, inbound } = bootstrap;
+        let Bootstrap { admin, public, dns, listeners, sockets, ports, inbound } = bootstrap;
         let Embedding { bound, stop } = embedding;
         let (drain_request, drain_requested) = watch::channel(false);
         let (inbound_drain_request, inbound_drain_requested) = watch::channel(false);
@@ -165,6 +169,8 @@ impl Process {
         sockets.follow(&published.load());
         let connections = sockets::budget(args.workers.get());
         let (drains, registry, clusters) = (Drains::new(), Registry::new(), SharedClusters::new());
+        let dns_addresses = dns.iter().map(DnsSocket::address).collect();
+        let queries = dns::start(dns, &args, on_demand.clone(), reader.clone())?;
         let mut workers = Workers::start(
             args.workers.get(),
             WorkerConfig {
@@ -189,10 +195,11 @@ impl Process {
         let addresses = Addresses {
             admin: admin.local_addr().map_err(failed)?,
             metrics: public.as_ref().map(TcpListener::local_addr).transpose().map_err(failed)?,
+            dns: dns_addresses,
             listeners: sockets.addresses(),
         };
         let mesh = pages::gauges(reader.clone(), readiness.clone());
-        let sources = Sources { workers: Arc::clone(&registry), losses, identity, mesh };
+        let sources = Sources { workers: Arc::clone(&registry), losses, identity, mesh, queries };
         if let Some(metrics) = metrics {
             exporters.export_metrics(metrics, sources.clone());
         }

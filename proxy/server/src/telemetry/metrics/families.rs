@@ -223,6 +223,11 @@ pub(super) fn telemetry(totals: &ProcessTotals, counts: Counts) -> [Family; 8] {
     ]
 }
 
+/// Queries of the DNS answerer.
+pub(super) fn queries<const N: usize>(counts: [(&str, u64); N]) -> Family {
+    counters("outrigger_dns_queries_total", "Queries to the DNS answerer", "result", counts)
+}
+
 /// Readiness, configuration, certificate, version.
 pub(super) fn mesh(mesh: &Mesh) -> Vec<Family> {
     let Mesh { ready, connected, xds, last_update, certificate } = mesh;

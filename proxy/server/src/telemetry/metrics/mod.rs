@@ -17,6 +17,7 @@ use outrigger_core::metrics::{Family, process};
 use outrigger_dataplane::metrics::{Registry, Totals};
 
 pub(crate) use self::export::run as export;
+use crate::dns::counters::QueryCounters;
 use crate::telemetry::local_identity::LocalIdentity;
 use crate::telemetry::losses::Losses;
 
@@ -31,6 +32,8 @@ pub(crate) struct Sources {
     pub(crate) identity: LocalIdentity,
     /// Configuration, certificates, readiness.
     pub(crate) mesh: MeshGauges,
+    /// The queries of the DNS answerer, if there is one.
+    pub(crate) queries: Option<QueryCounters>,
 }
 
 /// Reads the discovery state at each scrape.
@@ -82,6 +85,7 @@ impl Sources {
         all.push(families::without_mtls(&without_mtls));
         all.extend(families::upstream(&clusters, &ejections));
         all.extend(families::telemetry(&process, self.losses.counts()));
+        all.extend(self.queries.iter().map(|queries| families::queries(queries.read())));
         all.extend(families::mesh(&(self.mesh.0)()));
         all.extend(process::families());
         all

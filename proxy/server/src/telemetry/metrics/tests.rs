@@ -52,6 +52,7 @@ pub(super) fn sources(workers: usize, records: &[RequestRecord]) -> Sources {
         losses,
         identity: LocalIdentity::new(|| Some(workload("shop", "web"))),
         mesh: MeshGauges(Arc::new(move || mesh.clone())),
+        queries: Some(Default::default()),
     }
 }
 

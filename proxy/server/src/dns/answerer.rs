@@ -1,0 +1,95 @@
+//! Decides on each query: the mesh's own answer, or that of a name server.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use outrigger_config::host::Host;
+use outrigger_config::on_demand::OnDemand;
+use outrigger_core::dns_name::dns_name;
+use outrigger_core::peer::PeerKey;
+use tokio::time::timeout;
+
+use super::counters::{QueryCounters, QueryOutcome};
+use super::forwarder::Forwarder;
+use super::host_name::mesh_host;
+use super::query::{NotQuery, Query, Transport};
+
+/// How long a query for a new name waits for the control plane before it is forwarded.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Answers queries.
+pub(crate) struct Answerer {
+    /// The hosts of the mesh.
+    pub(crate) on_demand: OnDemand,
+    /// Whether the control plane can be asked.
+    pub(crate) connected: Box<dyn Fn() -> bool + Send + Sync>,
+    /// The DNS domain of the mesh's services.
+    pub(crate) cluster_domain: String,
+    /// Where other queries go.
+    pub(crate) forwarder: Forwarder,
+    /// Counts them.
+    pub(crate) counters: QueryCounters,
+}
+
+/// The first step of a query.
+pub(super) enum Step {
+    /// The response, or none.
+    Done(Option<Vec<u8>>),
+    /// To be continued by [`Answerer::wait`].
+    Wait(Box<Query>),
+}
+
+impl Answerer {
+    /// Answers a query without waiting, if it can be: one for a known host, or one that is refused.
+    pub(super) fn at_once(&self, bytes: &[u8], transport: Transport) -> Step {
+        let query = match Query::read(bytes, transport) {
+            Ok(query) => query,
+            Err(not_query) => {
+                self.counters.count(QueryOutcome::Rejected);
+                return Step::Done(match not_query {
+                    NotQuery::Ignored => None,
+                    NotQuery::Refused(response) => Some(response),
+                });
+            }
+        };
+        let resource = self.resource(&query);
+        match resource.and_then(|resource| self.on_demand.known_host(&resource)) {
+            Some(host) => Step::Done(Some(self.answer(&query, &host))),
+            None => Step::Wait(Box::new(query)),
+        }
+    }
+
+    /// Asks the control plane for the host, and forwards the query if the mesh does not have it. Takes at most
+    /// [`LOOKUP_TIMEOUT`] and the time limits of the name servers.
+    pub(super) async fn wait(&self, query: &Query, client: IpAddr) -> Vec<u8> {
+        if let Some(resource) = self.resource(query).filter(|_| (self.connected)()) {
+            let client = PeerKey::new(None, client);
+            let found = timeout(LOOKUP_TIMEOUT, self.on_demand.host(&resource, &client)).await;
+            if let Ok(Some(host)) = found {
+                return self.answer(query, &host);
+            }
+        }
+        match self.forwarder.forward(query).await {
+            Some(response) => {
+                self.counters.count(QueryOutcome::Forwarded);
+                response
+            }
+            None => {
+                self.counters.count(QueryOutcome::Failed);
+                query.failure(ResponseCode::ServFail)
+            }
+        }
+    }
+
+    fn answer(&self, query: &Query, host: &Host) -> Vec<u8> {
+        self.counters.count(QueryOutcome::Answered);
+        query.answer(&host.addresses, host.ttl)
+    }
+
+    /// Returns the name of the resource that has the queried host, if the mesh may have it.
+    fn resource(&self, query: &Query) -> Option<String> {
+        let host = mesh_host(query.question.name(), &self.cluster_domain).filter(|_| query.is_internet());
+        host.map(|host| dns_name(&host))
+    }
+}
