@@ -5,6 +5,7 @@
 mod demo;
 mod run;
 mod mesh;
+mod names;
 mod namespace;
 #[path = "../support/mod.rs"]
 mod support;

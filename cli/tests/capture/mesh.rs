@@ -7,6 +7,8 @@ use super::namespace::{Family, Namespace, Pair};
 use super::support::{self, OUTRIGGER};
 
 const PROXY_UID: u32 = 1500;
+/// The port of the sidecars' DNS answerers.
+pub(crate) const DNS_PORT: u16 = 15053;
 
 pub(crate) struct Mesh {
     pub(crate) client: Namespace,
@@ -59,10 +61,13 @@ impl Mesh {
         let [inbound, metrics] = [15006, 15020].map(|port| SocketAddr::new(any, port).to_string());
         let outbound = SocketAddr::new(loopback, 15001).to_string();
         let flags = ["--transparent-outbound", &outbound, "--outbound", "127.0.0.1:15002"];
-        let flags = [&flags[..], &["--metrics-listen", &metrics]].concat();
-        let echo = format!("echo:80={application}");
+        let dns = SocketAddr::new(loopback, DNS_PORT).to_string();
+        let name_server = name_server(application).to_string();
+        let dns = ["--dns", &dns, "--dns-upstream", &name_server];
+        let flags = [&flags[..], &["--metrics-listen", &metrics], &dns].concat();
+        let [echo, plain] = ["echo", "plain"].map(|name| format!("{name}:80={application}"));
         // A sidecar is ready when every inbound address has its listener, and the client has no service.
-        let serves = ["--transparent-inbound", &inbound, "--service", &echo];
+        let serves = ["--transparent-inbound", &inbound, "--service", &echo, "--service", &plain];
         for (within, account, more) in [(in_server, "server", &serves[..]), (in_client, "client", &[])] {
             let state = processes.path(account);
             std::fs::create_dir(&state).unwrap();
@@ -81,6 +86,11 @@ impl Mesh {
         }
     }
 
+    /// Returns where the sidecars' name server is, if a test starts one.
+    pub(crate) fn name_server(&self) -> SocketAddr {
+        name_server(self.application)
+    }
+
     pub(crate) fn service_url(&self) -> String {
         format!("http://{}/items", SocketAddr::new(self.virtual_address, 80))
     }
@@ -96,7 +106,11 @@ impl Mesh {
     }
 }
 
-/// The Service of the server.
+fn name_server(application: SocketAddr) -> SocketAddr {
+    SocketAddr::new(application.ip(), 5300)
+}
+
+/// The Services of the server. `plain` has no cluster IP.
 fn service(address: IpAddr) -> String {
     format!(
         "apiVersion: v1
@@ -106,6 +120,11 @@ spec:
   clusterIP: \"{address}\"
   clusterIPs: [\"{address}\"]
   ports: [{{name: http, port: 80, targetPort: 8080, appProtocol: http}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: plain, namespace: default}}
+spec: {{ports: [{{port: 80, appProtocol: http}}]}}
 "
     )
 }

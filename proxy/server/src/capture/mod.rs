@@ -18,6 +18,7 @@ use thiserror::Error;
 use self::netlink::Refused;
 pub use self::rules::OutboundExclusions;
 pub(crate) use self::rules::Redirection;
+use crate::dns::name_servers::{self, RESOLV_CONF};
 
 const MODE: &str = "Mode";
 
@@ -121,7 +122,8 @@ fn unless_unroutable(verified: Result<(), CaptureError>) -> Result<(), CaptureEr
 impl Redirection {
     /// Replaces the redirection of this network namespace.
     pub(crate) fn set(&self) -> Result<(), CaptureError> {
-        let rules = rules::rules(self);
+        let resolv_conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        let rules = rules::rules(self, &name_servers::parse(&resolv_conf));
         netlink::exchange(&nftables::replace(rules::TABLE, &rules::CHAINS, rules))?;
         Ok(())
     }

@@ -31,6 +31,7 @@ const NFT_META_L4PROTO: u32 = 16;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 /// The index of the loopback interface in every network namespace.
 const LOOPBACK_IFINDEX: u32 = 1;
 /// Where destinations are translated (`NF_IP_PRI_NAT_DST`).
@@ -145,6 +146,14 @@ impl Rule {
     pub(super) fn tcp_dport(self, port: u16) -> Self {
         self.says(&format!("tcp dport {port}"))
             .meta(NFT_META_L4PROTO, &[IPPROTO_TCP])
+            .payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2)
+            .equals(&port.to_be_bytes())
+    }
+
+    /// Matches the destination port of UDP.
+    pub(super) fn udp_dport(self, port: u16) -> Self {
+        self.says(&format!("udp dport {port}"))
+            .meta(NFT_META_L4PROTO, &[IPPROTO_UDP])
             .payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2)
             .equals(&port.to_be_bytes())
     }

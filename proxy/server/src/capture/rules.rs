@@ -1,6 +1,6 @@
 //! Which connections are redirected to the sidecar: the chains of the table `inet outrigger`.
 //!
-//! A connection keeps its way if it was open before the rules, is not TCP, or is excluded. Loopback traffic is not seen by
+//! A connection keeps its way if it was open before the rules, is not TCP (nor a DNS query over UDP), or is excluded. Loopback traffic is not seen by
 //! `prerouting`, since connection tracking knows it from `output` already.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,6 +16,8 @@ pub(super) const TABLE: &str = "outrigger";
 
 /// Ports of the sidecar itself, beside those of redirected connections: admin endpoint, metrics and probes, DNS.
 const PROXY_PORTS: [u16; 3] = [15000, 15020, 15053];
+
+const DNS_PORT: u16 = 53;
 
 const PREROUTING: Chain = Chain { name: "prerouting", hook: Some(Hook::Prerouting) };
 const OUTPUT: Chain = Chain { name: "output", hook: Some(Hook::Output) };
@@ -37,6 +39,10 @@ pub(crate) struct Redirection {
     /// Port of the sidecar for outbound connections
     #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = value_parser!(u16).range(1..))]
     pub(super) outbound_port: u16,
+
+    /// Port of the sidecar's DNS answerer, for queries to the name servers of /etc/resolv.conf; without it, they are not redirected
+    #[arg(long, value_name = "PORT", value_parser = value_parser!(u16).range(1..))]
+    pub(super) dns_port: Option<u16>,
 
     /// User ID of the sidecar, whose own connections are not redirected
     #[arg(long, value_name = "UID", default_value_t = 1500)]
@@ -80,8 +86,9 @@ pub(super) fn probe_addresses(outbound_port: u16) -> [SocketAddr; 2] {
     addresses.map(|address| SocketAddr::new(address, outbound_port))
 }
 
-/// Returns the rules, in order.
-pub(super) fn rules(redirection: &Redirection) -> Vec<Rule> {
+/// Returns the rules, in order. Queries to `name_servers` alone are redirected: a resolver of the machine sends its own to others,
+/// and the sidecar forwards to that resolver.
+pub(super) fn rules(redirection: &Redirection, name_servers: &[IpAddr]) -> Vec<Rule> {
     let Redirection { inbound_port, outbound_port, proxy_uid, .. } = *redirection;
     let loopback = loopback();
     let mut rules = vec![
@@ -103,6 +110,14 @@ pub(super) fn rules(redirection: &Redirection) -> Vec<Rule> {
         rules.push(Rule::of(INBOUND).tcp_dport(port).accept());
     }
     rules.push(Rule::of(INBOUND).redirect(inbound_port));
+
+    if let Some(port) = redirection.dns_port {
+        rules.push(Rule::of(OUTPUT).udp_dport(DNS_PORT).skuid(proxy_uid).accept());
+        for &server in name_servers {
+            rules.push(Rule::of(OUTPUT).daddr(server.into()).udp_dport(DNS_PORT).redirect(port));
+            rules.push(Rule::of(OUTBOUND).daddr(server.into()).tcp_dport(DNS_PORT).redirect(port));
+        }
+    }
 
     // Connections of the application. Those to its own pod's addresses need no sidecar.
     rules.push(Rule::of(OUTBOUND).oif_loopback().accept());
@@ -152,7 +167,8 @@ mod tests {
 
     fn lines(flags: &[&str], chain: Chain) -> Vec<String> {
         let prefix = format!("{}: ", chain.name);
-        let rules = rules(&redirection(flags).unwrap()).into_iter().map(|rule| rule.to_string());
+        let servers = ["127.0.0.53", "fd00::53"].map(|ip| ip.parse().unwrap());
+        let rules = rules(&redirection(flags).unwrap(), &servers).into_iter().map(|rule| rule.to_string());
         rules.filter_map(|line| line.strip_prefix(&prefix).map(str::to_owned)).collect()
     }
 
@@ -214,6 +230,27 @@ mod tests {
                 "outbound: daddr 2001:db8::1/128 tcp dport 15001 redirect to :15001",
                 "outbound: tcp dport 25 accept",
                 "outbound: redirect to :15001",
+            ]
+        );
+    }
+
+    #[test]
+    fn queries_of_the_application_to_its_name_servers_are_redirected_before_anything_else() {
+        let flags = ["--dns-port", "15053", "--exclude-outbound-ports", "53"];
+        assert_eq!(
+            lines(&flags, OUTPUT)[2..],
+            [
+                "udp dport 53 meta skuid 1500 accept",
+                "daddr 127.0.0.53/32 udp dport 53 redirect to :15053",
+                "daddr fd00::53/128 udp dport 53 redirect to :15053",
+            ]
+        );
+        assert_eq!(
+            lines(&flags, OUTBOUND)[..3],
+            [
+                "daddr 127.0.0.53/32 tcp dport 53 redirect to :15053",
+                "daddr fd00::53/128 tcp dport 53 redirect to :15053",
+                "oif lo accept",
             ]
         );
     }
