@@ -110,6 +110,17 @@ impl OnDemandFeed {
         }
     }
 
+    /// Counts every name that exists as used. Call it before [`OnDemandFeed::sweep`] while there is no control plane, from which a
+    /// dropped name could be requested again.
+    pub fn keep_existing(&self) {
+        let now = Instant::now();
+        for entry in self.0.state().names.values_mut() {
+            if *entry.status.borrow() == Status::Present {
+                entry.last_used = now;
+            }
+        }
+    }
+
     /// Unsubscribes from names that were not used for [`OnDemandLimits::idle`]. Call it every few seconds.
     ///
     /// A use is observed at the next sweep, so that a name is kept for at most one sweep longer.

@@ -343,6 +343,25 @@ async fn a_host_is_subscribed_to_when_it_is_requested_in_either_mode() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_a_control_plane_existing_names_stay_and_others_are_dropped() {
+    let mesh = mesh(Resolution::OnDemand);
+    mesh.begin(1, "cart:80");
+    mesh.begin(1, "www:80");
+    mesh.publish("cart:80");
+    mesh.feed.mark_absent(["www:80"]);
+    mesh.feed.sweep();
+    for kept in [true, false] {
+        tokio::time::advance(OnDemandLimits::default().idle).await;
+        if kept {
+            mesh.feed.keep_existing();
+        }
+        mesh.feed.sweep();
+        let expected: &[Name] = if kept { &["cart:80".into()] } else { &[] };
+        assert_eq!(mesh.feed.wanted(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_host_in_use_stays_and_an_unused_one_is_dropped() {
     let mesh = mesh(Resolution::OnDemand);
     assert!(mesh.host("dns|cart").now_or_never().is_none());

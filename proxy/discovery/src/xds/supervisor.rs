@@ -48,6 +48,8 @@ pub(crate) struct Supervisor {
     closed: LogThrottle,
     /// Whether a control plane has sent anything since start-up.
     received: bool,
+    /// Whether there is a stream.
+    connected: bool,
     stream: Stream,
     /// Sends requests while there is a stream.
     requests: Option<Requests>,
@@ -92,6 +94,7 @@ impl Supervisor {
             mode,
             closed: LogThrottle::default(),
             received: false,
+            connected: false,
             destinations: BTreeSet::new(),
             leaving: BTreeSet::new(),
             warm_by: None,
@@ -154,7 +157,12 @@ impl Supervisor {
                     None => break,
                 },
                 changes = self.on_demand.next() => self.on_subscription_changes(changes).await,
-                _ = sweep.tick() => self.on_demand.sweep(),
+                _ = sweep.tick() => {
+                    if !self.connected {
+                        self.on_demand.keep_existing();
+                    }
+                    self.on_demand.sweep();
+                }
                 () = sleep_until(self.warm_by.unwrap_or(never)) => self.advance().await,
                 () = self.saving.due() => self.saving.start(self.owner()),
             }
@@ -176,6 +184,7 @@ impl Supervisor {
                 tracing::info!("connected to the control plane");
                 self.closed.reset();
                 self.status.connected();
+                self.connected = true;
             }
             Event::Response(response) => self.on_response(*response).await,
             Event::Closed(reason) => {
@@ -186,6 +195,7 @@ impl Supervisor {
                     );
                 }
                 self.status.disconnected(reason);
+                self.connected = false;
                 self.stream.disconnect();
                 self.requests = None;
             }
