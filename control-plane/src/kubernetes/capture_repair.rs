@@ -1,71 +1,80 @@
 //! Evicts pods that were started before the CNI plugin was on their node, for as long as it is polled.
 //!
-//! Such a pod has no redirection: its init container `outrigger-capture-check` fails, and nothing after it starts. The plugin is called only
-//! when the network of a pod is created, so the pod must be replaced. The leader evicts it once the plugin is ready on its node. A pod
-//! that no controller would replace is left alone.
+//! The plugin is called only when the network of a pod is created, so a pod without redirection must be replaced. The leader evicts it once
+//! the plugin is ready on its node. A pod that was started later would fail again on that node, and is reported. A pod that no controller
+//! would replace is left alone.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Preconditions, Status};
-use kube::api::{ListParams, ObjectMeta, PostParams};
-use kube::{Api, Client, ResourceExt as _};
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use outrigger_core::Name;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 
+use super::capture::Uncaptured;
 use super::lease::Leadership;
-use crate::injection::layout::{CAPTURE_CHECK_CONTAINER, STATUS_ANNOTATION};
+use super::pod::PodKey;
+use super::uncaptured::CaptureState;
 
-/// How often pods are listed.
+/// How often pods are evicted.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Maximum number of pods that are evicted each time. A new pod may land on the same node, and fail again.
+/// Maximum number of pods that are evicted each time.
 const AT_ONCE: usize = 10;
-/// The namespace of the DaemonSet, and the label of its pods.
-const PLUGIN_NAMESPACE: &str = "outrigger-cni";
-const PLUGIN_LABEL: &str = "app.kubernetes.io/name=outrigger-cni";
+/// Maximum duration of a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pauses after which a pod is evicted again, and pods of an owner on a node whose plugin has become ready again.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// The number of pods and of owners that are remembered for this.
+const REMEMBERED: usize = 4096;
 
 /// Evicts pods while this replica leads.
-pub(crate) async fn run(client: Client, mut leadership: Leadership) {
-    let mut failed = false;
+pub(crate) async fn run(
+    client: Client,
+    mut leadership: Leadership,
+    pods: watch::Receiver<Arc<CaptureState>>,
+) {
+    let (mut plan, mut failed, mut reported) = (Plan::default(), false, 0);
     loop {
         if leadership.wait_for(|leads| *leads).await.is_err() {
             return;
         }
-        let round = repair(&client).await;
-        if let Err(error) = round.as_ref()
-            && !failed
-        {
-            tracing::warn!(%error, "pods without redirection cannot be evicted now");
-        }
-        failed = round.is_err();
-        tokio::time::sleep(INTERVAL).await;
-    }
-}
-
-async fn repair(client: &Client) -> Result<(), kube::Error> {
-    // From the API server's cache.
-    let pending = ListParams::default().fields("status.phase=Pending").match_any();
-    let pods = Api::<Pod>::all(client.clone()).list(&pending).await?.items;
-    if !pods.iter().any(has_failed) {
-        return Ok(());
-    }
-    let plugins: Api<Pod> = Api::namespaced(client.clone(), PLUGIN_NAMESPACE);
-    let plugins = plugins.list(&ListParams::default().labels(PLUGIN_LABEL)).await?.items;
-    let mut outcome = Ok(());
-    for pod in to_evict(&pods, &plugins).into_iter().take(AT_ONCE) {
-        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-        match evict(client, &namespace, &name, pod.uid()).await {
-            Ok(()) => {
-                tracing::info!(namespace, pod = name, "evicted a pod that was started without the CNI plugin")
+        let state = Arc::clone(&pods.borrow());
+        let mut failure = None;
+        for (key, uid) in plan.next(&state, Instant::now()) {
+            let (namespace, name) = (&key.namespace, &key.name);
+            let request = timeout(REQUEST_TIMEOUT, evict(&client, namespace, name, &uid)).await;
+            match request {
+                Ok(Ok(())) => {
+                    tracing::info!(%namespace, pod = %name, "evicted a pod that was started without the CNI plugin");
+                }
+                Ok(Err(error)) => failure = Some(error.to_string()),
+                Err(_) => failure = Some(format!("no response within {REQUEST_TIMEOUT:?}")),
             }
-            Err(error) => outcome = Err(error),
         }
+        if let Some(error) = failure.as_ref().filter(|_| !failed) {
+            tracing::warn!(error, "pods without redirection cannot be evicted now");
+        }
+        failed = failure.is_some();
+        let missed = missed(&state);
+        if let Some(PodKey { namespace, name }) = missed.first().filter(|_| missed.len() > reported) {
+            let count = missed.len();
+            tracing::warn!(count, %namespace, pod = %name, "the CNI plugin of their node has not redirected the connections of pods");
+        }
+        reported = missed.len();
+        sleep(INTERVAL).await;
     }
-    outcome
 }
 
 /// Evicts one pod. One that is gone, or was replaced under the same name, is left alone.
-async fn evict(client: &Client, namespace: &str, name: &str, uid: Option<String>) -> Result<(), kube::Error> {
+async fn evict(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<(), kube::Error> {
     let eviction = Eviction {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
@@ -73,7 +82,7 @@ async fn evict(client: &Client, namespace: &str, name: &str, uid: Option<String>
             ..ObjectMeta::default()
         },
         delete_options: Some(DeleteOptions {
-            preconditions: Some(Preconditions { uid, ..Preconditions::default() }),
+            preconditions: Some(Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() }),
             ..DeleteOptions::default()
         }),
     };
@@ -84,79 +93,93 @@ async fn evict(client: &Client, namespace: &str, name: &str, uid: Option<String>
     }
 }
 
-/// Returns the pods that have no redirection, and that would have it if they were created now.
-fn to_evict<'a>(pods: &'a [Pod], plugins: &[Pod]) -> Vec<&'a Pod> {
-    let node = |pod: &Pod| pod.spec.as_ref()?.node_name.clone();
-    let nodes: BTreeSet<_> = plugins.iter().filter(|plugin| is_ready(plugin)).filter_map(node).collect();
-    let replaced = |pod: &Pod| {
-        pod.metadata.deletion_timestamp.is_none()
-            && pod.owner_references().iter().any(|owner| owner.controller == Some(true))
-    };
-    let on_ready_node = |pod: &Pod| node(pod).is_some_and(|node| nodes.contains(&node));
-    pods.iter().filter(|pod| has_failed(pod) && replaced(pod) && on_ready_node(pod)).collect()
+/// Returns the pods that were started when the plugin was ready on their node, and have no redirection.
+fn missed(state: &CaptureState) -> Vec<&PodKey> {
+    let pods = state.uncaptured().into_iter();
+    pods.filter(|(_, pod, ready)| ready.is_some_and(|ready| pod.started >= ready))
+        .map(|(key, ..)| key)
+        .collect()
 }
 
-/// Returns true if the redirection of a pod was verified, and is missing. After its first failure, the kubelet starts the container again.
-fn has_failed(pod: &Pod) -> bool {
-    let containers = |status: &PodStatus| status.init_container_statuses.clone().unwrap_or_default();
-    let all = pod.status.as_ref().map(containers).unwrap_or_default();
-    let check = all.iter().find(|container| container.name == CAPTURE_CHECK_CONTAINER);
-    pod.annotations().contains_key(STATUS_ANNOTATION)
-        && check.is_some_and(|check| !check.ready && check.restart_count > 0)
+/// What was evicted when, so that neither a namespace nor an owner can keep others waiting.
+#[derive(Debug, Default)]
+struct Plan {
+    /// By the UID of a pod.
+    pods: HashMap<Name, Backoff>,
+    /// By owner and node: the time at which the plugin became ready before the last eviction.
+    owners: HashMap<(Name, Name), (Timestamp, Backoff)>,
+    last_namespace: Option<Name>,
 }
 
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True")
+#[derive(Debug, Clone, Copy)]
+struct Backoff {
+    pause: Duration,
+    until: Instant,
+}
+
+impl Backoff {
+    fn after(last: Option<&Self>, now: Instant) -> Self {
+        let pause = last.map_or(FIRST_PAUSE, |last| (last.pause * 2).min(LONGEST_PAUSE));
+        Self { pause, until: now + pause }
+    }
+}
+
+impl Plan {
+    /// Returns the pods to be evicted now: one of each namespace in turn, from the one after the last on.
+    fn next(&mut self, state: &CaptureState, now: Instant) -> Vec<(PodKey, Name)> {
+        let mut namespaces: Vec<(&Name, Vec<_>)> = Vec::new();
+        for (key, pod, ready) in state.uncaptured() {
+            let Some(ready) = ready.filter(|ready| pod.started < *ready && self.is_due(pod, *ready, now))
+            else {
+                continue;
+            };
+            match namespaces.last_mut().filter(|(namespace, _)| **namespace == key.namespace) {
+                Some((_, pods)) => pods.push((key, pod, ready)),
+                None => namespaces.push((&key.namespace, vec![(key, pod, ready)])),
+            }
+        }
+        let first =
+            namespaces.partition_point(|(namespace, _)| Some(*namespace) <= self.last_namespace.as_ref());
+        namespaces.rotate_left(first);
+        let longest = namespaces.iter().map(|(_, pods)| pods.len()).max().unwrap_or(0);
+        let turns =
+            (0..longest).flat_map(|turn| namespaces.iter().filter_map(move |(_, pods)| pods.get(turn)));
+        let chosen: Vec<_> = turns.take(AT_ONCE).collect();
+        self.last_namespace = chosen.last().map(|(key, ..)| key.namespace.clone());
+        chosen.iter().for_each(|(_, pod, ready)| self.remember(pod, *ready, now));
+        chosen.into_iter().map(|(key, pod, _)| ((*key).clone(), pod.uid.clone())).collect()
+    }
+
+    /// Returns true unless the pod was just evicted, or others of its owner were, when the plugin was ready before.
+    fn is_due(&self, pod: &Uncaptured, ready: Timestamp, now: Instant) -> bool {
+        let owner = self.owners.get(&(pod.owner.clone(), pod.node.clone()));
+        self.pods.get(&pod.uid).is_none_or(|backoff| backoff.until <= now)
+            && owner.is_none_or(|(before, backoff)| *before == ready || backoff.until <= now)
+    }
+
+    fn remember(&mut self, pod: &Uncaptured, ready: Timestamp, now: Instant) {
+        let is_recent = |backoff: &Backoff| now < backoff.until + LONGEST_PAUSE;
+        if self.pods.len() >= REMEMBERED {
+            self.pods.clear();
+        }
+        if self.owners.len() >= REMEMBERED {
+            self.owners.retain(|_, (_, backoff)| is_recent(backoff));
+        }
+        if self.owners.len() >= REMEMBERED {
+            self.owners.clear();
+        }
+        let backoff = Backoff::after(self.pods.get(&pod.uid), now);
+        self.pods.insert(pod.uid.clone(), backoff);
+        let key = (pod.owner.clone(), pod.node.clone());
+        let last = self.owners.get(&key).filter(|(_, backoff)| is_recent(backoff));
+        let backoff = match last {
+            // Pods of one owner that were started before the plugin are one eviction.
+            Some((before, backoff)) if *before == ready => *backoff,
+            last => Backoff::after(last.map(|(_, backoff)| backoff), now),
+        };
+        self.owners.insert(key, (ready, backoff));
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn pod(node: &str, change: Value) -> Pod {
-        let mut pod = json!({
-            "metadata": {
-                "name": "web", "annotations": { "outrigger.dev/status": "{}" },
-                "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "w", "uid": "u", "controller": true }],
-            },
-            "spec": { "nodeName": node, "containers": [] },
-            "status": {
-                "conditions": [{ "type": "Ready", "status": "True" }],
-                "initContainerStatuses": [{
-                    "name": "outrigger-capture-check", "ready": false, "restartCount": 1, "image": "", "imageID": "",
-                }],
-            },
-        });
-        json_patch(&mut pod, change);
-        serde_json::from_value(pod).unwrap()
-    }
-
-    /// Sets fields by JSON pointer.
-    fn json_patch(pod: &mut Value, change: Value) {
-        for (at, value) in change.as_object().unwrap() {
-            *pod.pointer_mut(at).unwrap() = value.clone();
-        }
-    }
-
-    #[test]
-    fn a_pod_that_waits_for_its_redirection_is_evicted_once_its_node_has_the_plugin() {
-        let check = "/status/initContainerStatuses/0";
-        let pods = [
-            pod("a", json!({})),
-            pod("b", json!({ "/metadata/name": "on a node whose plugin is not ready" })),
-            pod("c", json!({ "/metadata/name": "on a node without the plugin" })),
-            pod("a", json!({ "/metadata/ownerReferences": [] })),
-            pod("a", json!({ "/metadata/annotations": {} })),
-            pod("a", json!({ format!("{check}/restartCount"): 0 })),
-            pod("a", json!({ format!("{check}/ready"): true })),
-            pod("a", json!({ format!("{check}/name"): "other" })),
-        ];
-        let unready = json!({ "/status/conditions/0/status": "False" });
-        let evicted = to_evict(&pods, &[pod("a", json!({})), pod("b", unready)]);
-        assert_eq!(evicted.iter().map(|pod| pod.name_any()).collect::<Vec<_>>(), ["web"]);
-        assert!(std::ptr::eq(evicted[0], &pods[0]) && to_evict(&pods, &[]).is_empty());
-    }
-}
+mod tests;

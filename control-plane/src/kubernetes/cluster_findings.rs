@@ -226,9 +226,11 @@ fn sidecar_image(pod: &Pod) -> Option<&str> {
 
 fn is_to_be_injected(pod: &Pod, opted_in: &[String]) -> bool {
     let in_host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+    let os = pod.spec.as_ref().and_then(|spec| spec.os.as_ref());
     let namespace = pod.namespace().unwrap_or_default();
     let label = pod.labels().get(INJECT_LABEL).map(String::as_str);
     !in_host_network
+        && os.is_none_or(|os| os.name != "windows")
         && !pod.annotations().contains_key(MIRROR)
         && has_opted_in(&namespace, opted_in.contains(&namespace), label)
 }

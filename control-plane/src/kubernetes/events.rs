@@ -38,8 +38,9 @@ const WARNING: &str = "Warning";
 
 /// Returns a function for the change log, what reports pods, and the receiver of what they pass on.
 pub(crate) fn channel() -> (impl Fn(&[ChangeEvent]) + Send + 'static, PodEvents, EventQueue) {
-    let (queue, received) = mpsc::channel(QUEUE);
-    let pods = PodEvents(queue.clone());
+    let (queue, changes) = mpsc::channel(QUEUE);
+    // What reports pods waits until each is written.
+    let (pod_queue, pods) = mpsc::channel(1);
     let first_reading = Cell::new(true);
     let send = move |changes: &[ChangeEvent]| {
         let first = first_reading.replace(false);
@@ -49,7 +50,7 @@ pub(crate) fn channel() -> (impl Fn(&[ChangeEvent]) + Send + 'static, PodEvents,
             .filter_map(|change| NewEvent::of(change, first))
             .for_each(|new| drop(queue.try_send(new)));
     };
-    (send, pods, EventQueue(received))
+    (send, PodEvents(pod_queue), EventQueue { changes, pods })
 }
 
 /// Reports pods.
@@ -57,8 +58,8 @@ pub(crate) fn channel() -> (impl Fn(&[ChangeEvent]) + Send + 'static, PodEvents,
 pub(crate) struct PodEvents(mpsc::Sender<NewEvent>);
 
 impl PodEvents {
-    /// Queues an Event about a pod that runs without the sidecar that it is to have. It is dropped if the queue is full.
-    pub(super) fn without_sidecar(&self, namespace: &str, name: &str, uid: &str) {
+    /// Queues an Event about a pod that runs without the sidecar that it is to have. Waits while the queue is full.
+    pub(super) async fn without_sidecar(&self, namespace: &str, name: &str, uid: &str) {
         let new = NewEvent {
             api_version: "v1".into(),
             kind: "Pod",
@@ -72,19 +73,38 @@ impl PodEvents {
             reason: "MissingSidecar",
             note: "it is to have a sidecar, and runs without one: restart it".into(),
         };
-        let _ = self.0.try_send(new);
+        // Fails if nothing is written any more.
+        let _ = self.0.send(new).await;
     }
 }
 
 /// The Events to be written.
-pub(crate) struct EventQueue(mpsc::Receiver<NewEvent>);
+pub(crate) struct EventQueue {
+    changes: mpsc::Receiver<NewEvent>,
+    pods: mpsc::Receiver<NewEvent>,
+}
 
 impl EventQueue {
+    /// Returns the next Event: those of changes first. Returns None if the change log is closed.
+    async fn next(&mut self) -> Option<NewEvent> {
+        tokio::select! {
+            biased;
+            change = self.changes.recv() => change,
+            Some(pod) = self.pods.recv() => Some(pod),
+        }
+    }
+
+    /// Returns the name in the next Event.
+    #[cfg(test)]
+    pub(super) async fn next_name(&mut self) -> Option<String> {
+        Some(self.next().await?.name)
+    }
+
     /// Writes Events while `leading` is true, and drops them otherwise. Runs until the change log is closed.
     pub(crate) async fn write(mut self, client: Client, instance: String, leading: watch::Receiver<bool>) {
         let mut written = Written::default();
         let mut failed = false;
-        while let Some(new) = self.0.recv().await {
+        while let Some(new) = self.next().await {
             if !*leading.borrow() || !written.is_due(&new, Instant::now()) {
                 continue;
             }
@@ -290,7 +310,7 @@ mod tests {
         let (send, _, mut queue) = channel();
         let many: Vec<_> = (0..2 * QUEUE).map(|n| refused(&n.to_string())).collect();
         send(&many);
-        assert_eq!(queue.0.len(), QUEUE);
-        assert!(queue.0.recv().await.unwrap().note.contains("spec.rules: 0"));
+        assert_eq!(queue.changes.len(), QUEUE);
+        assert!(queue.next().await.unwrap().note.contains("spec.rules: 0"));
     }
 }

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::core::object::Object;
 use outrigger_core::Name;
 use serde::{Deserialize, Serialize};
 
-use crate::injection::layout::{INJECT_LABEL, MIRROR};
+use super::capture::{Capture, Observed};
+use crate::injection::layout::{CAPTURE_CHECK_CONTAINER, INJECT_LABEL, MIRROR};
 use crate::model::registration::MtlsMode;
 
 /// The annotation that the webhook writes: the pod has a sidecar.
@@ -34,8 +35,15 @@ pub(super) struct PodSpec {
     service_account_name: Option<String>,
     host_network: bool,
     node_name: Option<String>,
+    os: Option<Os>,
     containers: Vec<Container>,
     init_containers: Vec<Container>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Os {
+    name: String,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -61,7 +69,9 @@ pub(super) struct PodStatus {
     phase: Option<String>,
     #[serde(rename = "podIPs")]
     pod_ips: Vec<PodIp>,
+    start_time: Option<Time>,
     conditions: Vec<Condition>,
+    init_container_statuses: Vec<ContainerStatus>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -71,15 +81,24 @@ struct PodIp {
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct Condition {
     r#type: String,
     status: String,
+    last_transition_time: Option<Time>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ContainerStatus {
+    name: String,
+    ready: bool,
+    restart_count: i64,
 }
 
 /// The namespace and name of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct PodKey {
+pub(crate) struct PodKey {
     pub(super) namespace: Name,
     pub(super) name: Name,
 }
@@ -95,6 +114,8 @@ pub(super) struct Pod {
     pub(super) sidecar: Option<Sidecar>,
     /// A pod that runs without a sidecar, and might have one.
     pub(super) without_sidecar: Option<WithoutSidecar>,
+    /// What it is to the CNI plugin, if anything.
+    pub(super) capture: Option<Capture>,
 }
 
 /// A pod that runs without a sidecar.
@@ -132,21 +153,42 @@ impl Pod {
     /// Reads a pod. Returns None if it has ended: its addresses may be another's by now.
     pub(super) fn read(pod: ApiPod) -> Option<Self> {
         let Object { types: _, metadata, spec, status } = pod;
-        let PodStatus { phase, pod_ips, conditions } = status.unwrap_or_default();
+        let PodStatus { phase, pod_ips, start_time, conditions, init_container_statuses } =
+            status.unwrap_or_default();
         if matches!(phase.as_deref(), Some("Succeeded" | "Failed")) {
             return None;
         }
+        let ready = conditions.iter().find(|one| one.r#type == "Ready" && one.status == "True");
+        // After its first failure, the kubelet starts the container again.
+        let failed = |one: &ContainerStatus| {
+            one.name == CAPTURE_CHECK_CONTAINER && !one.ready && one.restart_count > 0
+        };
+        let capture = Capture::of(&Observed {
+            metadata: &metadata,
+            node: spec.node_name.as_deref(),
+            started: start_time.map(|time| time.0),
+            ready_since: ready.and_then(|ready| ready.last_transition_time.as_ref()).map(|time| time.0),
+            check_failed: init_container_statuses.iter().any(failed),
+        });
         let ips = pod_ips.iter().filter_map(|one| one.ip.parse().ok()).collect();
         let annotations = metadata.annotations.unwrap_or_default();
         // A pod in the network of its node is left alone: the addresses are the node's.
         if spec.host_network || !annotations.contains_key(STATUS) {
             let runs = phase.as_deref() == Some("Running") && metadata.deletion_timestamp.is_none();
-            let is_mirror = annotations.contains_key(MIRROR);
-            let without_sidecar = (runs && !spec.host_network && !is_mirror).then(|| WithoutSidecar {
+            // The webhook leaves these alone, too.
+            let is_windows = spec.os.as_ref().is_some_and(|os| os.name == "windows");
+            let skipped = spec.host_network || is_windows || annotations.contains_key(MIRROR);
+            let without_sidecar = (runs && !skipped).then(|| WithoutSidecar {
                 uid: metadata.uid.unwrap_or_default().into(),
                 inject: metadata.labels.unwrap_or_default().remove(INJECT_LABEL).map(Name::from),
             });
-            return Some(Self { ips, host_network: spec.host_network, sidecar: None, without_sidecar });
+            return Some(Self {
+                ips,
+                host_network: spec.host_network,
+                sidecar: None,
+                without_sidecar,
+                capture,
+            });
         }
         let annotation = |name: &str| annotations.get(name).map_or("", String::as_str);
         let labels = metadata.labels.unwrap_or_default().into_iter();
@@ -155,13 +197,13 @@ impl Pod {
             labels: labels.map(|(key, value)| (key.into(), value.into())).collect(),
             ports: declared_ports(&spec),
             node: spec.node_name.as_deref().map(Name::from),
-            ready: conditions.iter().any(|one| one.r#type == "Ready" && one.status == "True"),
+            ready: ready.is_some(),
             terminating: metadata.deletion_timestamp.is_some(),
             mtls: items(annotation(MTLS_PORTS)).filter_map(port_mode).collect(),
             opaque: ports(annotation(OPAQUE_PORTS)),
             excluded: ports(annotation(EXCLUDED_PORTS)),
         };
-        Some(Self { ips, host_network: false, sidecar: Some(sidecar), without_sidecar: None })
+        Some(Self { ips, host_network: false, sidecar: Some(sidecar), without_sidecar: None, capture })
     }
 }
 
@@ -230,7 +272,7 @@ mod tests {
                     {"name": "cache", "restartPolicy": "Always", "ports": [{"containerPort": 6379}]},
                     {"name": "first", "ports": [{"containerPort": 1}]}]}),
         );
-        let Pod { ips, host_network: _, sidecar, without_sidecar } = read(pod).unwrap();
+        let Pod { ips, host_network: _, sidecar, without_sidecar, capture: _ } = read(pod).unwrap();
         assert_eq!(without_sidecar, None);
         assert_eq!(ips, ["10.1.0.7", "fd00::7"].map(|ip| ip.parse::<IpAddr>().unwrap()));
         let expected = Sidecar {
@@ -256,9 +298,11 @@ mod tests {
         let injected = json!({"name": "a", "annotations": {"outrigger.dev/status": "{}"}});
         let plain = read(running(json!({"name": "a"}), json!({}))).unwrap();
         let host = read(running(injected, json!({"hostNetwork": true}))).unwrap();
-        for pod in [&plain, &host] {
+        let windows = read(running(json!({"name": "a"}), json!({"os": {"name": "windows"}}))).unwrap();
+        for pod in [&plain, &host, &windows] {
             assert!(pod.sidecar.is_none() && pod.ips.len() == 2);
         }
+        assert!(windows.without_sidecar.is_none(), "the webhook leaves it alone");
         assert!(plain.without_sidecar.is_some() && host.without_sidecar.is_none());
     }
 
@@ -273,9 +317,8 @@ mod tests {
             "annotations": {"outrigger.dev/status": "{}"}});
         assert!(read(running(deleted, json!({}))).unwrap().sidecar.unwrap().terminating);
         let pending = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {}});
-        assert_eq!(
-            read(pending),
-            Some(Pod { ips: Vec::new(), host_network: false, sidecar: None, without_sidecar: None })
-        );
+        let nothing =
+            Pod { ips: Vec::new(), host_network: false, sidecar: None, without_sidecar: None, capture: None };
+        assert_eq!(read(pending), Some(nothing));
     }
 }

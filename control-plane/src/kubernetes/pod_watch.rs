@@ -1,16 +1,14 @@
-//! Publishes the pods of the cluster as workloads, and reports those without the sidecar that they are to have, for as long as it is polled.
+//! Publishes the pods of the cluster as workloads, and those without the sidecar that they are to have, for as long as it is polled.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube::runtime::watcher::Event;
-use outrigger_core::Name;
 use outrigger_core::identity::TrustDomain;
 use tokio::sync::{mpsc, watch};
 
-use super::events::PodEvents;
 use super::pod::{ApiPod, PodKey};
-use super::workloads::{ApiNode, Workloads};
+use super::uncaptured::CaptureState;
+use super::workloads::{ApiNode, MissingSidecars, Workloads};
 use crate::model::registration::Registrations;
 use crate::source::assembler::View;
 use crate::status::PodStatus;
@@ -26,37 +24,43 @@ pub(crate) struct PodWatch {
     pods_listed: bool,
     nodes_listed: bool,
     without_sidecar: watch::Sender<Arc<[PodStatus]>>,
-    report: PodEvents,
-    reported: BTreeMap<PodKey, Name>,
+    capture: watch::Sender<Arc<CaptureState>>,
+    missing_sidecars: watch::Sender<MissingSidecars>,
 }
 
 /// An event of the pods, or of the nodes on which they run.
 #[derive(Debug)]
 pub(super) enum PodEvent {
-    Pod(Event<ApiPod>),
-    Node(Event<ApiNode>),
+    Pod(Box<Event<ApiPod>>),
+    Node(Box<Event<ApiNode>>),
 }
 
 impl PodWatch {
-    pub(super) fn new(
-        trust_domain: TrustDomain,
-        events: mpsc::Receiver<PodEvent>,
-        report: PodEvents,
-    ) -> Self {
+    pub(super) fn new(trust_domain: TrustDomain, events: mpsc::Receiver<PodEvent>) -> Self {
         Self {
             events,
             workloads: Workloads::new(trust_domain),
             pods_listed: false,
             nodes_listed: false,
             without_sidecar: watch::Sender::new(Arc::default()),
-            report,
-            reported: BTreeMap::new(),
+            capture: watch::Sender::new(Arc::default()),
+            missing_sidecars: watch::Sender::new(Arc::default()),
         }
     }
 
     /// Returns the pods that run without the sidecar that they are to have, now and later.
     pub(crate) fn without_sidecar(&self) -> watch::Receiver<Arc<[PodStatus]>> {
         self.without_sidecar.subscribe()
+    }
+
+    /// Returns the same pods with their UIDs, now and later.
+    pub(crate) fn missing_sidecars(&self) -> watch::Receiver<MissingSidecars> {
+        self.missing_sidecars.subscribe()
+    }
+
+    /// Returns what pods are to the CNI plugin, now and later.
+    pub(crate) fn capture(&self) -> watch::Receiver<Arc<CaptureState>> {
+        self.capture.subscribe()
     }
 
     /// Publishes all pods once they and the nodes were listed. Returns None if the source ends before.
@@ -101,12 +105,12 @@ impl PodWatch {
             for event in waiting {
                 match event {
                     PodEvent::Pod(event) => {
-                        self.pods_listed |= matches!(event, Event::InitDone);
-                        self.workloads.apply(event);
+                        self.pods_listed |= matches!(*event, Event::InitDone);
+                        self.workloads.apply(*event);
                     }
                     PodEvent::Node(event) => {
-                        self.nodes_listed |= matches!(event, Event::InitDone);
-                        self.workloads.apply_node(event);
+                        self.nodes_listed |= matches!(*event, Event::InitDone);
+                        self.workloads.apply_node(*event);
                     }
                 }
             }
@@ -119,12 +123,13 @@ impl PodWatch {
         if let Some(registrations) = self.workloads.take_changed() {
             publish.send_replace(registrations);
         }
+        if let Some(capture) = self.workloads.take_capture() {
+            self.capture.send_replace(Arc::new(capture));
+        }
         let Some(pods) = self.workloads.take_without_sidecar() else { return };
-        let new = pods.iter().filter(|(pod, uid)| self.reported.get(pod) != Some(uid));
-        new.for_each(|(pod, uid)| self.report.without_sidecar(&pod.namespace, &pod.name, uid));
         let status =
             |pod: &PodKey| PodStatus { namespace: pod.namespace.to_string(), name: pod.name.to_string() };
         self.without_sidecar.send_replace(pods.keys().map(status).collect());
-        self.reported = pods;
+        self.missing_sidecars.send_replace(Arc::new(pods));
     }
 }

@@ -4,13 +4,15 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use kube::Client;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::NAMESPACE;
 use super::authority::{self, PART};
-use super::events::EventQueue;
+use super::events::{EventQueue, PodEvents};
 use super::lease::{Election, Leadership};
-use super::trust_roots;
+use super::workloads::MissingSidecars;
+use super::{missing_sidecar, trust_roots};
 use crate::ca::authority::{Authority, ServerName};
 use crate::source::sync::SyncStatus;
 
@@ -38,11 +40,14 @@ impl Replica {
         authority: &Arc<Authority>,
         sync: &SyncStatus,
         events: EventQueue,
+        missing_sidecars: (watch::Receiver<MissingSidecars>, PodEvents),
     ) -> Self {
         let name = replica_name();
         let (election, leadership) = Election::start(client.clone(), NAMESPACE, &name);
         let mut tasks = JoinSet::new();
         tasks.spawn(events.write(client.clone(), name, leadership.clone()));
+        let (pods, pod_events) = missing_sidecars;
+        tasks.spawn(missing_sidecar::report(pods, leadership.clone(), pod_events));
         if authority.not_after().is_none() {
             sync.add(PART);
             let (authority, sync) = (Arc::clone(authority), sync.clone());

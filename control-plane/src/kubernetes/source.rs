@@ -14,7 +14,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::discovery::WatchedKind;
-use super::events::PodEvents;
 use super::objects::Objects;
 use super::pod::ApiPod;
 use super::pod_watch::{self, PodEvent, PodWatch};
@@ -50,7 +49,6 @@ impl ClusterSource {
         trust_domain: &TrustDomain,
         assembler: SourceHandle,
         sync: &SyncStatus,
-        report: PodEvents,
     ) -> io::Result<(Self, PodWatch)> {
         let (events, received) = mpsc::channel(QUEUE);
         let mut reflectors = JoinSet::new();
@@ -72,14 +70,14 @@ impl ClusterSource {
             kind: POD,
             sync: sync.clone(),
             events: pod_events.clone(),
-            convert: Box::new(PodEvent::Pod),
+            convert: Box::new(|event| PodEvent::Pod(Box::new(event))),
         };
         let node_reflector: Reflector<ApiNode, _> = Reflector {
             client: client.clone(),
             kind: NODE,
             sync: sync.clone(),
             events: pod_events,
-            convert: Box::new(PodEvent::Node),
+            convert: Box::new(|event| PodEvent::Node(Box::new(event))),
         };
         reflectors.spawn(pod_reflector.run());
         reflectors.spawn(node_reflector.run());
@@ -93,7 +91,7 @@ impl ClusterSource {
         };
         thread::Builder::new().name("source".into()).spawn(applier)?;
         let source = Self { routes, _reflectors: reflectors };
-        Ok((source, PodWatch::new(trust_domain.clone(), pods, report)))
+        Ok((source, PodWatch::new(trust_domain.clone(), pods)))
     }
 }
 

@@ -26,8 +26,16 @@ use crate::translate::scope::{Dialect, MeshSettings, Mode, Viewer};
 /// What the API server reports.
 #[derive(Debug, Clone)]
 enum Reported {
-    Object(Kind, Event<DynamicObject>),
-    Pod(Event<ApiPod>),
+    Object(Kind, Box<Event<DynamicObject>>),
+    Pod(Box<Event<ApiPod>>),
+}
+
+fn reported_object(kind: Kind, event: Event<DynamicObject>) -> Reported {
+    Reported::Object(kind, Box::new(event))
+}
+
+fn reported_pod(event: Event<ApiPod>) -> Reported {
+    Reported::Pod(Box::new(event))
 }
 
 /// A replica, up to the resources that it serves.
@@ -62,8 +70,8 @@ impl Replica {
     fn observe(&mut self, reported: impl IntoIterator<Item = Reported>, batch: usize) {
         for (index, event) in reported.into_iter().enumerate() {
             match event {
-                Reported::Object(kind, event) => self.objects.apply(kind, event),
-                Reported::Pod(event) => self.workloads.apply(event),
+                Reported::Object(kind, event) => self.objects.apply(kind, *event),
+                Reported::Pod(event) => self.workloads.apply(*event),
             }
             if index % batch == 0 {
                 self.publish();
@@ -218,30 +226,35 @@ fn pods() -> Vec<ApiPod> {
 fn listed() -> Vec<Reported> {
     let mut reported = Vec::new();
     for kind in Kind::all() {
-        reported.push(Reported::Object(kind, Event::Init));
+        reported.push(reported_object(kind, Event::Init));
         let objects = cluster().into_iter().filter(|(of, _)| *of == kind);
-        reported.extend(objects.map(|(kind, object)| Reported::Object(kind, Event::InitApply(object))));
-        reported.push(Reported::Object(kind, Event::InitDone));
+        reported.extend(objects.map(|(kind, object)| reported_object(kind, Event::InitApply(object))));
+        reported.push(reported_object(kind, Event::InitDone));
     }
-    reported.push(Reported::Pod(Event::Init));
-    reported.extend(pods().into_iter().map(|pod| Reported::Pod(Event::InitApply(pod))));
-    reported.push(Reported::Pod(Event::InitDone));
+    reported.push(reported_pod(Event::Init));
+    reported.extend(pods().into_iter().map(|pod| reported_pod(Event::InitApply(pod))));
+    reported.push(reported_pod(Event::InitDone));
     reported
 }
 
 /// What a replica observes that has run for long: objects appear in any order, some of them are deleted and appear again.
 fn watched() -> impl Strategy<Value = Vec<Reported>> {
-    let objects = cluster().into_iter().map(|(kind, object)| Reported::Object(kind, Event::Apply(object)));
-    let pods = pods().into_iter().map(|pod| Reported::Pod(Event::Apply(pod)));
+    let objects = cluster().into_iter().map(|(kind, object)| reported_object(kind, Event::Apply(object)));
+    let pods = pods().into_iter().map(|pod| reported_pod(Event::Apply(pod)));
     let all: Vec<_> = objects.chain(pods).collect();
     let again = proptest::collection::vec(any::<bool>(), all.len());
     (Just(all).prop_shuffle(), again).prop_flat_map(|(all, again)| {
         let repeated: Vec<_> =
             all.iter().zip(again).filter(|(_, again)| *again).map(|(one, _)| one.clone()).collect();
         let deleted = repeated.iter().cloned().map(|one| match one {
-            Reported::Object(kind, Event::Apply(object)) => Reported::Object(kind, Event::Delete(object)),
-            Reported::Pod(Event::Apply(pod)) => Reported::Pod(Event::Delete(pod)),
-            other => other,
+            Reported::Object(kind, event) => match *event {
+                Event::Apply(object) => reported_object(kind, Event::Delete(object)),
+                other => reported_object(kind, other),
+            },
+            Reported::Pod(event) => match *event {
+                Event::Apply(pod) => reported_pod(Event::Delete(pod)),
+                other => reported_pod(other),
+            },
         });
         let deleted: Vec<_> = deleted.collect();
         Just(repeated)

@@ -13,6 +13,7 @@ use outrigger_core::Name;
 use outrigger_core::identity::{SpiffeId, TrustDomain};
 
 use super::pod::{ApiPod, Pod, PodKey, Sidecar};
+use super::uncaptured::CaptureState;
 use crate::injection::decision::has_opted_in;
 use crate::injection::layout::RESERVED_PORTS;
 use crate::model::mesh::Mesh;
@@ -30,6 +31,9 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// A node of the API server. Only its metadata is read.
 pub(super) type ApiNode = Object<NotUsed, NotUsed>;
 
+/// The pods that run without the sidecar that they are to have, with their UIDs.
+pub(crate) type MissingSidecars = Arc<BTreeMap<PodKey, Name>>;
+
 /// The pods of the cluster, and the workloads that they are.
 #[derive(Debug)]
 pub(super) struct Workloads {
@@ -45,6 +49,8 @@ pub(super) struct Workloads {
     /// The pods that run without the sidecar that they are to have, with their UIDs.
     without_sidecar: BTreeMap<PodKey, Name>,
     without_sidecar_changed: bool,
+    capture: CaptureState,
+    capture_changed: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +71,8 @@ impl Workloads {
             changed: true,
             without_sidecar: BTreeMap::new(),
             without_sidecar_changed: false,
+            capture: CaptureState::default(),
+            capture_changed: false,
         }
     }
 
@@ -137,6 +145,11 @@ impl Workloads {
         std::mem::take(&mut self.without_sidecar_changed).then(|| self.without_sidecar.clone())
     }
 
+    /// Returns what pods are to the CNI plugin, if it differs from that of the last call.
+    pub(super) fn take_capture(&mut self) -> Option<CaptureState> {
+        std::mem::take(&mut self.capture_changed).then(|| self.capture.clone())
+    }
+
     /// Decides whether a pod runs without the sidecar that it is to have.
     fn judge(&mut self, key: &PodKey) {
         let missing = self.pods.get(key).and_then(|known| known.pod.without_sidecar.as_ref()).filter(|pod| {
@@ -160,6 +173,11 @@ impl Workloads {
             return;
         }
         self.changed = true;
+        let capture = pod.as_ref().and_then(|pod| pod.capture.as_ref());
+        if self.pods.get(&key).and_then(|old| old.pod.capture.as_ref()) != capture {
+            self.capture.set(&key, capture.cloned());
+            self.capture_changed = true;
+        }
         let workload = self.pods.remove(&key).and_then(|old| {
             self.set_plain(&key, &old.pod, false);
             old.workload
@@ -224,7 +242,7 @@ fn workload(
     mesh: &Mesh,
     zones: &BTreeMap<Name, Name>,
 ) -> Option<WorkloadEntry> {
-    let Pod { ips, host_network: _, sidecar, without_sidecar: _ } = pod;
+    let Pod { ips, host_network: _, sidecar, without_sidecar: _, capture: _ } = pod;
     let (ip, sidecar) = (*ips.first()?, sidecar.as_ref()?);
     let identity = SpiffeId::new(trust_domain.clone(), &key.namespace, &sidecar.service_account);
     let identity = match identity {

@@ -21,6 +21,7 @@ use crate::kubernetes::events;
 use crate::kubernetes::pod_watch::PodWatch;
 use crate::kubernetes::replica::{Replica, server_names};
 use crate::kubernetes::source::ClusterSource;
+use crate::kubernetes::uncaptured::CaptureState;
 use crate::source::assembler::Assembler;
 use crate::source::change::ChangeEvent;
 use crate::source::sync::SyncStatus;
@@ -72,6 +73,14 @@ impl Backend {
         match &self.workloads {
             WorkloadSource::Registrations(_) => watch::channel(Arc::default()).1,
             WorkloadSource::Pods(pods) => pods.without_sidecar(),
+        }
+    }
+
+    /// Returns what pods are to the CNI plugin. On plain Linux there are none.
+    pub(super) fn capture(&self) -> watch::Receiver<Arc<CaptureState>> {
+        match &self.workloads {
+            WorkloadSource::Registrations(_) => watch::channel(Arc::default()).1,
+            WorkloadSource::Pods(pods) => pods.capture(),
         }
     }
 
@@ -163,12 +172,12 @@ async fn kubernetes(settings: &Settings, access: &ClusterAccess) -> Result<Backe
         send_events(changes);
     });
     let sync = SyncStatus::default();
-    let (source, pods) =
-        ClusterSource::start(&client, trust_domain, assembler.add_source(), &sync, pod_events)?;
+    let (source, pods) = ClusterSource::start(&client, trust_domain, assembler.add_source(), &sync)?;
+    let missing_sidecars = (pods.missing_sidecars(), pod_events);
     Ok(Backend {
         workloads: WorkloadSource::Pods(Box::new(pods)),
         assembler,
-        replica: Some(Replica::start(client.clone(), &authority, &sync, events)),
+        replica: Some(Replica::start(client.clone(), &authority, &sync, events, missing_sidecars)),
         sync,
         source: Source::Cluster(source),
         authority,

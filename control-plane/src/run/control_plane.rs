@@ -90,6 +90,7 @@ impl ControlPlane {
 
         let backend = Backend::start(&settings).await?;
         let (store, pods_without_sidecar) = (backend.store(), backend.pods_without_sidecar());
+        let capture = backend.capture();
         let Backend { assembler, sync, source, authority, tokens, workloads, socket, replica, server_names } =
             backend;
         let (leaving, observe_leaving) = watch::channel(false);
@@ -110,7 +111,7 @@ impl ControlPlane {
 
         if let (Some((webhook, listener)), Some(replica)) = (webhook, &replica) {
             if webhook.injection.capture == Capture::Cni {
-                tasks.spawn(capture_repair::run(replica.client(), replica.leadership()));
+                tasks.spawn(capture_repair::run(replica.client(), replica.leadership(), capture));
             }
             let webhook = Webhook {
                 listener,

@@ -175,6 +175,7 @@ fn a_pod_without_its_sidecar_is_reported_unless_it_is_to_have_none() {
         pod("a", elsewhere.clone(), json!({})),
         pod("b", opted_out, json!({})),
         pod("c", none(), json!({ "hostNetwork": true })),
+        pod("w", none(), json!({ "os": { "name": "windows" } })),
         pod("d", leaving, json!({})),
         pod("e", json!({ "annotations": { "kubernetes.io/config.mirror": "" } }), json!({})),
         pod(
