@@ -33,8 +33,11 @@ impl Cgroup {
         loop {
             let directory =
                 tempfile::Builder::new().prefix(PREFIX).tempdir_in(&parent).map_err(failed)?.keep();
-            let lock = File::open(&directory).map_err(failed)?;
-            // Another supervisor may have taken it for one that was left behind.
+            // Another supervisor may take it for one that was left behind, and remove it.
+            let lock = match File::open(&directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened.map_err(failed)?,
+            };
             if lock.try_lock().is_ok() && directory.is_dir() {
                 let id = lock.metadata().map_err(failed)?.ino();
                 return Ok(Self { directory, id, level: level + 1, _lock: lock });

@@ -4,9 +4,10 @@
 //! crashes is started again; if the supervisor itself is killed, the kernel kills the other two and removes the redirection.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, chown};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus, Stdio};
@@ -15,6 +16,7 @@ use std::time::Duration;
 use http::StatusCode;
 use outrigger::{admin, ports};
 use outrigger_proxy::CgroupCapture;
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, getpgrp, kill_process};
 use rustix::termios::tcgetpgrp;
 use tokio::process::{Child, Command};
@@ -35,6 +37,8 @@ const GRACE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The pause before a sidecar is started again.
 const RESTART: Duration = Duration::from_secs(1);
+/// How much of the end of the sidecar's log is read, in bytes.
+const LAST_LINE: u64 = 4096;
 /// The signals that the program gets.
 const SIGNALS: [Signal; 6] =
     [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
@@ -70,7 +74,7 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode, String> {
 
 /// Creates the state directory for the sidecar's user.
 fn prepare_state_directory(path: &Path, user: &User) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("--state-dir {}: {error}", path.display());
+    let failed = |error: io::Error| format!("--state-dir {}: {error}", path.display());
     if !path.exists() {
         path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(failed)?;
         std::fs::DirBuilder::new().mode(0o700).create(path).map_err(failed)?;
@@ -152,6 +156,9 @@ impl Supervisor {
                     }
                     Signal::INT | Signal::QUIT if is_foreground() => {}
                     _ => {
+                        if signal == Signal::TERM {
+                            held = None;
+                        }
                         pass(signal);
                     }
                 },
@@ -235,8 +242,8 @@ impl Supervisor {
         let status = status.map(|status| format!(" ({status})")).unwrap_or_default();
         let ended = format!("the sidecar, as user {}, ended{status}", self.proxy_user.uid);
         let Some(log) = self.args.log_file() else { return ended };
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        let last = text.lines().last().unwrap_or_default().trim_start_matches("outrigger: ");
+        let last = last_line(&log).unwrap_or_default();
+        let last = last.trim_start_matches("outrigger: ");
         format!("{ended}: {last} (log: {})", log.display())
     }
 }
@@ -246,6 +253,21 @@ fn start(words: &[&str]) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("outrigger").args(words);
     command
+}
+
+/// Returns the last line of a log. It is in a directory of the sidecar's user, which may be compromised: a link or a pipe in its place is
+/// not followed or waited for, and little of a long one is read.
+fn last_line(log: &Path) -> io::Result<String> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut log = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(log)?;
+    let metadata = log.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    log.seek(SeekFrom::Start(metadata.len().saturating_sub(LAST_LINE)))?;
+    let mut text = Vec::new();
+    log.take(LAST_LINE).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).lines().last().unwrap_or_default().to_owned())
 }
 
 fn code_of_signal(signal: i32) -> ExitCode {
@@ -267,4 +289,21 @@ fn signals() -> Result<mpsc::Receiver<Signal>, String> {
         tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(one).await.is_ok() {} });
     }
     Ok(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_a_log_is_read_and_neither_links_nor_pipes_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let [log, link, pipe] = ["log", "link", "pipe"].map(|name| directory.path().join(name));
+        std::fs::write(&log, format!("{}\nthe reason\n", "x".repeat(100_000))).unwrap();
+        assert_eq!(last_line(&log).unwrap(), "the reason");
+        std::os::unix::fs::symlink(&log, &link).unwrap();
+        assert!(last_line(&link).is_err());
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(last_line(&pipe).is_err());
+    }
 }
