@@ -37,7 +37,8 @@ impl Namespace {
         cluster::apply(&format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {labels}}}\n"
         ));
-        cluster::eventually("the service account", 20, || {
+        // Kubernetes' controllers pause for up to half a minute after the API server was away.
+        cluster::eventually("the service account", 60, || {
             attempt(&["-n", name, "get", "serviceaccount", "default"])
         });
         Self { name, meshed }
