@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub(crate) fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `tests/heavier kubernetes`"))
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `tests/heavier cluster`"))
 }
 
 /// Returns the archive of an image that `tests/heavier` has built.
