@@ -1,7 +1,8 @@
 //! The addresses of a host name, for the DNS answerer of a proxy: a Listener without an address whose filter is Envoy's DNS filter.
 //!
 //! A proxy requests `dns|cart.shop` when a client asks for that name. A service resolves to its cluster IPs, a headless service to
-//! its endpoints. Names outside the mesh (ExternalName included) have no resource: the proxy forwards their queries.
+//! its ready endpoints; without an address, the name exists all the same. Names outside the mesh (ExternalName included) have no
+//! resource: the proxy forwards their queries.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -24,7 +25,7 @@ use crate::model::endpoint::{Endpoint, EndpointHealth};
 use crate::model::mesh::Mesh;
 use crate::model::service::{ServiceKey, ServiceType};
 
-/// Translates the resource `name` of a host. Returns None if the mesh does not have the host, or no address for it.
+/// Translates the resource `name` of a host. Returns None if the mesh does not have the host.
 pub(super) fn listener(scope: Scope<'_>, name: &str, host: &str) -> Option<Listener> {
     let addresses = match Host::parse(host, scope.viewer.namespace(), scope.domain())? {
         Host::Service(key) => addresses_of(scope.mesh, &key)?,
@@ -32,38 +33,39 @@ pub(super) fn listener(scope: Scope<'_>, name: &str, host: &str) -> Option<Liste
             instances(scope.mesh, &key, |endpoint| endpoint.hostname.as_ref() == Some(&hostname))?
         }
     };
-    (!addresses.is_empty()).then(|| answering(name, host, addresses))
+    Some(answering(name, host, addresses))
 }
 
 fn addresses_of(mesh: &Mesh, key: &ServiceKey) -> Option<BTreeSet<IpAddr>> {
     match &mesh.service(key)?.service.service_type {
         ServiceType::ClusterIps(ips) => Some(ips.iter().copied().collect()),
-        ServiceType::Headless => instances(mesh, key, |_| true),
+        ServiceType::Headless => Some(instances(mesh, key, |_| true).unwrap_or_default()),
         ServiceType::ExternalName(_) => None,
     }
 }
 
-/// Returns the addresses of those endpoints of a headless service that are ready, as DNS has them.
+/// Returns the addresses of those wanted endpoints of a headless service that are ready, as DNS has them. Returns None if there is no
+/// wanted endpoint.
 fn instances(mesh: &Mesh, key: &ServiceKey, wanted: impl Fn(&Endpoint) -> bool) -> Option<BTreeSet<IpAddr>> {
     let service = &mesh.service(key)?.service;
     if service.service_type != ServiceType::Headless {
         return None;
     }
     let endpoints = service.ports.iter().flat_map(|port| mesh.endpoints(key, port.number));
+    let wanted: Vec<_> = endpoints.filter(wanted).collect();
     let published =
-        |endpoint: &Endpoint| service.publish_not_ready || endpoint.health == EndpointHealth::Ready;
-    Some(endpoints.filter(|one| published(one) && wanted(one)).map(|one| one.address.ip()).collect())
+        |endpoint: &&Endpoint| service.publish_not_ready || endpoint.health == EndpointHealth::Ready;
+    let ready = || wanted.iter().filter(published).map(|endpoint| endpoint.address.ip()).collect();
+    (!wanted.is_empty()).then(ready)
 }
 
 fn answering(name: &str, host: &str, addresses: BTreeSet<IpAddr>) -> Listener {
-    let address = addresses.iter().map(IpAddr::to_string).collect();
-    let domain = DnsVirtualDomain {
-        name: host.into(),
-        endpoint: Some(DnsEndpoint {
-            endpoint_config: Some(EndpointConfig::AddressList(AddressList { address })),
-        }),
-        answer_ttl: duration(DNS_TTL),
-    };
+    let address: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+    // An `AddressList` may not be empty.
+    let endpoint = (!address.is_empty()).then_some(DnsEndpoint {
+        endpoint_config: Some(EndpointConfig::AddressList(AddressList { address })),
+    });
+    let domain = DnsVirtualDomain { name: host.into(), endpoint, answer_ttl: duration(DNS_TTL) };
     let table = DnsTable { virtual_domains: vec![domain], ..Default::default() };
     let filter = DnsFilterConfig {
         stat_prefix: host.into(),

@@ -27,7 +27,7 @@ const DEFAULT_TTL: Duration = Duration::from_secs(300);
 pub struct Host {
     /// The name of the resource: `dns|cart.shop`.
     pub name: Name,
-    /// Its addresses; never empty.
+    /// Its addresses. Empty if the name exists without an address: an endpoint that is not set.
     pub addresses: Box<[IpAddr]>,
     /// How long a client may keep them.
     pub ttl: Duration,
@@ -71,8 +71,13 @@ impl Host {
                 return Err(Unusable::new("name", problem));
             }
             let ttl = duration("answer_ttl", answer_ttl)?.unwrap_or(DEFAULT_TTL);
-            let DnsEndpoint { endpoint_config } = required("endpoint", endpoint)?;
-            let addresses = addresses(endpoint_config).map_err(|bad| bad.within("endpoint"))?;
+            let addresses = match endpoint {
+                Some(DnsEndpoint { endpoint_config }) => {
+                    addresses(endpoint_config).map_err(|bad| bad.within("endpoint"))?
+                }
+                // An `AddressList` may not be empty.
+                None => Box::default(),
+            };
             Ok((addresses, ttl))
         })?;
         let (addresses, ttl) =
@@ -94,5 +99,32 @@ fn addresses(wire: Option<EndpointConfig>) -> Result<Box<[IpAddr]>, Unusable> {
     match addresses.is_empty() {
         true => Err(Unusable::new("address_list.address", "must not be empty")),
         false => Ok(addresses.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(endpoint: Option<EndpointConfig>) -> Result<Host, Unusable> {
+        let endpoint = endpoint.map(|config| DnsEndpoint { endpoint_config: Some(config) });
+        let domain = DnsVirtualDomain { name: "db.shop".into(), endpoint, answer_ttl: None };
+        let table = dns::DnsTable { virtual_domains: vec![domain], ..Default::default() };
+        let server_config = ServerContextConfig { config_source: Some(ConfigSource::InlineDnsTable(table)) };
+        let wire = DnsFilterConfig { server_config: Some(server_config), ..Default::default() };
+        Host::decode("dns|db.shop".into(), wire)
+    }
+
+    #[test]
+    fn a_name_without_endpoint_exists_without_address_and_an_empty_list_is_refused_as_by_envoy() {
+        assert!(decode(None).unwrap().addresses.is_empty());
+        let list =
+            |address: &[&str]| AddressList { address: address.iter().map(ToString::to_string).collect() };
+        let one = decode(Some(EndpointConfig::AddressList(list(&["10.0.0.1"])))).unwrap();
+        assert_eq!((&one.addresses[..], one.ttl), (&[IpAddr::from([10, 0, 0, 1])][..], DEFAULT_TTL));
+        for bad in [list(&[]), list(&["10.0.0.256"])] {
+            assert!(decode(Some(EndpointConfig::AddressList(bad))).is_err());
+        }
+        assert!(decode(Some(EndpointConfig::ClusterName("db".into()))).is_err());
     }
 }

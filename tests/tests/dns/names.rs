@@ -75,6 +75,47 @@ async fn a_service_that_comes_or_goes_is_resolved_or_forwarded_from_then_on() {
 }
 
 #[tokio::test]
+async fn a_headless_service_resolves_to_its_ready_endpoints_and_its_name_stays_in_the_mesh_without_them() {
+    let headless = service("db", 5432, "tcp").replace("ports:", "clusterIP: None, ports:");
+    let slice = |conditions: &str| {
+        format!(
+            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: db-1, namespace: shop, \
+             labels: {{kubernetes.io/service-name: db}}}}, addressType: IPv4, ports: [{{port: 5432}}], \
+             endpoints: [{{addresses: [192.0.2.50], hostname: db-0, conditions: {conditions}}}]}}\n---\n"
+        )
+    };
+    let mesh = Mesh::start(&headless).await;
+    let server = NameServer::ordinary().await;
+    let web = sidecar(&mesh, &server).await;
+    let service = ["db.", "db.shop.", "db.shop.svc.", "db.shop.svc.cluster.local."];
+    let instance = ["db-0.db.shop.svc.", "db-0.db.shop.svc.cluster.local."];
+    let are = async |names: &[&str], expected: &[&str]| {
+        for name in names {
+            eventually(&format!("{expected:?} for {name}"), async || {
+                (resolve(&web, name, RecordType::A).await == found(expected)).then_some(())
+            })
+            .await;
+            assert_eq!(resolve(&web, name, RecordType::AAAA).await, found(&[]));
+        }
+    };
+    for name in service {
+        let response = ask(web.dns(), &query(name, RecordType::A)).await;
+        assert_eq!(
+            (read(&response), response.authorities),
+            (found(&[]), vec![]),
+            "NODATA, which no cache keeps"
+        );
+    }
+    mesh.write("db.yaml", &slice("{ready: true}"));
+    are(&service, &["192.0.2.50"]).await;
+    are(&instance, &["192.0.2.50"]).await;
+    mesh.write("db.yaml", &slice("{ready: false}"));
+    are(&service, &[]).await;
+    are(&instance, &[]).await;
+    assert!(!service.iter().chain(&instance).any(|name| server.was_asked(name)), "no name leaves the mesh");
+}
+
+#[tokio::test]
 async fn without_a_control_plane_known_names_are_answered_and_others_forwarded() {
     let mut mesh = Mesh::start(&[service("cart", 80, "http"), service("stock", 80, "http")].concat()).await;
     let server = NameServer::ordinary().await;

@@ -88,6 +88,9 @@ impl Query {
     }
 
     /// Returns the response for a host of the mesh: its addresses of the requested family, or none for another type of record.
+    ///
+    /// A response without addresses (NODATA) has no SOA record, so that caches do not keep it (RFC 2308 section 5), and is therefore
+    /// not authoritative (section 3).
     pub(super) fn answer(&self, addresses: &[IpAddr], ttl: Duration) -> Vec<u8> {
         let Ok(message) = Message::from_vec(&self.bytes) else { return self.failure(ResponseCode::FormErr) };
         let edns = message.edns;
@@ -105,6 +108,7 @@ impl Query {
         let mut response = self.response(ResponseCode::NoError, edns.as_ref());
         let empty = encode(response.clone()).len();
         response.answers = addresses.iter().filter(wanted).map(record).collect();
+        response.metadata.authoritative = !response.answers.is_empty();
         // Clients that take the first address share the load.
         fastrand::shuffle(&mut response.answers);
         response.answers.truncate(MAX_ADDRESSES);

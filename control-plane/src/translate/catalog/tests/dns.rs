@@ -19,7 +19,9 @@ fn resolve(catalog: &Catalog, host: &str) -> Option<(String, Vec<String>)> {
     };
     let domain = table.virtual_domains.pop().unwrap();
     assert_eq!(domain.answer_ttl.map(|ttl| ttl.seconds), Some(30));
-    let Some(EndpointConfig::AddressList(list)) = domain.endpoint.unwrap().endpoint_config else { panic!() };
+    let Some(endpoint) = domain.endpoint else { return Some((domain.name, vec![])) };
+    let Some(EndpointConfig::AddressList(list)) = endpoint.endpoint_config else { panic!() };
+    assert!(!list.address.is_empty(), "Envoy refuses an empty list");
     Some((domain.name, list.address))
 }
 
@@ -56,22 +58,33 @@ fn a_headless_service_resolves_to_its_ready_endpoints_and_an_instance_to_its_own
 }
 
 #[test]
+fn a_headless_service_or_instance_that_is_not_ready_has_a_table_without_addresses() {
+    let unready = |ports| {
+        let mut entry = headless(&[]);
+        entry.endpoints = Arc::new(Endpoints { ports });
+        entry
+    };
+    let catalog = catalog(unready(vec![]));
+    assert_eq!(resolve(&catalog, "cart.shop").unwrap().1, [""; 0]);
+    assert_eq!(resolve(&catalog, "cart-0.cart.shop.svc"), None);
+    let mut endpoint = endpoint("10.1.0.1:8080", EndpointHealth::NotReady);
+    endpoint.hostname = Some("cart-0".into());
+    catalog.publish(Arc::new([unready(vec![(80, [endpoint].into())])].into_iter().collect()));
+    for host in ["cart", "cart.shop.svc", "cart-0.cart.shop.svc", "cart-0.cart.shop.svc.cluster.local"] {
+        assert_eq!(resolve(&catalog, host), Some((host.to_owned(), vec![])));
+    }
+}
+
+#[test]
 fn a_name_that_the_mesh_does_not_have_is_not_resolved() {
     let others =
         ["other", "cart.other", "cart.example.com", "cart.svc", "cart.shop.", "CART", "", "dns|cart"];
     let catalog = catalog(plain(AppProtocol::Http));
     assert!(others.iter().all(|host| resolve(&catalog, host).is_none()));
     assert!(catalog.resource(&shop(), Kind::Cluster, "dns|cart").is_none());
-    for service_type in [
-        ServiceType::ExternalName("example.com".into()),
-        ServiceType::ClusterIps(vec![]),
-        ServiceType::Headless,
-    ] {
-        let mut entry = of_type(service_type);
-        entry.endpoints = Arc::default();
-        catalog.publish(Arc::new([entry].into_iter().collect()));
-        assert_eq!(resolve(&catalog, "cart"), None, "no address of its own");
-    }
+    let external = of_type(ServiceType::ExternalName("example.com".into()));
+    catalog.publish(Arc::new([external].into_iter().collect()));
+    assert_eq!(resolve(&catalog, "cart"), None, "a name outside of the mesh");
 }
 
 #[test]
