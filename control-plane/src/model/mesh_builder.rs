@@ -37,10 +37,9 @@ impl MeshBuilder {
         self.inventory.touch_granted(&mut touched);
         let Self { inventory, automatic, mesh, statuses } = self;
         let inventory = &*inventory;
-        for key in &touched.services {
-            automatic.update(key, inventory.service(key));
-        }
-        touched.services.extend(automatic.assign());
+        let others: Vec<_> =
+            touched.services.iter().flat_map(|key| automatic.update(key, inventory.service(key))).collect();
+        touched.services.extend(others);
         let mut attachments = Attachments::new(inventory);
         let Touched { services, endpoints, routes, statuses: mut judged, namespaces, granted: _ } = touched;
         for (namespace, labels) in namespaces {
