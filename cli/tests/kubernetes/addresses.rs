@@ -3,7 +3,10 @@
 use serde_json::Value;
 
 use crate::cluster::{attempt, eventually, kubectl, on_the_node};
-use crate::namespace::{Namespace, deployment, server};
+use crate::manifests::{deployment, http_route, labelling, on_node, pod, server, service, stateful_set};
+use crate::namespace::Namespace;
+
+const PORTS: &str = "ports: [{name: http, port: 8080}]";
 
 /// Calls a URL from a pod until it is answered with 200. Returns what the server says about the request.
 fn call(namespace: &Namespace, from: &str, url: &str) -> Value {
@@ -24,52 +27,13 @@ fn answering(namespace: &Namespace, from: &str, url: &str) -> Vec<String> {
     pods
 }
 
-/// Returns a pod of an application on a node, which begins to serve at once.
-fn pod(name: &str, app: &str, node: u8) -> String {
-    let spec =
-        server("").replacen('{', &format!("{{nodeSelector: {{kubernetes.io/hostname: node{node}}}, "), 1);
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {app}}}}}\nspec: {spec}\n---\n"
-    )
-}
-
-/// Returns a Service of an application.
-fn service(name: &str, app: &str, more: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{selector: {{app: {app}}}, \
-         ports: [{{name: http, port: 8080}}]{more}}}\n---\n"
-    )
-}
-
 #[test]
 fn pods_are_called_by_stable_names_and_addresses_with_the_routes_of_their_headless_service_and_mtls() {
     let namespace = Namespace::meshed("headless", "strict");
     let spec = server("").replace("[serve, \"8080\"]", "[serve, \"8080\", \"9090\"]");
-    namespace.apply(&format!(
-        "apiVersion: apps/v1
-kind: StatefulSet
-metadata: {{name: db}}
-spec:
-  serviceName: db
-  podManagementPolicy: Parallel
-  replicas: 2
-  selector: {{matchLabels: {{app: db}}}}
-  template: {{metadata: {{labels: {{app: db}}}}, spec: {spec}}}
----
-{}apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: db}}
-spec:
-  parentRefs: [{{group: \"\", kind: Service, name: db, port: 8080}}]
-  rules:
-    - matches: [{{path: {{type: PathPrefix, value: /slow}}}}]
-      timeouts: {{request: 200ms}}
-      backendRefs: [{{name: db, port: 8080}}]
-    - filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: x-route, value: db}}]}}}}]
-      backendRefs: [{{name: db, port: 8080}}]
-",
-        service("db", "db", ", clusterIP: None")
-    ));
+    namespace.apply(&stateful_set("db", &spec));
+    let slow = "{matches: [{path: {type: PathPrefix, value: /slow}}], timeouts: {request: 200ms}, backendRefs: [{name: db, port: 8080}]}";
+    namespace.apply(&http_route("db", 8080, &[slow, &labelling("db", "db", 8080)].join(", ")));
     namespace.apply(&deployment("caller", 1, &server("")));
     namespace.ready("statefulset/db");
     namespace.ready("deploy/caller");
@@ -119,17 +83,19 @@ impl Drop for Zones {
 fn requests_stay_on_the_node_or_in_the_zone_as_the_service_says() {
     let zones = Zones::set("one", "two");
     let namespace = Namespace::meshed("places", "strict");
+    let on = |node: &str, name: &str, app: &str| pod(name, app, &on_node(node, &server("")));
+    let with = |name: &str, app: &str, more: &str| service(name, app, &format!("{PORTS}{more}"));
     namespace.apply(
         &[
-            pod("near", "web", 1),
-            pod("far", "web", 2),
-            pod("caller", "caller", 1),
-            pod("leaving", "leaving", 2),
-            service("everywhere", "web", ""),
-            service("same-node", "web", ", internalTrafficPolicy: Local"),
-            service("same-zone", "web", ", trafficDistribution: PreferClose"),
-            service("not-here", "leaving", ", internalTrafficPolicy: Local"),
-            service("leaving", "leaving", ""),
+            on("node1", "near", "web"),
+            on("node2", "far", "web"),
+            on("node1", "caller", "caller"),
+            on("node2", "leaving", "leaving"),
+            with("everywhere", "web", ""),
+            with("same-node", "web", ", internalTrafficPolicy: Local"),
+            with("same-zone", "web", ", trafficDistribution: PreferClose"),
+            with("not-here", "leaving", ", internalTrafficPolicy: Local"),
+            with("leaving", "leaving", ""),
         ]
         .concat(),
     );
@@ -181,15 +147,16 @@ fn external_names_declared_protocols_and_both_families_lead_where_the_service_sa
     let spec = server("").replace("[serve, \"8080\"]", "[serve, \"8080\", \"8081\"]");
     namespace.apply(&deployment("web", 1, &spec));
     namespace.apply(&deployment("caller", 1, &server("")));
-    let with = |name: &str, protocol: &str, more: &str| {
-        service(name, "web", more).replace("port: 8080", &format!("port: 8080, appProtocol: {protocol}"))
-    };
+    let web = |name: &str, fields: &str| service(name, "web", fields);
     namespace.apply(
         &[
-            with("http1", "http", ""),
-            with("http2", "kubernetes.io/h2c", "").replace("port: 8080", "targetPort: 8081, port: 8080"),
-            service("both", "web", ", ipFamilyPolicy: RequireDualStack"),
-            service("both-headless", "web", ", ipFamilyPolicy: RequireDualStack, clusterIP: None"),
+            web("http1", "ports: [{name: http, port: 8080, appProtocol: http}]"),
+            web(
+                "http2",
+                "ports: [{name: http, port: 8080, targetPort: 8081, appProtocol: kubernetes.io/h2c}]",
+            ),
+            web("both", &format!("{PORTS}, ipFamilyPolicy: RequireDualStack")),
+            web("both-headless", &format!("{PORTS}, ipFamilyPolicy: RequireDualStack, clusterIP: None")),
             "apiVersion: v1\nkind: Service\nmetadata: {name: alias}\nspec: {type: ExternalName, \
              externalName: http1.names.svc.cluster.local}\n"
                 .to_owned(),

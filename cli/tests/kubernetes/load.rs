@@ -20,7 +20,7 @@ pub(crate) struct Counts {
     pub(crate) sent: u64,
     pub(crate) answered: u64,
     pub(crate) lost: u64,
-    /// The first lost requests.
+    /// The last lost requests.
     pub(crate) why: Vec<String>,
     pub(crate) pods: BTreeMap<String, Answers>,
     pub(crate) versions: BTreeMap<String, Answers>,
@@ -30,7 +30,7 @@ pub(crate) struct Counts {
 pub(crate) struct Load<'a>(&'a Namespace);
 
 impl<'a> Load<'a> {
-    /// Starts the load and returns after its first answers.
+    /// Starts the load, and returns when requests are answered and none is lost any more: what is called may start at the same time.
     pub(crate) fn start(namespace: &'a Namespace, url: &str, per_second: u32) -> Self {
         namespace.apply(&format!(
             "apiVersion: v1
@@ -43,9 +43,13 @@ spec:
         ));
         namespace.kubectl(&["wait", "--for=condition=Ready", "pod/load", "--timeout=60s"]);
         let load = Self(namespace);
-        eventually("answers", 20, || {
-            load.read()
-                .and_then(|counts| if counts.answered > 20 { Ok(()) } else { Err(format!("{counts:?}")) })
+        let mut lost = u64::MAX;
+        eventually("answers", 60, || {
+            let counts = load.read()?;
+            let waiting = counts.sent - counts.answered - counts.lost;
+            let settled = counts.answered > 20 && counts.lost == lost && waiting < 3;
+            lost = counts.lost;
+            if settled { Ok(()) } else { Err(format!("{counts:?}")) }
         });
         load
     }
@@ -57,6 +61,15 @@ spec:
 
     pub(crate) fn counts(&self) -> Counts {
         self.read().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Waits until requests for `web` are sent with this value of the header `x-route`.
+    pub(crate) fn is_routed(&self, value: &str, seconds: u64) {
+        eventually(value, seconds, || {
+            let answer = self.0.exec("load", &["/pod", "get", "http://web/"])?;
+            let header = format!("\"X-Route\":[\"{value}\"]");
+            if answer.contains(&header) { Ok(()) } else { Err(answer) }
+        });
     }
 
     /// Runs `change` and asserts that requests were answered meanwhile and none was lost.

@@ -5,6 +5,9 @@ use std::sync::Once;
 
 use crate::cluster::{self, kubectl};
 
+/// Selects the replicas of the control plane.
+pub(crate) const CONTROL_PLANE: &str = "app.kubernetes.io/name=outrigger-control-plane";
+
 /// Installs the mesh, once.
 pub(crate) fn installed() {
     static ONCE: Once = Once::new();
@@ -44,6 +47,12 @@ pub(crate) fn ready() {
         "deploy/outrigger-control-plane",
         "--timeout=120s",
     ]);
+}
+
+/// Returns the restarts of the control plane's containers.
+pub(crate) fn restarts() -> String {
+    let counts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
+    kubectl(&["-n", "outrigger-system", "get", "pods", "-l", CONTROL_PLANE, "-o", counts])
 }
 
 /// Sets the number of replicas of the control plane.

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use crate::cluster::{eventually, kubectl, on_the_node};
-use crate::namespace::{Namespace, deployment, server};
+use crate::manifests::{deployment, server, service};
+use crate::namespace::Namespace;
 
 fn outrigger(args: &[&str]) -> String {
     let command =
@@ -53,9 +54,7 @@ fn pods_that_run_without_the_sidecar_that_they_are_to_have_are_reported_until_th
 fn a_misspelled_mode_is_strict_and_reported_and_so_is_a_target_port_that_does_not_exist() {
     let namespace = Namespace::meshed("misspelled", "permissive");
     namespace.apply(&deployment("web", 1, &server("")));
-    namespace.apply(
-        "apiVersion: v1\nkind: Service\nmetadata: {name: wrong}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: htp}]}\n",
-    );
+    namespace.apply(&service("wrong", "web", "ports: [{port: 80, targetPort: htp}]"));
     namespace.ready("deploy/web");
     let url = format!("http://{}:8080/", namespace.address("app=web"));
     let call = || on_the_node(&["curl", "-fsS", "-m", "5", &url]);

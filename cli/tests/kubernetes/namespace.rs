@@ -98,6 +98,25 @@ impl Namespace {
     pub(crate) fn address(&self, selector: &str) -> String {
         self.pods(selector)[0]["status"]["podIP"].as_str().unwrap().to_owned()
     }
+
+    /// Returns the conditions of a route, each as `type=status: message`.
+    pub(crate) fn conditions(&self, kind: &str, name: &str) -> Result<String, String> {
+        let route = self.attempt(&["get", kind, name, "-o", "json"])?;
+        let route: Value = serde_json::from_str(&route).map_err(|error| error.to_string())?;
+        let conditions = route["status"]["parents"][0]["conditions"].as_array().ok_or("no status")?.iter();
+        let one = |condition: &Value| {
+            format!("{}={}: {}", condition["type"], condition["status"], condition["message"])
+        };
+        Ok(conditions.map(one).collect::<Vec<_>>().join("\n").replace('"', ""))
+    }
+
+    /// Waits until the conditions of a route have all of these texts.
+    pub(crate) fn has_conditions(&self, kind: &str, name: &str, texts: &[&str]) {
+        cluster::eventually(&format!("{texts:?}"), 30, || {
+            let all = self.conditions(kind, name)?;
+            if texts.iter().all(|text| all.contains(text)) { Ok(()) } else { Err(all) }
+        });
+    }
 }
 
 impl Drop for Namespace {
@@ -105,7 +124,10 @@ impl Drop for Namespace {
         if std::thread::panicking() {
             // What one wants to know first.
             println!("{}", self.attempt(&["get", "pods", "-o", "wide"]).unwrap_or_default());
-            println!("{}", self.attempt(&["get", "events", "--sort-by=.lastTimestamp"]).unwrap_or_default());
+            println!(
+                "{}",
+                self.attempt(&["get", "events", "--field-selector=type!=Normal"]).unwrap_or_default()
+            );
         }
         let _ = attempt(&["delete", "namespace", self.name, "--wait=false"]);
     }
@@ -116,32 +138,4 @@ pub(crate) fn has_sidecar(pod: &Value) -> bool {
     pod["spec"]["initContainers"]
         .as_array()
         .is_some_and(|all| all.iter().any(|one| one["name"] == "outrigger-proxy"))
-}
-
-/// Returns a pod template's spec: a server on port 8080, ready when it serves; `more` is added to the container.
-pub(crate) fn server(more: &str) -> String {
-    format!(
-        "{{containers: [{{name: app, image: \"test/pod:1\", args: [serve, \"8080\"], ports: [{{name: http, containerPort: 8080}}], \
-         readinessProbe: {{httpGet: {{port: 8080}}, periodSeconds: 1}}{more}}}]}}"
-    )
-}
-
-/// Returns a Deployment and a Service of that name, port 80 to 8080.
-pub(crate) fn deployment(name: &str, replicas: u32, spec: &str) -> String {
-    format!(
-        "apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: {name}}}
-spec:
-  replicas: {replicas}
-  selector: {{matchLabels: {{app: {name}}}}}
-  template: {{metadata: {{labels: {{app: {name}}}}}, spec: {spec}}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec: {{selector: {{app: {name}}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}
----
-"
-    )
 }

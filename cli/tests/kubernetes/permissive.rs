@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::cluster::{eventually, kubectl, on_the_node};
 use crate::load::Load;
-use crate::namespace::{Namespace, deployment, has_sidecar, server};
+use crate::manifests::{deployment, server, service};
+use crate::namespace::{Namespace, has_sidecar};
 
 #[test]
 fn clients_without_sidecars_lose_no_request_until_a_namespace_is_strict() {
@@ -13,11 +14,9 @@ fn clients_without_sidecars_lose_no_request_until_a_namespace_is_strict() {
     // Without a sidecar, only an application that waits at its end loses nothing in a rolling restart.
     let more = ", env: [{name: GREETING_PORT, value: \"3306\"}], lifecycle: {preStop: {sleep: {seconds: 5}}}";
     shop.apply(&deployment("web", 2, &server(more)));
-    shop.apply(
-        "apiVersion: v1\nkind: Service\nmetadata: {name: mysql}\nspec: {selector: {app: web}, ports: [{name: mysql, port: 3306}]}\n",
-    );
-    shop.ready("deploy/web");
+    shop.apply(&service("mysql", "web", "ports: [{name: mysql, port: 3306}]"));
     let load = Load::start(&clients, "http://web.way-in/", 50);
+    shop.ready("deploy/web");
 
     load.during("namespace labelled, pods restarted", || {
         kubectl(&["label", "namespace", "way-in", "outrigger.dev/inject=enabled"]);

@@ -1,10 +1,10 @@
 //! What is refused, and that the refusal is logged: tokens of other pods, callers without mTLS where it is strict, annotations with more
-//! than a value. The trust roots of the cluster survive changes of their objects.
+//! than a value, privileges that a namespace does not allow.
 
-use std::time::Instant;
-
-use crate::cluster::{apply, attempt, eventually, inside, kubectl, on_the_node};
-use crate::namespace::{Namespace, deployment, server};
+use crate::cluster::{apply, attempt, eventually, in_the_network_of_the_node, kubectl};
+use crate::manifests::{deployment, server};
+use crate::namespace::Namespace;
+use crate::outsider::{Outsider, token};
 
 const SYSTEM: &[&str] = &["-n", "outrigger-system"];
 
@@ -17,41 +17,8 @@ fn control_plane_log() -> String {
     system(&["logs", "-l", "app.kubernetes.io/name=outrigger-control-plane", "--tail=-1"]).unwrap()
 }
 
-/// Returns a token of the account `default`: for `audience`, bound to `pod` if it is not empty.
-fn token(namespace: &Namespace, pod: &str, audience: &str) -> String {
-    let (audience, name) = (format!("--audience={audience}"), format!("--bound-object-name={pod}"));
-    let mut args = vec!["create", "token", "default", &audience];
-    let uid;
-    if !pod.is_empty() {
-        uid = format!(
-            "--bound-object-uid={}",
-            namespace.kubectl(&["get", "pod", pod, "-o", "jsonpath={.metadata.uid}"])
-        );
-        args.extend(["--bound-object-kind=Pod", &name, &uid]);
-    }
-    namespace.kubectl(&args)
-}
-
-/// Runs a proxy on node 1, outside of any pod, with a token, and returns its log.
-fn proxy_with(token: &str) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).display().to_string();
-    let roots = system(&["get", "configmap", "outrigger-trust-roots", "-o", "jsonpath={.data.roots\\.pem}"]);
-    std::fs::write(path("roots.pem"), roots.unwrap()).unwrap();
-    std::fs::write(path("token"), token).unwrap();
-    let address = system(&["get", "service", "outrigger-control-plane", "-o", "jsonpath={.spec.clusterIP}"]);
-    let (address, state) = (format!("{}:15010", address.unwrap()), path("state"));
-    let (roots, token) = (path("roots.pem"), path("token"));
-    let proxy = [
-        &["timeout", "-s", "KILL", "12", env!("CARGO_BIN_EXE_outrigger"), "proxy"][..],
-        &["--control-plane", &address, "--control-plane-ca", &roots, "--token-file", &token],
-        &["--state-dir", &state, "--instance", "outsider", "--admin", "127.0.0.1:25000"],
-    ];
-    on_the_node(&proxy.concat()).unwrap_err()
-}
-
 #[test]
-fn a_token_of_another_pod_or_audience_or_of_no_pod_gets_no_certificate() {
+fn a_token_of_another_pod_or_audience_or_account_or_of_no_pod_gets_no_certificate() {
     let namespace = Namespace::plain("tokens");
     for node in ["1", "2"] {
         apply(&format!(
@@ -61,24 +28,41 @@ fn a_token_of_another_pod_or_audience_or_of_no_pod_gets_no_certificate() {
     }
     namespace.kubectl(&["wait", "--for=condition=Ready", "pod/on-node1", "pod/on-node2", "--timeout=60s"]);
     let deleted = token(&namespace, "on-node2", "outrigger.dev");
-    for (token, reason, text) in [
+    let refused = [
         (deleted.clone(), "foreign-address", "which is no address of that pod"),
         (token(&namespace, "on-node1", "other"), "token-audience", "is not for the audience outrigger.dev"),
         (token(&namespace, "", "outrigger.dev"), "unbound-token", "is not bound to a pod"),
-    ] {
-        let log = proxy_with(&token);
+    ];
+    let own = token(&namespace, "on-node1", "outrigger.dev");
+    let tokens = refused.iter().map(|(token, ..)| token).chain([&own]).zip(1..);
+    let mut logs = std::thread::scope(|scope| {
+        let proxies: Vec<_> =
+            tokens.map(|(token, number)| scope.spawn(move || Outsider::new(token).run(number))).collect();
+        proxies.into_iter().map(|proxy| proxy.join().unwrap()).collect::<Vec<_>>()
+    });
+    // From its own node it is accepted, from the address of the node as from that of its bridge. The identity is that of the token,
+    // whatever the proxy calls itself.
+    let log = logs.pop().unwrap();
+    assert!(log.contains("identity=spiffe://cluster.local/ns/tokens/sa/default"), "{log}");
+    for ((token, reason, text), log) in refused.iter().zip(logs) {
         assert!(!log.contains("certificate issued") && log.contains(text), "{log}");
-        assert!(!log.contains(&token), "the token is a secret");
+        assert!(!log.contains(token), "the token is a secret");
         let log = control_plane_log();
         assert!(log.contains(&format!("certificate refused reason=\"{reason}\"")), "{log}");
     }
-    // From its own node it is accepted, from the address of the node as from that of its bridge. The identity is that of the token,
-    // whatever the proxy calls itself.
-    let log = proxy_with(&token(&namespace, "on-node1", "outrigger.dev"));
-    assert!(log.contains("identity=spiffe://cluster.local/ns/tokens/sa/default"), "{log}");
+
+    let proxy = Outsider::new(&own);
+    let refusal = in_the_network_of_the_node(|| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(proxy.refusal_of("spiffe://cluster.local/ns/tokens/sa/another"))
+    });
+    let sender = "another, and its sender is spiffe://cluster.local/ns/tokens/sa/default";
+    assert!(refusal.ends_with(sender), "{refusal}");
+    let log = control_plane_log();
+    assert!(log.contains("certificate refused reason=\"foreign-name\""), "{log}");
 
     namespace.kubectl(&["delete", "pod", "on-node2", "--now"]);
-    let log = proxy_with(&deleted);
+    let log = Outsider::new(&deleted).run(1);
     assert!(
         !log.contains("certificate issued") && log.contains("refused the service account token"),
         "{log}"
@@ -88,9 +72,7 @@ fn a_token_of_another_pod_or_audience_or_of_no_pod_gets_no_certificate() {
 /// Asserts that a pod cannot call `url`, and returns the address of the pod.
 fn assert_refused(namespace: &str, app: &str, url: &str) -> String {
     let pod = format!("deploy/{app}");
-    let call =
-        ["timeout", "8", "kubectl", "-n", namespace, "exec", &pod, "-c", "app", "--", "/pod", "call", url];
-    on_the_node(&call).unwrap_err();
+    attempt(&["-n", namespace, "exec", &pod, "-c", "app", "--", "/pod", "get", url]).unwrap_err();
     let selector = format!("app={app}");
     kubectl(&["-n", namespace, "get", "pods", "-l", &selector, "-o", "jsonpath={.items[0].status.podIP}"])
 }
@@ -143,46 +125,12 @@ fn annotations_with_more_than_they_may_have_and_pods_as_the_proxys_user_are_refu
     assert!(refused.contains("runAsUser"), "{refused}");
 }
 
-fn roots_in(namespace: &Namespace) -> Result<String, String> {
-    let roots = namespace.attempt(&[
-        "get",
-        "configmap",
-        "outrigger-trust-roots",
-        "-o",
-        "jsonpath={.data.roots\\.pem}",
-    ])?;
-    if roots.starts_with("-----BEGIN CERTIFICATE-----") { Ok(roots) } else { Err(roots) }
-}
-
 #[test]
-fn trust_roots_are_repaired_by_whichever_replica_leads_and_removed_when_a_namespace_opts_out() {
-    let namespace = Namespace::meshed("roots", "strict");
-    let roots = eventually("the roots", 10, || roots_in(&namespace));
-    let broken = "{\"data\": {\"roots.pem\": \"broken\"}}";
-    namespace.kubectl(&["patch", "configmap", "outrigger-trust-roots", "--type=merge", "-p", broken]);
-    assert_eq!(eventually("the repair", 30, || roots_in(&namespace)), roots);
-
-    let leader = || system(&["get", "lease", "outrigger-leader", "-o", "jsonpath={.spec.holderIdentity}"]);
-    let old = leader().unwrap();
-    let pod = old.split_once('_').unwrap().0;
-    let field = |path: &str| system(&["get", "pod", pod, "-o", &format!("jsonpath={{{path}}}")]).unwrap();
-    let (node, container) = (field(".spec.nodeName"), field(".status.containerStatuses[0].containerID"));
-    // Killed, it does not release the Lease, which must expire.
-    let killed = Instant::now();
-    let id = container.strip_prefix("containerd://").unwrap();
-    inside(&node, &["ctr", "-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", id]).unwrap();
-    eventually("another leader", 30, || {
-        let now = leader()?;
-        if now.is_empty() || now == old { Err(format!("{old} leads")) } else { Ok(()) }
-    });
-    println!("another leader after {:?}", killed.elapsed());
-    namespace.kubectl(&["delete", "configmap", "outrigger-trust-roots"]);
-    assert_eq!(eventually("the repair by the new leader", 20, || roots_in(&namespace)), roots);
-
-    kubectl(&["label", "namespace", "roots", "outrigger.dev/inject-"]);
-    eventually("the removal", 20, || match roots_in(&namespace) {
-        Err(error) if error.contains("NotFound") => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
-    crate::mesh::ready();
+fn without_the_plugin_baseline_refuses_net_admin_of_the_capture_container_and_nothing_else() {
+    let namespace = Namespace::meshed("baseline", "strict");
+    kubectl(&["label", "namespace", "baseline", "pod-security.kubernetes.io/enforce=baseline"]);
+    let refused = namespace.attempt(&["run", "web", "--image=test/pod:1"]).unwrap_err();
+    let only = "violates PodSecurity \"baseline:latest\": non-default capabilities (container \"outrigger-capture\" must not include \
+                \"NET_ADMIN\" in securityContext.capabilities.add)\n";
+    assert!(refused.ends_with(only), "{refused}");
 }

@@ -1,7 +1,8 @@
 //! Every kind of pod works with a sidecar: jobs finish, probes are answered, servers may speak first, kubectl reaches the application.
 
 use crate::cluster::{eventually, on_the_node};
-use crate::namespace::{Namespace, deployment, has_sidecar, server};
+use crate::manifests::{HTTP, deployment, server, service, stateful_set};
+use crate::namespace::{Namespace, has_sidecar};
 
 #[test]
 fn a_job_whose_init_container_calls_the_mesh_finishes_and_so_does_a_cron_job() {
@@ -31,23 +32,7 @@ spec: {{schedule: \"* * * * *\", jobTemplate: {{spec: {{backoffLimit: 0, templat
 #[test]
 fn pods_of_a_stateful_set_are_reached_by_their_names() {
     let namespace = Namespace::meshed("stateful", "strict");
-    namespace.apply(&format!(
-        "apiVersion: apps/v1
-kind: StatefulSet
-metadata: {{name: db}}
-spec:
-  serviceName: db
-  replicas: 2
-  selector: {{matchLabels: {{app: db}}}}
-  template: {{metadata: {{labels: {{app: db}}}}, spec: {}}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: db}}
-spec: {{clusterIP: None, selector: {{app: db}}, ports: [{{name: http, port: 8080}}]}}
-",
-        server("")
-    ));
+    namespace.apply(&stateful_set("db", &server("")));
     namespace.ready("statefulset/db");
     for pod in ["db-0", "db-1"] {
         for caller in ["db-0", "db-1"] {
@@ -71,9 +56,7 @@ fn a_pod_of_the_host_network_is_left_alone() {
 fn a_server_that_speaks_first_is_not_kept_waiting() {
     let namespace = Namespace::meshed("greeting", "strict");
     namespace.apply(&deployment("db", 1, &server(", env: [{name: GREETING_PORT, value: \"3306\"}]")));
-    namespace.apply(
-        "apiVersion: v1\nkind: Service\nmetadata: {name: mysql}\nspec: {selector: {app: db}, ports: [{name: mysql, port: 3306, appProtocol: tcp}]}\n",
-    );
+    namespace.apply(&service("mysql", "db", "ports: [{name: mysql, port: 3306, appProtocol: tcp}]"));
     namespace.apply(&deployment("caller", 1, &server("")));
     namespace.ready("deploy/db");
     namespace.ready("deploy/caller");
@@ -142,10 +125,7 @@ fn all_of_twenty_ports_are_served_declared_or_not() {
         .replace("{name: http, containerPort: 8080}", &declared.join(", "));
     namespace.apply(&deployment("many", 1, &spec));
     let ports: Vec<_> = (8080..8100).map(|port| format!("{{name: http-{port}, port: {port}}}")).collect();
-    namespace.apply(&format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: many-ports}}\nspec: {{selector: {{app: many}}, ports: [{}]}}\n",
-        ports.join(", ")
-    ));
+    namespace.apply(&service("many-ports", "many", &format!("ports: [{}]", ports.join(", "))));
     namespace.apply(&deployment("caller", 1, &server("")));
     namespace.ready("deploy/many");
     namespace.ready("deploy/caller");
@@ -181,10 +161,8 @@ fn a_port_that_listens_on_loopback_alone_is_not_reachable_from_outside() {
 fn a_service_is_reached_over_ipv6() {
     let namespace = Namespace::meshed("ipv6", "strict");
     namespace.apply(&deployment("web", 1, &server("")));
-    namespace.apply(
-        "apiVersion: v1\nkind: Service\nmetadata: {name: six}\nspec: {ipFamilies: [IPv6], ipFamilyPolicy: SingleStack, selector: {app: web}, \
-         ports: [{name: http, port: 80, targetPort: 8080}]}\n",
-    );
+    let fields = format!("{HTTP}, ipFamilies: [IPv6], ipFamilyPolicy: SingleStack");
+    namespace.apply(&service("six", "web", &fields));
     namespace.apply(&deployment("caller", 1, &server("")));
     namespace.ready("deploy/web");
     namespace.ready("deploy/caller");

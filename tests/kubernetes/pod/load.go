@@ -30,7 +30,7 @@ type counts struct {
 	Sent     int                 `json:"sent"`
 	Answered int                 `json:"answered"`
 	Lost     int                 `json:"lost"`
-	Why      []string            `json:"why"` // the first 20 lost requests
+	Why      []string            `json:"why"` // the last 20 lost requests
 	Pods     map[string]*answers `json:"pods"`
 	Versions map[string]*answers `json:"versions"`
 }
@@ -79,9 +79,8 @@ func (c *counts) send(client *http.Client, url string) {
 		c.Lost++
 		why := fmt.Sprintf("%s after %d ms: %s", started.Format("15:04:05.000"), time.Since(started).Milliseconds(), err)
 		log.Print(why)
-		if len(c.Why) < 20 {
-			c.Why = append(c.Why, why)
-		}
+		c.Why = append(c.Why, why)
+		c.Why = c.Why[max(0, len(c.Why)-20):]
 		return
 	}
 	c.Answered++

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use crate::cluster::{self, variable};
 use crate::load::Load;
+use crate::manifests::{deployment, server};
 use crate::mesh;
-use crate::namespace::{Namespace, deployment, server};
+use crate::namespace::Namespace;
 
 const PREVIOUS: &str = "outrigger/proxy:previous";
 const CURRENT: &str = concat!("outrigger/proxy:", env!("CARGO_PKG_VERSION"));
@@ -20,8 +21,8 @@ fn no_request_is_lost_when_the_mesh_is_upgraded_in_either_order_or_downgraded() 
     let _restored = Restored;
     let previous = previous();
     namespace.apply(&deployment("web", 2, &server("")));
-    namespace.ready("deploy/web");
     let by_current = Load::start(&namespace, "http://web/", 50);
+    namespace.ready("deploy/web");
 
     by_current.during("control plane downgraded", || install(&previous));
     by_current.during("sidecars downgraded", || restart(&namespace, PREVIOUS));

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::cluster::{apply, attempt, eventually};
 use crate::load::Load;
-use crate::namespace::{Namespace, deployment, server};
+use crate::manifests::{deployment, server};
+use crate::namespace::Namespace;
 
 const ROOTS: &str = "outrigger-trust-roots";
 
@@ -76,8 +77,8 @@ fn restart(namespace: &Namespace) {
 fn no_request_is_lost_while_the_ca_is_replaced_and_a_restarted_replica_waits_until_its_root_is_distributed() {
     let namespace = Namespace::meshed("replaced", "strict");
     namespace.apply(&deployment("web", 2, &server("")));
-    namespace.ready("deploy/web");
     let load = Load::start(&namespace, "http://web/", 50);
+    namespace.ready("deploy/web");
     load.during("CA replaced", || {
         replace();
         distributed(&namespace, 2);

@@ -1,20 +1,19 @@
-//! Changes of pods, nodes, routes and the control plane under constant load: no request is lost.
+//! Changes of pods and routes under constant load: no request is lost.
 
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::cluster::{eventually, kubectl};
-use crate::creations::none_is_refused_during;
+use crate::cluster::eventually;
 use crate::load::Load;
-use crate::mesh;
-use crate::namespace::{Namespace, deployment, server};
+use crate::manifests::{HTTP, deployment, http_route, server, service};
+use crate::namespace::Namespace;
 
 #[test]
-fn no_request_is_lost_while_pods_nodes_and_the_control_plane_change() {
-    let namespace = Namespace::meshed("changes", "strict");
+fn no_request_is_lost_while_pods_are_restarted_and_scaled() {
+    let namespace = Namespace::meshed("rollouts", "strict");
     namespace.apply(&deployment("web", 2, &server("")));
-    namespace.ready("deploy/web");
     let load = Load::start(&namespace, "http://web/", 50);
+    namespace.ready("deploy/web");
 
     load.during("rolling restart", || {
         namespace.kubectl(&["rollout", "restart", "deploy/web"]);
@@ -33,28 +32,6 @@ fn no_request_is_lost_while_pods_nodes_and_the_control_plane_change() {
         namespace.kubectl(&["scale", "deploy/web", "--replicas=2"]);
         namespace.ready("deploy/web");
     });
-    load.during("control plane restarted", || {
-        none_is_refused_during(&namespace, || {
-            kubectl(&["-n", "outrigger-system", "rollout", "restart", "deploy/outrigger-control-plane"]);
-            mesh::ready();
-            // The last of the former replicas ends.
-            sleep(Duration::from_secs(8));
-        });
-    });
-    load.during("both replicas of the control plane down for a minute, pods restarted meanwhile", || {
-        mesh::scale(0);
-        kubectl(&["-n", "outrigger-system", "wait", "--for=delete", "pod", "--all", "--timeout=60s"]);
-        namespace.kubectl(&["rollout", "restart", "deploy/web"]);
-        sleep(Duration::from_secs(60));
-        mesh::scale(2);
-        mesh::ready();
-        namespace.ready("deploy/web");
-    });
-    load.during("node 2 drained", || {
-        kubectl(&["drain", "node2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s"]);
-        namespace.ready("deploy/web");
-        kubectl(&["uncordon", "node2"]);
-    });
 }
 
 #[test]
@@ -64,11 +41,11 @@ fn no_request_is_lost_while_a_canary_is_shifted() {
         let version_of = format!(", env: [{{name: VERSION, value: {version}}}]");
         namespace.apply(&deployment(&format!("web-{version}"), 1, &server(&version_of)));
     }
-    namespace.apply("apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web-v1}, ports: [{name: http, port: 80, targetPort: 8080}]}\n");
+    namespace.apply(&service("web", "web-v1", HTTP));
     route(&namespace, 100);
+    let load = Load::start(&namespace, "http://web/", 50);
     namespace.ready("deploy/web-v1");
     namespace.ready("deploy/web-v2");
-    let load = Load::start(&namespace, "http://web/", 50);
     load.during("canary shifted", || {
         for v1 in [90, 50, 0] {
             route(&namespace, v1);
@@ -94,17 +71,7 @@ fn no_request_is_lost_while_a_canary_is_shifted() {
 
 /// Gives `v1` percent of the requests to v1, the others to v2.
 fn route(namespace: &Namespace, v1: u32) {
-    namespace.apply(&format!(
-        "apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: web}}
-spec:
-  parentRefs: [{{group: \"\", kind: Service, name: web, port: 80}}]
-  rules:
-    - backendRefs:
-        - {{name: web-v1, port: 80, weight: {v1}}}
-        - {{name: web-v2, port: 80, weight: {}}}
-",
-        100 - v1
-    ));
+    let backend = |name: &str, weight: u32| format!("{{name: {name}, port: 80, weight: {weight}}}");
+    let backends = [backend("web-v1", v1), backend("web-v2", 100 - v1)].join(", ");
+    namespace.apply(&http_route("web", 80, &format!("{{backendRefs: [{backends}]}}")));
 }

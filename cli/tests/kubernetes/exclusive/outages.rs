@@ -1,15 +1,16 @@
-//! What the API server does to a control plane: it goes away, it refuses a kind, kinds go and come, objects are newer than known,
-//! or large. Nothing that was read is lost, no replica restarts, and a condition or a line names what is wrong.
+//! What the API server does to a control plane: it goes away (the last test: Kubernetes' own controllers pause after that), it refuses a kind, kinds go and come, objects are newer than known.
+//! Nothing that was read is lost, no replica restarts, and a condition or a line names what is wrong.
 
 use serde_json::Value;
 
 use crate::cluster::{attempt, eventually, inside, install_crds, kubectl, on_the_node};
 use crate::load::Load;
-use crate::namespace::{Namespace, deployment, server};
+use crate::manifests::{deployment, http_route, labelling, server, service};
+use crate::mesh::{self, CONTROL_PLANE};
+use crate::namespace::Namespace;
 
 const SYSTEM: &[&str] = &["-n", "outrigger-system"];
 const GRPC_ROUTES: &str = "grpcroutes.gateway.networking.k8s.io";
-const CONTROL_PLANE: &str = "app.kubernetes.io/name=outrigger-control-plane";
 
 /// Ends the API server, and starts it again after ten seconds.
 const RESTART_OF_THE_API_SERVER: &str = "
@@ -38,46 +39,12 @@ fn has_no_problem(text: &str, seconds: u64) {
     });
 }
 
-/// Returns the restarts of the control plane's containers.
-fn restarts() -> String {
-    let counts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
-    kubectl(&[SYSTEM, &["get", "pods", "-l", CONTROL_PLANE, "-o", counts]].concat())
+/// Sets the header `x-route` of requests for `web`.
+fn route(namespace: &Namespace, value: &str) {
+    namespace.apply(&http_route("web", 80, &labelling(value, "web", 80)));
 }
 
-/// Returns the conditions of a route, each as `type=status: message`.
-fn conditions(namespace: &Namespace, kind: &str, name: &str) -> Result<String, String> {
-    let route = namespace.attempt(&["get", kind, name, "-o", "json"])?;
-    let route: Value = serde_json::from_str(&route).map_err(|error| error.to_string())?;
-    let conditions = route["status"]["parents"][0]["conditions"].as_array().ok_or("no status")?.iter();
-    let one = |condition: &Value| {
-        format!("{}={}: {}", condition["type"], condition["status"], condition["message"])
-    };
-    Ok(conditions.map(one).collect::<Vec<_>>().join("\n").replace('"', ""))
-}
-
-/// Waits until the conditions of a route have all of these texts.
-fn has_conditions(namespace: &Namespace, kind: &str, name: &str, texts: &[&str]) {
-    eventually(&format!("{texts:?}"), 30, || {
-        let all = conditions(namespace, kind, name)?;
-        if texts.iter().all(|text| all.contains(text)) { Ok(()) } else { Err(all) }
-    });
-}
-
-/// A route that sets a request header.
-fn http_route(value: &str) -> String {
-    format!(
-        "apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: web}}
-spec:
-  parentRefs: [{{group: \"\", kind: Service, name: web, port: 80}}]
-  rules:
-    - filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: x-route, value: {value}}}]}}}}]
-      backendRefs: [{{name: web, port: 80}}]
-"
-    )
-}
-
+/// Returns a GRPCRoute and its Service; `rule` are fields of its rule.
 fn grpc_route(name: &str, rule: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1
@@ -85,52 +52,38 @@ kind: GRPCRoute
 metadata: {{name: {name}}}
 spec: {{parentRefs: [{{group: \"\", kind: Service, name: {name}, port: 80}}], rules: [{{{rule}backendRefs: [{{name: {name}, port: 80}}]}}]}}
 ---
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec: {{selector: {{app: web}}, ports: [{{name: grpc, port: 80, targetPort: 8080}}]}}
----
-"
+{}",
+        service(name, "web", "ports: [{name: grpc, port: 80, targetPort: 8080}]")
     )
-}
-
-/// Waits until the pod `load` is served by a route.
-fn is_routed(namespace: &Namespace, value: &str, seconds: u64) {
-    eventually(value, seconds, || {
-        let answer = namespace.exec("load", &["/pod", "get", "http://web/"])?;
-        let header = format!("\"X-Route\":[\"{value}\"]");
-        if answer.contains(&header) { Ok(()) } else { Err(answer) }
-    });
 }
 
 #[test]
 fn proxies_serve_while_the_api_server_is_away_and_the_control_plane_catches_up() {
     let namespace = Namespace::meshed("away", "strict");
     namespace.apply(&deployment("web", 2, &server("")));
-    namespace.ready("deploy/web");
-    namespace.apply(&http_route("before"));
+    route(&namespace, "before");
     let load = Load::start(&namespace, "http://web/", 50);
-    is_routed(&namespace, "before", 20);
-    let before = restarts();
+    namespace.ready("deploy/web");
+    load.is_routed("before", 20);
+    let before = mesh::restarts();
     load.during("API server away", || {
         inside("node1", &["bash", "-ec", RESTART_OF_THE_API_SERVER]).unwrap();
         eventually("the API server", 60, || attempt(&["get", "--raw", "/readyz"]));
         eventually("exec", 20, || namespace.exec("load", &["/pod", "get", "http://web/"]));
     });
-    namespace.apply(&http_route("after"));
-    is_routed(&namespace, "after", 40);
-    has_conditions(&namespace, "httproute", "web", &["Accepted=True"]);
+    route(&namespace, "after");
+    load.is_routed("after", 40);
+    namespace.has_conditions("httproute", "web", &["Accepted=True"]);
     has_no_problem("cannot be read now", 40);
-    assert_eq!(restarts(), before);
+    assert_eq!(mesh::restarts(), before);
 }
 
 #[test]
 fn a_kind_that_is_newer_forbidden_or_missing_is_named_and_the_others_are_served() {
     let namespace = Namespace::meshed("kinds", "strict");
     namespace.apply(&deployment("web", 1, &server("")));
-    namespace.ready("deploy/web");
-    namespace.apply(&http_route("served"));
-    let _load = Load::start(&namespace, "http://web/", 10);
+    route(&namespace, "served");
+    let load = Load::start(&namespace, "http://web/", 10);
     let installed = Installed::read();
 
     // A CRD of a later release: another field, another type of filter.
@@ -145,10 +98,10 @@ fn a_kind_that_is_newer_forbidden_or_missing_is_named_and_the_others_are_served(
             .attempt_apply(&grpc_route("filter", "filters: [{type: Teleport, teleport: {to: mars}}], "))?;
         // The API server prunes the field until it serves the new schema, and then still for watches that began before.
         namespace.attempt(&["label", "grpcroute", "field", &format!("attempt={attempts}"), "--overwrite"])?;
-        let all = conditions(&namespace, "grpcroute", "field")?;
+        let all = namespace.conditions("grpcroute", "field")?;
         if all.contains("Accepted=True") && all.contains("hedging") { Ok(()) } else { Err(all) }
     });
-    has_conditions(&namespace, "grpcroute", "filter", &["Accepted=False", "Teleport"]);
+    namespace.has_conditions("grpcroute", "filter", &["Accepted=False", "Teleport"]);
 
     kubectl(&["delete", "crd", GRPC_ROUTES]);
     let mut role = installed.role.clone();
@@ -162,39 +115,14 @@ fn a_kind_that_is_newer_forbidden_or_missing_is_named_and_the_others_are_served(
     kubectl(&[SYSTEM, &["delete", "pod", &replica, "--wait=false"]].concat());
     has_problem("the API server does not have GRPCRoute", 40);
     has_problem("cannot list resource \"referencegrants\"", 40);
-    crate::mesh::ready();
-    namespace.apply(&http_route("still-served"));
-    is_routed(&namespace, "still-served", 20);
+    mesh::ready();
+    route(&namespace, "still-served");
+    load.is_routed("still-served", 20);
 
     drop(installed);
     has_no_problem("cannot be read now", 60);
     eventually("the kind", 20, || namespace.attempt_apply(&grpc_route("late", "")));
-    has_conditions(&namespace, "grpcroute", "late", &["Accepted=True"]);
-}
-
-#[test]
-fn a_route_of_one_mebibyte_is_active() {
-    let namespace = Namespace::meshed("large", "strict");
-    namespace.apply(&deployment("web", 1, &server("")));
-    namespace.ready("deploy/web");
-    let _load = Load::start(&namespace, "http://web/", 10);
-    let value = "v".repeat(4000);
-    let matches = |rule| {
-        let one = |at| {
-            format!(
-                "{{headers: [{{name: x-{rule}-{at}, value: {value}}}, {{name: x-other, value: {value}}}]}}"
-            )
-        };
-        (0..8).map(one).collect::<Vec<_>>().join(", ")
-    };
-    let rule =
-        |rule| format!("    - matches: [{}]\n      backendRefs: [{{name: web, port: 80}}]\n", matches(rule));
-    let rules: String = (0..15).map(rule).collect();
-    let large = http_route("large").replace("  rules:\n", &format!("  rules:\n{rules}"));
-    assert!(large.len() > 950_000);
-    namespace.apply(&large);
-    has_conditions(&namespace, "httproute", "web", &["Accepted=True", "ResolvedRefs=True"]);
-    is_routed(&namespace, "large", 20);
+    namespace.has_conditions("grpcroute", "late", &["Accepted=True"]);
 }
 
 /// What a test changes in the cluster. Dropping it restores it.
