@@ -10,6 +10,7 @@ use kube::runtime::watcher::Event;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
+use super::reflector::Report;
 use super::status::last_good::LastGood;
 use super::status::route::{RouteObject, RouteObjects};
 use crate::model::resource::{Kind, Resource, ResourceId};
@@ -30,7 +31,7 @@ pub(super) struct Objects {
     /// Refusals or ignored fields differ from those of the last update.
     remarks_changed: bool,
     routes: watch::Sender<RouteObjects>,
-    /// The versions that refused routes fell back to before this process.
+    /// The versions that refused routes fell back to before this process, or before their kind became unavailable.
     saved: LastGood,
 }
 
@@ -58,8 +59,22 @@ impl Objects {
         self.routes.subscribe()
     }
 
-    /// Applies one event of a kind.
-    pub(super) fn apply(&mut self, kind: Kind, event: Event<DynamicObject>) {
+    /// Applies what the reflector of a kind reports.
+    pub(super) fn apply(&mut self, kind: Kind, report: Report<DynamicObject>) {
+        match report {
+            Report::Event(event) => self.apply_event(kind, event),
+            Report::Unavailable => {
+                self.routes.send_if_modified(|routes| routes.listed.remove(&kind));
+                self.listing.remove(&kind);
+                for id in self.ids(kind) {
+                    self.keep_last_good(&id);
+                    self.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn apply_event(&mut self, kind: Kind, event: Event<DynamicObject>) {
         match event {
             Event::Init => drop(self.listing.insert(kind, BTreeSet::new())),
             Event::InitApply(object) => {
@@ -69,9 +84,8 @@ impl Objects {
             }
             Event::InitDone => {
                 let Some(listed) = self.listing.remove(&kind) else { return };
-                let gone = self.known.keys().filter(|id| id.kind == kind && !listed.contains(id));
-                let gone: Vec<_> = gone.cloned().collect();
-                gone.iter().for_each(|id| self.remove(id));
+                self.ids(kind).iter().filter(|id| !listed.contains(id)).for_each(|id| self.remove(id));
+                self.routes.send_if_modified(|routes| routes.listed.insert(kind));
             }
             Event::Apply(object) => {
                 let id = id(kind, &object);
@@ -92,6 +106,22 @@ impl Objects {
             refusals: self.known.values().flat_map(|known| &known.refusals).cloned().collect(),
             ignored: self.known.values().flat_map(|known| &known.ignored).cloned().collect(),
         })
+    }
+
+    /// Returns the objects of a kind.
+    fn ids(&self, kind: Kind) -> Vec<ResourceId> {
+        self.known.keys().filter(|id| id.kind == kind).cloned().collect()
+    }
+
+    /// Saves the version that a refused route falls back to, for when its kind can be listed again.
+    fn keep_last_good(&mut self, id: &ResourceId) {
+        let routes = self.routes.borrow();
+        let refused = routes.all.get(id).and_then(|route| route.refused());
+        if let Some((uid, Some(last_good))) = refused
+            && let Ok(object) = serde_json::from_str(last_good)
+        {
+            self.saved.insert(uid.to_owned(), object);
+        }
     }
 
     /// Decodes an object, unless this version of it is known. If it is refused, its last good version stays.
@@ -125,7 +155,7 @@ impl Objects {
         };
         if let Some(route) = route {
             let route = Arc::new(route.decoded(&update).with_last_good(text.clone()));
-            self.routes.send_modify(|all| drop(all.insert(id.clone(), route)));
+            self.routes.send_modify(|routes| drop(routes.all.insert(id.clone(), route)));
         }
         let Update { changes, refusals, ignored } = update;
         // A controller that writes the status of a refused object does not make its refusal a new one.
@@ -153,7 +183,7 @@ impl Objects {
         let Some(KnownObject { origin, resource, refusals, ignored, .. }) = self.known.remove(id) else {
             return;
         };
-        self.routes.send_if_modified(|all| all.remove(id).is_some());
+        self.routes.send_if_modified(|routes| routes.all.remove(id).is_some());
         self.remarks_changed |= !refusals.is_empty() || !ignored.is_empty();
         if resource.is_some() {
             self.changes.push(ResourceChange { id: id.clone(), origin, version: None, resource: None });

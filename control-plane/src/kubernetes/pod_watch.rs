@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use kube::runtime::watcher::Event;
 use outrigger_core::identity::TrustDomain;
 use tokio::sync::{mpsc, watch};
 
 use super::pod::{ApiPod, PodKey};
+use super::reflector::Report;
 use super::uncaptured::CaptureState;
 use super::workloads::{ApiNode, MissingSidecars, Workloads};
 use crate::model::registration::Registrations;
@@ -31,8 +31,8 @@ pub(crate) struct PodWatch {
 /// An event of the pods, or of the nodes on which they run.
 #[derive(Debug)]
 pub(super) enum PodEvent {
-    Pod(Box<Event<ApiPod>>),
-    Node(Box<Event<ApiNode>>),
+    Pod(Box<Report<ApiPod>>),
+    Node(Box<Report<ApiNode>>),
 }
 
 impl PodWatch {
@@ -104,13 +104,17 @@ impl PodWatch {
             mesh.into_iter().for_each(|mesh| self.workloads.set_mesh(mesh));
             for event in waiting {
                 match event {
-                    PodEvent::Pod(event) => {
-                        self.pods_listed |= matches!(*event, Event::InitDone);
-                        self.workloads.apply(*event);
+                    PodEvent::Pod(report) => {
+                        self.pods_listed |= report.is_complete();
+                        if let Report::Event(event) = *report {
+                            self.workloads.apply(event);
+                        }
                     }
-                    PodEvent::Node(event) => {
-                        self.nodes_listed |= matches!(*event, Event::InitDone);
-                        self.workloads.apply_node(*event);
+                    PodEvent::Node(report) => {
+                        self.nodes_listed |= report.is_complete();
+                        if let Report::Event(event) = *report {
+                            self.workloads.apply_node(event);
+                        }
                     }
                 }
             }

@@ -1,8 +1,8 @@
 //! Lists and watches the objects of one kind, for as long as the process runs.
 //!
 //! A watch that ended continues at its resource version, or lists again, at once, if that has expired (410). While the API server is
-//! away, lists are attempted with backoff, and nothing that was reported is withdrawn. A kind that the API server does not have is
-//! reported as an empty list, and looked up until it appears; so is an optional kind that this account may not list.
+//! away, lists are attempted with backoff, and nothing that was reported is withdrawn. An optional kind that the API server does not have,
+//! or that this account may not list, is reported as unavailable, and looked up until it appears.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -30,14 +30,29 @@ const LOOK_UP: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The reflector of one kind. It passes events on as `convert` returns them.
+/// What a reflector reports.
+#[derive(Debug, Clone)]
+pub(super) enum Report<K> {
+    Event(Event<K>),
+    /// An optional kind cannot be listed. If it could before, the API server no longer has it.
+    Unavailable,
+}
+
+impl<K> Report<K> {
+    /// Returns true once everything that can be known of the kind was reported.
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(self, Self::Event(Event::InitDone) | Self::Unavailable)
+    }
+}
+
+/// The reflector of one kind. It passes reports on as `convert` returns them.
 pub(super) struct Reflector<K, T> {
     pub(super) client: Client,
     pub(super) kind: WatchedKind,
     /// Has the reason why the kind is not listed yet, or not read now.
     pub(super) sync: SyncStatus,
-    pub(super) events: mpsc::Sender<T>,
-    pub(super) convert: Box<dyn Fn(Event<K>) -> T + Send + Sync>,
+    pub(super) reports: mpsc::Sender<T>,
+    pub(super) convert: Box<dyn Fn(Report<K>) -> T + Send + Sync>,
 }
 
 /// Why a watch ended.
@@ -51,14 +66,14 @@ enum End {
     Missing,
 }
 
-/// The receiver of the events was dropped.
+/// The receiver of the reports was dropped.
 struct Closed;
 
 impl<K, T> Reflector<K, T>
 where
     K: Resource<DynamicType = ApiResource> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    /// Runs until the receiver of the events is dropped.
+    /// Runs until the receiver of the reports is dropped.
     pub(super) async fn run(self) {
         let mut listed = false;
         loop {
@@ -107,7 +122,7 @@ where
             match next {
                 Ok(event) => {
                     let complete = matches!(event, Event::InitDone);
-                    self.send(event).await?;
+                    self.send(Report::Event(event)).await?;
                     if complete {
                         *listed = true;
                         self.sync.synced(self.kind.name);
@@ -124,7 +139,7 @@ where
                     code => {
                         self.failed(explain(&error));
                         if code == Some(403) && self.kind.optional && !*listed {
-                            self.send_empty(listed).await?;
+                            self.report_unavailable(listed).await?;
                         }
                         return Ok(End::Failed);
                     }
@@ -137,8 +152,13 @@ where
     /// The API server does not have the kind in a version that can be read.
     async fn report_missing(&self, listed: &mut bool) -> Result<(), Closed> {
         let WatchedKind { name, group, versions, optional } = self.kind;
-        // On a failure, the next look-up explains it.
-        let served = served_versions(&self.client, self.kind).await.unwrap_or_default();
+        let served = match served_versions(&self.client, self.kind).await {
+            Ok(served) => served,
+            Err(error) => {
+                self.failed(error.to_string());
+                return Ok(());
+            }
+        };
         let why = match served.is_empty() {
             true => format!("the API server does not have {name} of {group}"),
             false => format!(
@@ -148,19 +168,23 @@ where
             ),
         };
         self.failed(why);
-        if optional { self.send_empty(listed).await } else { Ok(()) }
+        // Objects that were read stay while they exist in another version.
+        if optional && (served.is_empty() || !*listed) {
+            self.report_unavailable(listed).await
+        } else {
+            Ok(())
+        }
     }
 
-    async fn send_empty(&self, listed: &mut bool) -> Result<(), Closed> {
-        self.send(Event::Init).await?;
-        self.send(Event::InitDone).await?;
+    async fn report_unavailable(&self, listed: &mut bool) -> Result<(), Closed> {
+        self.send(Report::Unavailable).await?;
         *listed = true;
         self.sync.synced(self.kind.name);
         Ok(())
     }
 
-    async fn send(&self, event: Event<K>) -> Result<(), Closed> {
-        self.events.send((self.convert)(event)).await.map_err(|_| Closed)
+    async fn send(&self, report: Report<K>) -> Result<(), Closed> {
+        self.reports.send((self.convert)(report)).await.map_err(|_| Closed)
     }
 
     /// Logs a failure once.

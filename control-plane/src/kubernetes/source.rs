@@ -8,7 +8,6 @@ use std::thread;
 
 use kube::Client;
 use kube::api::DynamicObject;
-use kube::runtime::watcher::Event;
 use outrigger_core::identity::TrustDomain;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -17,7 +16,7 @@ use super::discovery::WatchedKind;
 use super::objects::Objects;
 use super::pod::ApiPod;
 use super::pod_watch::{self, PodEvent, PodWatch};
-use super::reflector::Reflector;
+use super::reflector::{Reflector, Report};
 use super::status::last_good;
 use super::status::route::RouteObjects;
 use super::workloads::ApiNode;
@@ -25,7 +24,7 @@ use crate::model::resource::Kind;
 use crate::source::assembler::SourceHandle;
 use crate::source::sync::SyncStatus;
 
-/// The number of events that wait to be applied. When it is reached, the reflectors wait.
+/// The number of reports that wait to be applied. When it is reached, the reflectors wait.
 const QUEUE: usize = 1024;
 
 const POD: WatchedKind = WatchedKind { name: "Pod", group: "", versions: &["v1"], optional: false };
@@ -50,7 +49,7 @@ impl ClusterSource {
         assembler: SourceHandle,
         sync: &SyncStatus,
     ) -> io::Result<(Self, PodWatch)> {
-        let (events, received) = mpsc::channel(QUEUE);
+        let (reports, received) = mpsc::channel(QUEUE);
         let mut reflectors = JoinSet::new();
         for kind in Kind::all() {
             sync.add(kind.name());
@@ -58,8 +57,8 @@ impl ClusterSource {
                 client: client.clone(),
                 kind: WatchedKind::of(kind),
                 sync: sync.clone(),
-                events: events.clone(),
-                convert: Box::new(move |event| (kind, event)),
+                reports: reports.clone(),
+                convert: Box::new(move |report| (kind, report)),
             };
             reflectors.spawn(reflector.run());
         }
@@ -69,15 +68,15 @@ impl ClusterSource {
             client: client.clone(),
             kind: POD,
             sync: sync.clone(),
-            events: pod_events.clone(),
-            convert: Box::new(|event| PodEvent::Pod(Box::new(event))),
+            reports: pod_events.clone(),
+            convert: Box::new(|report| PodEvent::Pod(Box::new(report))),
         };
         let node_reflector: Reflector<ApiNode, _> = Reflector {
             client: client.clone(),
             kind: NODE,
             sync: sync.clone(),
-            events: pod_events,
-            convert: Box::new(|event| PodEvent::Node(Box::new(event))),
+            reports: pod_events,
+            convert: Box::new(|report| PodEvent::Node(Box::new(report))),
         };
         reflectors.spawn(pod_reflector.run());
         reflectors.spawn(node_reflector.run());
@@ -95,21 +94,21 @@ impl ClusterSource {
     }
 }
 
-/// Applies events until every reflector has ended.
+/// Applies reports until every reflector has ended.
 fn apply(
-    mut events: mpsc::Receiver<(Kind, Event<DynamicObject>)>,
+    mut reports: mpsc::Receiver<(Kind, Report<DynamicObject>)>,
     mut objects: Objects,
     assembler: &SourceHandle,
 ) {
     let mut waiting = Vec::new();
     let mut unlisted: Vec<Kind> = Kind::all().collect();
-    while events.blocking_recv_many(&mut waiting, QUEUE) > 0 {
+    while reports.blocking_recv_many(&mut waiting, QUEUE) > 0 {
         let synced = unlisted.is_empty();
-        for (kind, event) in waiting.drain(..) {
-            if matches!(event, Event::InitDone) {
+        for (kind, report) in waiting.drain(..) {
+            if report.is_complete() {
                 unlisted.retain(|other| *other != kind);
             }
-            objects.apply(kind, event);
+            objects.apply(kind, report);
         }
         // Nothing is published before every kind was listed, so that all of it is assembled once.
         if unlisted.is_empty()

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::objects::Objects;
 use super::pod::ApiPod;
+use super::reflector::Report;
 use super::workloads::Workloads;
 use crate::model::registration::{Registrations, WorkloadKey};
 use crate::model::resource::Kind;
@@ -70,7 +71,7 @@ impl Replica {
     fn observe(&mut self, reported: impl IntoIterator<Item = Reported>, batch: usize) {
         for (index, event) in reported.into_iter().enumerate() {
             match event {
-                Reported::Object(kind, event) => self.objects.apply(kind, *event),
+                Reported::Object(kind, event) => self.objects.apply(kind, Report::Event(*event)),
                 Reported::Pod(event) => self.workloads.apply(*event),
             }
             if index % batch == 0 {

@@ -12,9 +12,13 @@ fn service(name: &str, version: u32, port: u16) -> DynamicObject {
     serde_json::from_value(object).unwrap()
 }
 
+fn apply_event(objects: &mut Objects, kind: Kind, event: Event<DynamicObject>) {
+    objects.apply(kind, Report::Event(event));
+}
+
 /// Applies events, and returns the changed resources, `-` before those that are removed.
 fn apply(objects: &mut Objects, events: Vec<Event<DynamicObject>>) -> Vec<String> {
-    events.into_iter().for_each(|event| objects.apply(Kind::Service, event));
+    events.into_iter().for_each(|event| apply_event(objects, Kind::Service, event));
     let changes = objects.update().map(|update| update.changes).unwrap_or_default();
     let text = |change: ResourceChange| {
         format!("{}{}", if change.resource.is_none() { "-" } else { "" }, change.id.name)
@@ -62,7 +66,7 @@ fn a_refused_object_keeps_its_last_good_version_and_is_reported_until_it_is_corr
     apply(&mut objects, listed(vec![service("a", 1, 80)]));
     let mut refused = service("a", 2, 80);
     refused.data["spec"]["type"] = json!("Later");
-    objects.apply(Kind::Service, Event::Apply(refused.clone()));
+    apply_event(&mut objects, Kind::Service, Event::Apply(refused.clone()));
     let update = objects.update().unwrap();
     assert!(update.changes.is_empty());
     assert_eq!(
@@ -71,45 +75,54 @@ fn a_refused_object_keeps_its_last_good_version_and_is_reported_until_it_is_corr
     );
     // As after its status was written.
     refused.metadata.resource_version = Some("3".into());
-    objects.apply(Kind::Service, Event::Apply(refused.clone()));
+    apply_event(&mut objects, Kind::Service, Event::Apply(refused.clone()));
     assert_eq!(objects.update().unwrap().refusals, update.refusals);
-    objects.apply(Kind::Service, Event::Delete(refused));
+    apply_event(&mut objects, Kind::Service, Event::Delete(refused));
     let update = objects.update().unwrap();
     assert!(update.refusals.is_empty() && update.changes[0].resource.is_none());
     assert!(objects.update().is_none());
 }
 
+fn route(version: &str, rule: Value) -> DynamicObject {
+    let object = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "status": {"parents": []},
+        "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "a"}], "rules": [rule]},
+        "metadata": {"name": "r", "namespace": "shop", "uid": "u1", "resourceVersion": version},
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+fn good(version: &str) -> DynamicObject {
+    route(version, json!({"backendRefs": [{"name": "a", "port": 80}]}))
+}
+
+fn refused() -> DynamicObject {
+    route("2", json!({"filters": [{"type": "Teleport"}]}))
+}
+
+/// Returns the UID of the refused route, and the version that it falls back to.
+fn fallback(objects: &Objects) -> Option<(String, Option<Arc<str>>)> {
+    let route = objects.routes().borrow().all.values().next().cloned()?;
+    route.refused().map(|(uid, text)| (uid.to_owned(), text.cloned()))
+}
+
 #[test]
 fn a_route_that_is_refused_falls_back_to_its_last_good_version_after_a_restart() {
-    let route = |version: &str, rule: Value| -> DynamicObject {
-        let object = json!({
-            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "status": {"parents": []},
-            "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "a"}], "rules": [rule]},
-            "metadata": {"name": "r", "namespace": "shop", "uid": "u1", "resourceVersion": version},
-        });
-        serde_json::from_value(object).unwrap()
-    };
-    let good = |version: &str| route(version, json!({"backendRefs": [{"name": "a", "port": 80}]}));
-    let refused = || route("2", json!({"filters": [{"type": "Teleport"}]}));
-    let fallback = |objects: &Objects| {
-        let route = objects.routes().borrow().values().next().cloned().unwrap();
-        route.refused().map(|(uid, text)| (uid.to_owned(), text.cloned().unwrap()))
-    };
     let mut objects = Objects::default();
-    objects.apply(Kind::HttpRoute, Event::Apply(good("1")));
+    apply_event(&mut objects, Kind::HttpRoute, Event::Apply(good("1")));
     assert_eq!(fallback(&objects), None);
     let accepted = objects.update().unwrap().changes.remove(0);
-    objects.apply(Kind::HttpRoute, Event::Apply(refused()));
-    let (uid, text) = fallback(&objects).unwrap();
+    apply_event(&mut objects, Kind::HttpRoute, Event::Apply(refused()));
+    let (uid, text) = fallback(&objects).map(|(uid, text)| (uid, text.unwrap())).unwrap();
     assert!(uid == "u1" && !text.contains("status"), "{text}");
 
     let saved = LastGood::from([(uid, serde_json::from_str(&text).unwrap())]);
     let mut restarted = Objects::default().with_saved(saved);
-    restarted.apply(Kind::HttpRoute, Event::Apply(refused()));
+    apply_event(&mut restarted, Kind::HttpRoute, Event::Apply(refused()));
     let update = restarted.update().unwrap();
     assert_eq!((update.refusals.len(), &update.changes[0].resource), (1, &accepted.resource));
-    assert_eq!(fallback(&restarted).unwrap().1, text);
-    restarted.apply(Kind::HttpRoute, Event::Apply(good("3")));
+    assert_eq!(fallback(&restarted).unwrap().1, Some(text));
+    apply_event(&mut restarted, Kind::HttpRoute, Event::Apply(good("3")));
     assert_eq!(fallback(&restarted), None);
 }
 
@@ -124,12 +137,34 @@ fn the_objects_of_routes_are_kept_for_their_status_until_they_are_deleted() {
         });
         serde_json::from_value(object).unwrap()
     };
-    objects.apply(Kind::HttpRoute, Event::Apply(route("1")));
-    objects.apply(Kind::Service, Event::Apply(service("a", 1, 80)));
-    let first = routes.borrow().values().next().cloned().unwrap();
-    objects.apply(Kind::HttpRoute, Event::Apply(route("2")));
-    assert_eq!(routes.borrow().len(), 1);
-    assert_ne!(routes.borrow().values().next(), Some(&first), "a new version is judged again");
-    objects.apply(Kind::HttpRoute, Event::Delete(route("2")));
-    assert!(routes.borrow().is_empty());
+    apply_event(&mut objects, Kind::HttpRoute, Event::Apply(route("1")));
+    apply_event(&mut objects, Kind::Service, Event::Apply(service("a", 1, 80)));
+    let first = routes.borrow().all.values().next().cloned().unwrap();
+    apply_event(&mut objects, Kind::HttpRoute, Event::Apply(route("2")));
+    assert_eq!(routes.borrow().all.len(), 1);
+    assert_ne!(routes.borrow().all.values().next(), Some(&first), "a new version is judged again");
+    apply_event(&mut objects, Kind::HttpRoute, Event::Delete(route("2")));
+    assert!(routes.borrow().all.is_empty());
+}
+
+#[test]
+fn routes_of_a_kind_that_is_unavailable_are_not_known_and_fall_back_when_it_is_listed_again() {
+    let mut objects = Objects::default();
+    let routes = objects.routes();
+    let listed = |objects: &mut Objects, route: DynamicObject| {
+        listed(vec![route]).into_iter().for_each(|event| apply_event(objects, Kind::HttpRoute, event));
+    };
+    objects.apply(Kind::HttpRoute, Report::Unavailable);
+    assert!(objects.update().is_none() && routes.borrow().listed.is_empty());
+    listed(&mut objects, good("1"));
+    assert!(routes.borrow().listed.contains(&Kind::HttpRoute));
+    apply_event(&mut objects, Kind::HttpRoute, Event::Apply(refused()));
+    let before = fallback(&objects);
+    let accepted = objects.update().unwrap().changes.remove(0).resource;
+    objects.apply(Kind::HttpRoute, Report::Unavailable);
+    assert!(routes.borrow().all.is_empty() && routes.borrow().listed.is_empty());
+    assert_eq!(objects.update().unwrap().changes.remove(0).resource, None);
+    listed(&mut objects, refused());
+    assert_eq!((fallback(&objects), before.is_some()), (before, true));
+    assert_eq!(objects.update().unwrap().changes.remove(0).resource, accepted);
 }

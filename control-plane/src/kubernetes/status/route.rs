@@ -3,6 +3,7 @@
 //! A pure function of the route's object, of the model's status and of what proxies reject. A route that is refused has a
 //! status too: it names the fields. Entries of other controllers, and routes without a parent Service, are left alone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -22,8 +23,13 @@ const PARTIALLY_INVALID: &str = "PartiallyInvalid";
 /// Not in Gateway API for routes. It is set while a proxy rejects the configuration made from the route.
 const PROGRAMMED: &str = "outrigger.dev/Programmed";
 
-/// The objects of all routes.
-pub(crate) type RouteObjects = OrdMap<ResourceId, Arc<RouteObject>>;
+/// The objects of all routes that can be listed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RouteObjects {
+    pub(crate) all: OrdMap<ResourceId, Arc<RouteObject>>,
+    /// The kinds of which `all` has every object.
+    pub(crate) listed: BTreeSet<Kind>,
+}
 
 /// The parts of a route's object that its status depends on.
 #[derive(Debug, Clone, PartialEq)]

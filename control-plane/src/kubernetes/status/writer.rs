@@ -94,7 +94,7 @@ impl RouteStatusWriter {
 
     /// Judges every route of which something changed, and writes the statuses that differ. Returns the time until the next pass.
     async fn pass(&mut self, judged: &mut BTreeMap<ResourceId, Inputs>) -> Duration {
-        let routes = self.inputs.routes.borrow_and_update().clone();
+        let routes = self.inputs.routes.borrow_and_update().all.clone();
         let view = self.inputs.view.borrow_and_update().clone();
         let rejected = self.rejected.borrow_and_update().clone();
         judged.retain(|id, _| routes.contains_key(id));
