@@ -34,7 +34,7 @@ impl std::fmt::Debug for Replica {
 }
 
 impl Replica {
-    /// Starts the tasks. If `authority` has no issuer, it gets that of the cluster; `sync` says when.
+    /// Starts the tasks. `authority` gets the issuer of the cluster; `sync` says when.
     pub(crate) fn start(
         client: Client,
         authority: &Arc<Authority>,
@@ -48,11 +48,13 @@ impl Replica {
         tasks.spawn(events.write(client.clone(), name, leadership.clone()));
         let (pods, pod_events) = missing_sidecars;
         tasks.spawn(missing_sidecar::report(pods, leadership.clone(), pod_events));
-        if authority.not_after().is_none() {
-            sync.add(PART);
-            let (authority, sync) = (Arc::clone(authority), sync.clone());
-            tasks.spawn(authority::maintain(client.clone(), authority, leadership.clone(), sync));
-        }
+        sync.add(PART);
+        tasks.spawn(authority::maintain(
+            client.clone(),
+            Arc::clone(authority),
+            leadership.clone(),
+            sync.clone(),
+        ));
         tasks.spawn(trust_roots::maintain(client.clone(), Arc::clone(authority), leadership.clone()));
         Self { client, election, leadership, tasks }
     }

@@ -156,15 +156,8 @@ fn directory(settings: &Settings, config: PathBuf, state_dir: &Path) -> Result<B
 
 /// Connects to the cluster.
 async fn kubernetes(settings: &Settings, access: &ClusterAccess) -> Result<Backend, StartError> {
-    let Settings { trust_domain, certificate_ttl, issuer, cluster_domain, .. } = settings;
-    let authority = match issuer {
-        Some(IssuerFiles { chain, key }) => {
-            let issuer = CertificateIssuer::from_files(chain, key, SystemTime::now())?;
-            Authority::new(trust_domain.clone(), issuer, *certificate_ttl)
-        }
-        None => Authority::without_issuer(trust_domain.clone(), *certificate_ttl),
-    };
-    let authority = Arc::new(authority);
+    let Settings { trust_domain, certificate_ttl, cluster_domain, .. } = settings;
+    let authority = Arc::new(Authority::without_issuer(trust_domain.clone(), *certificate_ttl));
     let client = connect(access).await?;
     let (log, (send_events, pod_events, events)) = (history::logger(), events::channel());
     let mut assembler = Assembler::new(move |changes: &[ChangeEvent]| {

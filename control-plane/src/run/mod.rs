@@ -98,9 +98,9 @@ pub struct Args {
     /// Lifetime of a certificate if none is requested; at most 24h.
     #[arg(long, value_name = "DURATION", default_value = "24h", help_heading = IDENTITIES, value_parser = parse_duration)]
     pub certificate_ttl: Duration,
-    /// PEM chain of an intermediate CA to sign with, the root last.
+    /// With --config: PEM chain of an intermediate CA to sign with, the root last.
     ///
-    /// Without it, a root is created on first start.
+    /// Without it, a root is created on first start. In a cluster, the CA is the Secret outrigger-ca.
     #[arg(long, value_name = "FILE", requires = "ca_key", help_heading = IDENTITIES)]
     pub ca_cert: Option<PathBuf>,
     /// PEM key of that intermediate CA; mode 0600.
@@ -226,10 +226,10 @@ fn settings(args: Args) -> Result<Settings, SettingsError> {
     let settings = settings.with_cluster_domain(cluster_domain)?.with_lifetimes(certificate_ttl, lease)?;
     let settings = settings.with_webhook(webhook_listen, injection);
     let settings = settings.with_server_names(&server_name)?.with_metrics_listen(metrics_listen);
-    Ok(match issuer {
+    match issuer {
         Some(files) => settings.with_issuer(files),
-        None => settings,
-    })
+        None => Ok(settings),
+    }
 }
 
 /// Installs the process's tracing subscriber, unless there is one already. A thread writes the lines, and drops lines if stderr is a

@@ -73,6 +73,12 @@ pub enum SettingsError {
     /// The lifetime is too short or too long.
     #[error("--{0}: from 1s to 24h, not {1:?}")]
     Lifetime(&'static str, Duration),
+    /// The CA of a cluster is not in files.
+    #[error(
+        "--ca-cert and --ca-key: not with --kubernetes. There, the CA is the Secret outrigger-ca of outrigger-system (tls.crt, tls.key, \
+         ca.crt), which all replicas read and replace together"
+    )]
+    IssuerOfCluster,
 }
 
 impl Settings {
@@ -165,10 +171,14 @@ impl Settings {
         self
     }
 
-    /// Signs with an operator's intermediate CA instead of a self-made root.
-    pub fn with_issuer(mut self, files: IssuerFiles) -> Self {
+    /// Signs with an operator's intermediate CA instead of a self-made root. Returns an error in a cluster: a replica that starts with
+    /// another file does not have the former key, so it could only sign with one whose root no proxy trusts yet.
+    pub fn with_issuer(mut self, files: IssuerFiles) -> Result<Self, SettingsError> {
+        if matches!(self.mode, Mode::Kubernetes(_)) {
+            return Err(SettingsError::IssuerOfCluster);
+        }
         self.issuer = Some(files);
-        self
+        Ok(self)
     }
 }
 
@@ -183,6 +193,9 @@ mod tests {
     #[test]
     fn invalid_settings_are_refused_by_flag() {
         let good = || settings("127.0.0.1:0", "cluster.local").unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let in_cluster = Settings::kubernetes(ClusterAccess::default(), any, any, "cluster.local").unwrap();
+        let files = IssuerFiles { chain: "chain.pem".into(), key: "key.pem".into() };
         let hour = Duration::from_secs(3600);
         for (refused, text) in [
             (settings("10.0.0.1:1", "cluster.local"), "--admin 10.0.0.1:1"),
@@ -192,6 +205,7 @@ mod tests {
             (good().with_server_names(&["a b".into()]), "--server-name"),
             (good().with_lifetimes(Duration::ZERO, hour), "--certificate-ttl"),
             (good().with_lifetimes(hour, hour * 25), "--lease"),
+            (in_cluster.with_issuer(files), "--ca-cert and --ca-key: not with --kubernetes"),
         ] {
             let refused = refused.unwrap_err().to_string();
             assert!(refused.starts_with(text), "{refused}");

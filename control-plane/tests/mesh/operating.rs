@@ -105,7 +105,7 @@ async fn start_with_key_of_mode(directory: &Path, mode: u32) -> Result<ControlPl
     std::fs::write(&files.chain, root.chain).unwrap();
     std::fs::write(&files.key, root.key).unwrap();
     std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(mode)).unwrap();
-    let started = ControlPlane::start(settings(directory).with_issuer(files)).await;
+    let started = ControlPlane::start(settings(directory).with_issuer(files).unwrap()).await;
     started.map_err(|error| error.to_string())
 }
 

@@ -34,7 +34,8 @@ async fn start<'a>(shared: &Path, objects: impl IntoIterator<Item = &'a &'a str>
         std::fs::write(directory.path().join(format!("config/{index}.yaml")), object).unwrap();
     }
     let files = IssuerFiles { chain: shared.join("ca.pem"), key: shared.join("ca.key") };
-    let control_plane = ControlPlane::start(settings(directory.path()).with_issuer(files)).await.unwrap();
+    let control_plane =
+        ControlPlane::start(settings(directory.path()).with_issuer(files).unwrap()).await.unwrap();
     Mesh { directory, control_plane }
 }
 
