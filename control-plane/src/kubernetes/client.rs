@@ -75,3 +75,20 @@ async fn config(access: &ClusterAccess) -> Result<Config, ClientError> {
         false => ClientError::Kubeconfig { flags: flags.join(" "), error },
     })
 }
+
+/// Parses the minor version of the API server. A vendor may append to the number, as in `34+`. Returns None if there is none.
+pub(super) fn minor_version(text: &str) -> Option<u32> {
+    text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_minor_version_may_have_a_suffix() {
+        for (text, minor) in [("34", Some(34)), ("28+", Some(28)), ("", None), ("v1", None)] {
+            assert_eq!(minor_version(text), minor, "{text}");
+        }
+    }
+}

@@ -13,6 +13,7 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 
 use super::NAMESPACE;
+use super::client::minor_version;
 use super::cluster_findings::ClusterState;
 use super::root_record::ROOTS_KEY;
 use super::trust_roots::CONFIG_MAP;
@@ -64,9 +65,7 @@ async fn version_and_time(client: &Client) -> Result<(u32, Timestamp), kube::Err
     let now =
         date.and_then(|date| rfc2822::parse(date).ok()).map_or_else(Timestamp::now, |date| date.timestamp());
     let minor = client.apiserver_version().await?.minor;
-    // Some providers add a plus sign.
-    let digits: String = minor.chars().take_while(char::is_ascii_digit).collect();
-    Ok((digits.parse().unwrap_or_default(), now))
+    Ok((minor_version(&minor).unwrap_or_default(), now))
 }
 
 /// Returns how far the clock of each node that is ready is ahead. Others do not renew their Leases.

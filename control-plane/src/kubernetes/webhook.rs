@@ -17,15 +17,14 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use self::server::Injector;
+use super::client::minor_version;
 use crate::ca::authority::{Authority, ServerName};
-use crate::injection::{InjectionArgs, Settings};
+use crate::injection::InjectionArgs;
 use crate::listener::server_certificate::{ServerCertificate, ServerCertificateError};
 use crate::metrics::Metrics;
 
 /// Delay before a failed step of the start is repeated.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often the version of the cluster is read, which may be upgraded.
-const VERSION_INTERVAL: Duration = Duration::from_secs(300);
 
 /// The webhook of one replica.
 pub(crate) struct Webhook {
@@ -46,7 +45,9 @@ impl Webhook {
     pub(crate) async fn run(self) {
         let Self { listener, client, authority, names, injection, cluster_domain, metrics, leaving } = self;
         authority.ready().await;
-        let minor = first_minor(&client).await;
+        // An upgrade of the API server comes before that of the nodes, which run the pods: it has an effect on pods when this replica is
+        // started again, as when its own node is upgraded.
+        let minor = kubernetes_minor(&client).await;
         let settings = injection.settings(authority.trust_domain().as_str(), &cluster_domain, minor);
         let (certificate, tls) = loop {
             match certificate(&authority, &names) {
@@ -56,11 +57,9 @@ impl Webhook {
             tokio::time::sleep(RETRY).await;
         };
         tracing::info!(listen = ?listener.local_addr().ok(), kubernetes = minor, "the webhook serves");
-        let (settings, current) = watch::channel(settings);
-        let injector = Arc::new(Injector::new(current, metrics, leaving));
+        let injector = Arc::new(Injector::new(settings, metrics, leaving));
         tokio::join!(
             certificate.keep_fresh(),
-            follow_upgrades(&client, settings),
             ca_bundle::maintain(client.clone(), authority),
             server::serve(listener, tls, injector),
         );
@@ -83,33 +82,16 @@ fn certificate(
 }
 
 /// Returns the minor version of the cluster, once the API server answers.
-async fn first_minor(client: &Client) -> u32 {
+async fn kubernetes_minor(client: &Client) -> u32 {
     loop {
-        match kubernetes_minor(client).await {
-            Ok(minor) => return minor,
-            Err(error) => tracing::warn!(error, "the version of the API server cannot be read"),
-        }
+        let problem = match client.apiserver_version().await {
+            Ok(version) => match minor_version(&version.minor) {
+                Some(minor) => return minor,
+                None => format!("{:?} is no number", version.minor),
+            },
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(problem, "the minor version of the API server cannot be read");
         tokio::time::sleep(RETRY).await;
-    }
-}
-
-/// Reads the minor version of the cluster.
-async fn kubernetes_minor(client: &Client) -> Result<u32, String> {
-    let minor = client.apiserver_version().await.map_err(|error| error.to_string())?.minor;
-    // A vendor may append to the number, as in `34+`.
-    let number = minor.trim_end_matches(|c: char| !c.is_ascii_digit()).parse();
-    number.map_err(|_| format!("the minor version {minor:?} is no number"))
-}
-
-/// Applies the version of the cluster after its upgrade, for as long as it is polled.
-async fn follow_upgrades(client: &Client, settings: watch::Sender<Settings>) {
-    loop {
-        tokio::time::sleep(VERSION_INTERVAL).await;
-        // An API server that does not answer creates no pods.
-        let Ok(minor) = kubernetes_minor(client).await else { continue };
-        if settings.borrow().kubernetes_minor != minor {
-            tracing::info!(kubernetes = minor, "the cluster has another version");
-            settings.send_modify(|settings| settings.kubernetes_minor = minor);
-        }
     }
 }

@@ -41,7 +41,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// What the webhook needs for a response.
 #[derive(Debug)]
 pub(super) struct Injector {
-    pub(super) settings: watch::Receiver<Settings>,
+    pub(super) settings: Settings,
     pub(super) metrics: Arc<Metrics>,
     pub(super) reviews: Semaphore,
     /// Whether this replica will end soon. Then each response closes its connection, so that the next request goes to another replica.
@@ -49,11 +49,7 @@ pub(super) struct Injector {
 }
 
 impl Injector {
-    pub(super) fn new(
-        settings: watch::Receiver<Settings>,
-        metrics: Arc<Metrics>,
-        leaving: watch::Receiver<bool>,
-    ) -> Self {
+    pub(super) fn new(settings: Settings, metrics: Arc<Metrics>, leaving: watch::Receiver<bool>) -> Self {
         Self { settings, metrics, reviews: Semaphore::new(MAX_REVIEWS), leaving }
     }
 }
@@ -146,7 +142,7 @@ async fn answer(request: Request<Incoming>, injector: Arc<Injector>) -> Response
 
 impl Injector {
     fn review(&self, body: &[u8]) -> Result<String, String> {
-        let Reviewed { pod, outcome, response } = review(body, &self.settings.borrow())?;
+        let Reviewed { pod, outcome, response } = review(body, &self.settings)?;
         match &outcome {
             Outcome::Injected => tracing::debug!(pod, "injected"),
             Outcome::Skipped(reason) => tracing::info!(pod, reason, "not injected"),
