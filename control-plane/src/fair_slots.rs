@@ -6,7 +6,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -109,14 +108,6 @@ impl<G: Ord + Clone> Drop for FairSlot<G> {
     }
 }
 
-/// Returns the network that an address counts for: an IPv4 address, or an IPv6 /64.
-pub(crate) fn peer_network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
-        v4 => v4,
-    }
-}
-
 /// Locks a mutex. A poisoned lock is used: no code panics between two steps of a change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -165,13 +156,5 @@ mod tests {
         drop((third, fourth));
         let state = lock(&slots.state);
         assert!(state.taken == 0 && state.groups.is_empty() && state.order.is_empty());
-    }
-
-    #[test]
-    fn an_ipv6_64_is_one_network() {
-        let of = |text: &str| peer_network(text.parse().unwrap()).to_string();
-        assert_eq!(of("fd00::1:2:3:4"), of("fd00::ffff"));
-        assert_ne!(of("fd00::1"), of("fd00:0:0:1::1"));
-        assert_eq!((of("10.0.0.1"), of("::ffff:10.0.0.1")), ("10.0.0.1".into(), "10.0.0.1".into()));
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_core::peer::network;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, unix};
 use tokio::task::JoinSet;
@@ -64,7 +65,7 @@ impl Listeners {
             tokio::select! {
                 taken = loopback.accept() => match taken {
                     Ok((stream, client)) => {
-                        let slot = at_loopback.acquire(Some(client.ip()));
+                        let slot = at_loopback.acquire(Some(network(client.ip())));
                         drop(connections.spawn(answer(stream, Interface::Loopback, pages, slot)));
                     }
                     Err(error) => pause(&error).await,
@@ -77,7 +78,7 @@ impl Listeners {
                 },
                 taken = accept_public(public.as_ref()) => match taken {
                     Ok((stream, client)) => {
-                        let slot = at_public.acquire(Some(client.ip()));
+                        let slot = at_public.acquire(Some(network(client.ip())));
                         drop(connections.spawn(answer(stream, Interface::Public, pages, slot)));
                     }
                     Err(error) => pause(&error).await,

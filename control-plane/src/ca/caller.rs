@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use outrigger_core::identity::{SpiffeId, TrustDomain};
+use outrigger_core::peer::network;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
 use super::refusal::Refusal;
 use super::token_claims::check_claims;
 use super::token_review::{ReviewError, TokenPod, TokenReviewer};
-use crate::fair_slots::peer_network;
 use crate::quota::{KeyedRateLimiter, Rate};
 use crate::state::Store;
 use crate::state::token::{Grant, RedeemError};
@@ -79,7 +79,7 @@ impl TokenVerifier {
     /// Returns what the limits of a sender apply to. In a cluster it is the address: a /64 is a whole node there.
     pub(super) fn sender(&self, address: IpAddr) -> IpAddr {
         match self {
-            Self::Join(_) => peer_network(address),
+            Self::Join(_) => network(address),
             Self::Kubernetes(..) => address.to_canonical(),
         }
     }

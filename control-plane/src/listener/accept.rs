@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use outrigger_core::identity::{SpiffeId, TrustDomain};
+use outrigger_core::peer::network;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -23,7 +24,7 @@ use tonic::{Request, Status};
 use super::bounded::{BoundedConnection, Deadline};
 use super::services::Services;
 use crate::ca::certificate::LeafCertificate;
-use crate::fair_slots::{FairSlot, FairSlots, peer_network};
+use crate::fair_slots::{FairSlot, FairSlots};
 use crate::metrics::Metrics;
 use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity, until};
 use crate::quota::{Slot, Slots};
@@ -105,7 +106,7 @@ async fn accept(
         match taken {
             Ok((stream, address)) => {
                 let (port, connections) = (port.clone(), connections.clone());
-                let (slot, limits) = (handshakes.acquire(peer_network(address.ip())), Arc::clone(&limits));
+                let (slot, limits) = (handshakes.acquire(network(address.ip())), Arc::clone(&limits));
                 tasks.spawn(async move {
                     let connection = async {
                         let (tls, peer) = port.handshake_in_time(stream, address, slot).await?;
@@ -201,7 +202,7 @@ impl ConnectionLimits {
                 (Some(slot), Box::pin(until(certificate.not_after + EXPIRY_GRACE)))
             }
             None => {
-                let mut slot = self.anonymous.acquire(peer_network(peer.address.ip()));
+                let mut slot = self.anonymous.acquire(network(peer.address.ip()));
                 let deadline = async move {
                     let _ = tokio::time::timeout(ANONYMOUS_LIFETIME, slot.evicted()).await;
                 };

@@ -1,7 +1,7 @@
 //! The key of a peer, for capacity that is shared between peers.
 //!
 //! A workload is one peer, however many connections and addresses it has. A peer without an identity is distinguished by
-//! its address. An IPv6 host can use every address of its /64, so a /64 is one peer.
+//! its network: an IPv6 host can use every address of its /64, so a /64 is one peer.
 
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,21 +13,25 @@ use crate::identity::SpiffeId;
 pub enum PeerKey {
     /// A verified identity.
     Identity(SpiffeId),
-    /// An IPv4 address, or the first 64 bits of an IPv6 address.
+    /// The [`network`] of its address.
     Address(IpAddr),
 }
 
 impl PeerKey {
     /// Returns the key of a peer at `address`. `identity` is its verified identity, if it has one.
     pub fn new(identity: Option<&SpiffeId>, address: IpAddr) -> Self {
-        match (identity, address.to_canonical()) {
-            (Some(identity), _) => Self::Identity(identity.clone()),
-            (None, IpAddr::V6(address)) => {
-                let prefix = address.to_bits() & !u128::from(u64::MAX);
-                Self::Address(Ipv6Addr::from_bits(prefix).into())
-            }
-            (None, address) => Self::Address(address),
+        match identity {
+            Some(identity) => Self::Identity(identity.clone()),
+            None => Self::Address(network(address)),
         }
+    }
+}
+
+/// Returns the network that a client without an identity counts for: its IPv4 address, or the first 64 bits of its IPv6 address.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
     }
 }
 

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_core::peer::network;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -19,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::review::{Outcome, Reviewed, review};
-use crate::fair_slots::{FairSlot, FairSlots, peer_network};
+use crate::fair_slots::{FairSlot, FairSlots};
 use crate::injection::Settings;
 use crate::metrics::Metrics;
 
@@ -62,7 +63,7 @@ pub(super) async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, injecto
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, address)) => {
-                let slot = slots.acquire(peer_network(address.ip()));
+                let slot = slots.acquire(network(address.ip()));
                 let acceptor = TlsAcceptor::from(Arc::clone(&tls));
                 connections.spawn(connection(stream, address, acceptor, slot, Arc::clone(&injector)));
             }

@@ -24,6 +24,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_core::peer::network;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
@@ -56,7 +57,7 @@ pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>) {
                 connections.evict_excess();
                 let serving =
                     tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, Arc::clone(&pages)));
-                connections.0.push_back((client.ip(), tokio::spawn(serving).abort_handle()));
+                connections.0.push_back((network(client.ip()), tokio::spawn(serving).abort_handle()));
             }
             Err(error) => {
                 tracing::warn!(%error, "admin: accept failed");
@@ -66,7 +67,7 @@ pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>) {
     }
 }
 
-/// The open connections by client, the oldest first.
+/// The open connections by the network of the client, the oldest first.
 #[derive(Default)]
 struct Connections(VecDeque<(IpAddr, AbortHandle)>);
 
@@ -299,5 +300,19 @@ mod tests {
         probe.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         server.abort();
+    }
+    #[tokio::test]
+    async fn a_client_with_many_ipv6_addresses_takes_none_from_another() {
+        let mut connections = Connections::default();
+        let mut open = |address: &str| {
+            connections.evict_excess();
+            let connection = tokio::spawn(std::future::pending::<()>()).abort_handle();
+            connections.0.push_back((network(address.parse().unwrap()), connection.clone()));
+            connection
+        };
+        let probe = open("fd00::1");
+        let flood: Vec<_> = (0..MAX_CONNECTIONS).map(|n| open(&format!("fd00:0:0:1::{n:x}"))).collect();
+        tokio::task::yield_now().await;
+        assert!(flood[0].is_finished() && !probe.is_finished());
     }
 }
