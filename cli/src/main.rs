@@ -67,8 +67,9 @@ Examples:
     /// Run a program with a sidecar that its connections are redirected to (root).
     #[command(after_help = "\
 The program needs no change: its TCP connections, except those to loopback addresses, go through
-the sidecar. It starts when the sidecar is ready, gets the signals of run, and its exit code is
-that of run. Nothing else on the machine is redirected.
+the sidecar, which also answers its DNS queries for names of the mesh. It starts when the sidecar
+is ready, gets the signals of run, and its exit code is that of run. Nothing else on the machine is
+redirected.
 
 Examples:
   # A service that listens on port 8080 of loopback, at port 9080 for the mesh

@@ -187,7 +187,7 @@ impl Running {
     async fn start(flags: &[String]) -> Self {
         let Command { args } = Command::try_parse_from(flags).unwrap_or_else(|error| panic!("{error}"));
         let ((bound, addresses), (stop, stopped)) = (oneshot::channel(), watch::channel(false));
-        let embedding = Embedding { bound: Some(bound), stop: Some(stopped) };
+        let embedding = Embedding { bound: Some(bound), stop: Some(stopped), ..Embedding::default() };
         let thread = std::thread::spawn(move || run_embedded(args, embedding));
         match in_time("a proxy that listens", addresses).await {
             Ok(addresses) => Self { addresses, stop, thread: Some(thread) },

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const PREFIX: &str = "outrigger-run-";
+const KILL: &str = "cgroup.kill";
 
 /// A cgroup without a process, until one joins it.
 #[derive(Debug)]
@@ -39,6 +40,10 @@ impl Cgroup {
                 opened => opened.map_err(failed)?,
             };
             if lock.try_lock().is_ok() && directory.is_dir() {
+                if !directory.join(KILL).exists() {
+                    remove(&directory);
+                    return Err("this kernel cannot kill a cgroup: it needs Linux 5.14".to_owned());
+                }
                 let id = lock.metadata().map_err(failed)?.ino();
                 return Ok(Self { directory, id, level: level + 1, _lock: lock });
             }
@@ -50,9 +55,9 @@ impl Cgroup {
         &self.directory
     }
 
-    /// Kills every process in it, also those that the program left in the background (Linux 5.14).
+    /// Kills every process in it, also those that the program left in the background.
     pub(super) fn kill(&self) {
-        let _ = fs::write(self.directory.join("cgroup.kill"), "1");
+        let _ = fs::write(self.directory.join(KILL), "1");
     }
 }
 
@@ -67,18 +72,32 @@ pub(super) fn join(directory: &Path) -> io::Result<()> {
     fs::write(directory.join("cgroup.procs"), "0")
 }
 
-/// Kills the processes of a cgroup and removes it. One with inner cgroups remains.
-fn remove(directory: &Path) {
-    let _ = fs::write(directory.join("cgroup.kill"), "1");
-    for _ in 0..100 {
-        match fs::remove_dir(directory) {
-            // Its processes have not ended yet.
+/// Kills the processes of a cgroup and of those below it, and removes them all. Returns when the last process has ended.
+pub(super) fn remove(directory: &Path) {
+    remove_within(directory, 0..);
+}
+
+fn remove_within(directory: &Path, attempts: impl Iterator<Item = u32>) {
+    for _ in attempts {
+        match kill_and_remove(directory) {
+            // Processes have not ended yet, or another one has joined.
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                 std::thread::sleep(Duration::from_millis(10));
             }
             _ => return,
         }
     }
+}
+
+fn kill_and_remove(directory: &Path) -> io::Result<()> {
+    // An error in a threaded cgroup, whose processes are killed with the one above it.
+    let _ = fs::write(directory.join(KILL), "1");
+    for entry in fs::read_dir(directory)?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let _ = kill_and_remove(&entry.path());
+        }
+    }
+    fs::remove_dir(directory)
 }
 
 /// Removes the cgroups in `parent` whose supervisors have ended.
@@ -89,7 +108,8 @@ fn remove_stale(parent: &Path) {
             && let Ok(directory) = File::open(entry.path())
             && directory.try_lock().is_ok()
         {
-            remove(&entry.path());
+            // One that cannot be killed keeps no other program from starting.
+            remove_within(&entry.path(), 0..100);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The launcher of `outrigger run`: joins the cgroup, proves the redirection, drops privileges, and becomes the program.
 //!
-//! It joins before it opens any socket and before the program exists, so that no connection of the program can escape.
+//! It joins before it opens any socket and before the program exists, so that no connection of the program can escape. If the supervisor
+//! ends before that, the cgroup is gone and it cannot join; later, the guard kills it.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
@@ -19,13 +20,10 @@ const NOT_EXECUTABLE: u8 = 126;
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode, String> {
     let cgroup = args.cgroup.as_deref().ok_or("--cgroup is missing")?;
     join(cgroup).map_err(|error| format!("cannot join the cgroup {}: {error}", cgroup.display()))?;
-    let sidecar = args.proxy.transparent_outbound.first().ok_or("--transparent-outbound is missing")?;
-    CgroupCapture::verify(sidecar.port()).map_err(|error| error.to_string())?;
+    CgroupCapture::verify(args.outbound_port()?).map_err(|error| error.to_string())?;
     if let Some(user) = args.user()? {
         user.assume().map_err(|error| format!("cannot become the user of the program: {error}"))?;
     }
-    // Not earlier: a change of the user resets it.
-    crate::exit_with_parent();
     let [program, arguments @ ..] = &args.program[..] else { return Err("no program".into()) };
     let error = Command::new(program).args(arguments).exec();
     print_error(&format!("outrigger: {}: {error}", program.display()));

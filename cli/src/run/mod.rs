@@ -1,29 +1,48 @@
 //! `outrigger run`: a program, unchanged, with its sidecar beside it and its connections redirected to that sidecar.
 //!
-//! Three processes of this binary, which read the same command line: the supervisor, which is root; the sidecar, which runs as a
-//! user of its own; and the launcher, which joins the program's cgroup and becomes the program. Only connections of that cgroup
-//! are redirected, so that several programs share a machine and its addresses.
+//! Four processes of this binary, which read the same command line: the supervisor, which is root; the sidecar, which runs as a
+//! user of its own; the launcher, which joins the program's cgroup and becomes the program; and the guard, which kills what runs in that
+//! cgroup if the supervisor is killed. Only connections of the cgroup are redirected, so that several programs share a machine and
+//! its addresses.
 
 mod supervisor;
 mod sidecar;
 mod launcher;
+mod guard;
 
 mod cgroup;
+mod sockets;
+mod handover;
+mod environment;
+pub(crate) mod name_service;
 mod user;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::{Arg, Args, ValueEnum};
 use outrigger_proxy::OutboundExclusions;
 
 use self::user::User;
 
 const PROGRAM: &str = "Program";
 
+/// Flags of `outrigger proxy` that would have no effect: the addresses of redirected sockets are chosen here, the sidecar ends when the
+/// program has ended, and no kubelet probes the program.
+const NOT_OFFERED: [&str; 7] = [
+    "transparent_outbound",
+    "transparent_inbound",
+    "dns",
+    "drain_minimum",
+    "drain_quiet",
+    "app_probes",
+    "pod_ip",
+];
+
 /// Runs a program with its sidecar.
 #[derive(Debug, Args)]
+#[command(mut_args = offered)]
 pub(crate) struct RunArgs {
     // First: its variables are named after the flags before it, too.
     #[command(flatten)]
@@ -52,9 +71,27 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, hide = true)]
     role: Option<Role>,
 
-    /// The cgroup of the program, for the launcher.
+    /// The cgroup of the program, for launcher and guard.
     #[arg(long, hide = true)]
     cgroup: Option<PathBuf>,
+
+    /// The port of redirected connections, for sidecar and launcher.
+    #[arg(long, hide = true)]
+    outbound_port: Option<u16>,
+
+    /// The port of redirected DNS queries, for the sidecar.
+    #[arg(long, hide = true)]
+    dns_port: Option<u16>,
+}
+
+/// Hides and refuses what has no effect.
+fn offered(flag: Arg) -> Arg {
+    match flag.get_id().as_str() {
+        // Connections are redirected to another port.
+        "outbound" => flag.default_value(None),
+        id if NOT_OFFERED.contains(&id) => flag.hide(true).conflicts_with("program"),
+        _ => flag,
+    }
 }
 
 /// A process that the supervisor starts.
@@ -62,6 +99,7 @@ pub(crate) struct RunArgs {
 enum Role {
     Sidecar,
     Launcher,
+    Guard,
 }
 
 impl RunArgs {
@@ -73,6 +111,10 @@ impl RunArgs {
     /// Finds the user of the sidecar.
     fn proxy_user(&self) -> Result<User, String> {
         User::find("--proxy-user", &self.proxy_user)
+    }
+
+    fn outbound_port(&self) -> Result<u16, String> {
+        self.outbound_port.ok_or_else(|| "--outbound-port is missing".to_owned())
     }
 
     /// Returns the file of the sidecar's log, or None for stderr.
@@ -92,5 +134,53 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, String> {
         None => supervisor::run(args),
         Some(Role::Sidecar) => sidecar::run(args),
         Some(Role::Launcher) => launcher::run(&args),
+        Some(Role::Guard) => guard::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn parsed(flags: &[&str]) -> Result<RunArgs, clap::Error> {
+        let needed =
+            ["run", "--control-plane", "10.0.0.1:15010", "--control-plane-ca", "r", "--state-dir", "s"];
+        let words = needed.iter().chain(flags).chain(&["--", "true"]);
+        Command::try_parse_from(words).map(|command| command.run)
+    }
+
+    #[test]
+    fn flags_without_an_effect_are_refused_and_not_in_the_help() {
+        let command = <Command as clap::CommandFactory>::command();
+        let is_hidden = |id| command.get_arguments().any(|flag| flag.get_id() == id && flag.is_hide_set());
+        for id in NOT_OFFERED {
+            let flag = format!("--{}", id.replace('_', "-"));
+            let value = match id {
+                "drain_minimum" | "drain_quiet" => "1s",
+                "app_probes" => "{}",
+                "pod_ip" => "10.0.0.1",
+                _ => "127.0.0.1:15001",
+            };
+            let error = parsed(&[&flag, value]).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict, "{error}");
+            assert!(error.to_string().contains(&flag), "{error}");
+            assert!(is_hidden(id), "{flag}");
+        }
+        assert!(!is_hidden("drain_timeout"));
+    }
+
+    #[test]
+    fn an_outbound_port_for_clients_that_know_it_is_opened_only_on_request() {
+        assert_eq!(parsed(&[]).unwrap().proxy.outbound, None);
+        let outbound = parsed(&["--outbound", "127.0.0.1:15001"]).unwrap().proxy.outbound;
+        assert_eq!(outbound, Some("127.0.0.1:15001".parse().unwrap()));
     }
 }

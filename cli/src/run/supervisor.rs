@@ -1,20 +1,21 @@
 //! The supervisor of `outrigger run`: starts the sidecar, then the program, and stops them in the opposite order.
 //!
 //! It passes signals to the program. SIGTERM is held back until other sidecars send no new requests to the program. A sidecar that
-//! crashes is started again; if the supervisor itself is killed, the kernel kills the other two and removes the redirection.
+//! crashes is started again; if the supervisor itself is killed, the kernel kills the sidecar, and the guard all else.
 
-use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::TcpListener;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, chown};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use http::StatusCode;
-use outrigger::{admin, ports};
+use outrigger::admin;
 use outrigger_proxy::CgroupCapture;
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, getpgrp, kill_process};
@@ -22,16 +23,19 @@ use rustix::termios::tcgetpgrp;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::RunArgs;
 use super::cgroup::Cgroup;
+use super::environment::of_sidecar;
+use super::sockets::Sockets;
 use super::user::User;
+use super::{handover, name_service};
 use crate::output::print_error;
 
 /// How long the program is offered no new requests before it gets SIGTERM: the deregistration and its propagation.
 const DRAIN: Duration = Duration::from_secs(2);
-/// How long the sidecar may take to end beyond its own drain timeout.
+/// How long the sidecar may take to end beyond its own drain timeout, and the guard.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long the sidecar may take to become ready before the reason is printed.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -44,32 +48,29 @@ const SIGNALS: [Signal; 6] =
     [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
 
 /// Runs until the program has ended and its sidecar has drained. Returns an error if the program was not started.
-pub(super) fn run(args: RunArgs) -> Result<ExitCode, String> {
+pub(super) fn run(mut args: RunArgs) -> Result<ExitCode, String> {
     if !rustix::process::geteuid().is_root() {
         return Err("run needs root, which redirects the connections of the program; see --user".into());
     }
-    if !args.proxy.transparent_outbound.is_empty() {
-        return Err("--transparent-outbound: run redirects connections to a port of its own".into());
-    }
+    let sockets = Sockets::bind(!args.exclusions.excludes_dns())?;
+    args.proxy.accept_redirected(sockets.outbound_port, sockets.dns_port);
     args.proxy.check().map_err(|error| error.to_string())?;
     // The readiness of another sidecar would be taken for that of this one.
     let admin = args.proxy.admin.get();
     TcpListener::bind(admin)
         .map_err(|error| format!("--admin {admin}: {error}; each run needs an address of its own"))?;
+    if let Some(problem) = sockets.dns_port.and_then(|_| name_service::problem()) {
+        print_error(&format!("outrigger: {problem}"));
+    }
     args.user()?;
     let proxy_user = args.proxy_user()?;
     prepare_state_directory(&args.proxy.state_dir, &proxy_user)?;
     let cgroup = Cgroup::create()?;
-    let [outbound] = ports::free()?;
-    let (id, level, port) = (cgroup.id, cgroup.level, outbound.port());
-    let capture =
-        CgroupCapture::start(id, level, &args.exclusions, port).map_err(|error| error.to_string())?;
-    let supervisor = Supervisor { args, proxy_user, cgroup, port };
-    let ended = crate::runtime::block_on(supervisor.run());
-    // What is left of the program is killed first.
-    drop(supervisor);
-    drop(capture);
-    ended
+    let (outbound, dns) = (sockets.outbound_port, sockets.dns_port);
+    let capture = CgroupCapture::start(cgroup.id, cgroup.level, &args.exclusions, outbound, dns)
+        .map_err(|error| error.to_string())?;
+    let supervisor = Supervisor { args, proxy_user, cgroup, capture, sockets };
+    crate::runtime::block_on(supervisor.run())
 }
 
 /// Creates the state directory for the sidecar's user.
@@ -93,60 +94,74 @@ fn prepare_state_directory(path: &Path, user: &User) -> Result<(), String> {
 struct Supervisor {
     args: RunArgs,
     proxy_user: User,
+    // Dropped in this order: the program ends first.
     cgroup: Cgroup,
-    /// The sidecar's port for redirected connections.
-    port: u16,
+    capture: CgroupCapture,
+    sockets: Sockets,
+}
+
+/// The sidecar or the guard.
+struct Helper {
+    process: Child,
+    /// Closed when this process ends.
+    link: UnixStream,
 }
 
 impl Supervisor {
     async fn run(&self) -> Result<ExitCode, String> {
         let mut signals = signals()?;
+        let mut guard = self.start_guard()?;
         let mut sidecar = self.start_sidecar()?;
-        tokio::select! {
-            ready = self.wait_ready(&mut sidecar) => ready?,
-            Some(signal) = signals.recv() => {
-                self.stop_sidecar(sidecar).await;
-                return Ok(code_of_signal(signal.as_raw()));
+        let code = tokio::select! {
+            ready = self.wait_ready(&mut sidecar.process) => {
+                ready?;
+                let status = self.run_program(&mut sidecar, &mut guard, &mut signals).await?;
+                self.cgroup.kill();
+                status.code().map_or_else(
+                    || code_of_signal(status.signal().unwrap_or_default()),
+                    |code| ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
+                )
             }
-        }
-        let cgroup = self.cgroup.directory().as_os_str();
-        let mut program = start(&["run", "--role", "launcher", "--cgroup"])
-            .arg(cgroup)
-            .args(self.command_line())
+            Some(signal) = signals.recv() => code_of_signal(signal.as_raw()),
+        };
+        self.stop_sidecar(sidecar, &mut signals).await;
+        drop(guard.link);
+        let _ = timeout(GRACE, guard.process.wait()).await;
+        Ok(code)
+    }
+
+    /// Starts the program and waits until it has ended.
+    async fn run_program(
+        &self,
+        sidecar: &mut Helper,
+        guard: &mut Helper,
+        signals: &mut mpsc::Receiver<Signal>,
+    ) -> Result<ExitStatus, String> {
+        let mut program = self
+            .start("launcher")
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| format!("cannot start the program: {error}"))?;
-        let status = self.supervise(&mut program, &mut sidecar, &mut signals).await?;
-        self.cgroup.kill();
-        self.stop_sidecar(sidecar).await;
-        Ok(status.code().map_or_else(
-            || code_of_signal(status.signal().unwrap_or_default()),
-            |code| ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
-        ))
-    }
-
-    /// Waits until the program has ended.
-    async fn supervise(
-        &self,
-        program: &mut Child,
-        sidecar: &mut Child,
-        signals: &mut mpsc::Receiver<Signal>,
-    ) -> Result<ExitStatus, String> {
-        let pid = program.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        // It fails if the program has just ended.
-        let pass = |signal| pid.map(|pid| kill_process(pid, signal));
-        let sidecar = self.keep_running(sidecar);
-        tokio::pin!(sidecar);
         // When the program gets the SIGTERM that is held back.
         let mut held: Option<Instant> = None;
         let mut is_draining = self.args.proxy.service.is_empty();
+        // When a sidecar that has crashed is started again.
+        let mut restart: Option<Instant> = None;
         loop {
             tokio::select! {
                 status = program.wait() => return status.map_err(|error| format!("the program: {error}")),
-                error = &mut sidecar => return Err(error),
-                () = sleep_until(held.unwrap_or_else(Instant::now)), if held.is_some() => {
+                ended = sidecar.process.wait(), if restart.is_none() => {
+                    print_error(&format!("outrigger: {}; starting it again", self.ended(ended.ok())));
+                    restart = Some(Instant::now() + RESTART);
+                }
+                () = at(restart) => {
+                    *sidecar = self.start_sidecar()?;
+                    restart = None;
+                }
+                _ = guard.process.wait() => *guard = self.start_guard()?,
+                () = at(held) => {
                     held = None;
-                    pass(Signal::TERM);
+                    send(&program, Signal::TERM);
                 }
                 Some(signal) = signals.recv() => match signal {
                     Signal::TERM if !is_draining => {
@@ -156,25 +171,15 @@ impl Supervisor {
                     }
                     Signal::INT | Signal::QUIT if is_foreground() => {}
                     _ => {
-                        if signal == Signal::TERM {
-                            held = None;
+                        match signal {
+                            Signal::TERM => held = None,
+                            // It opens its logs again.
+                            Signal::HUP => send(&sidecar.process, signal),
+                            _ => {}
                         }
-                        pass(signal);
+                        send(&program, signal);
                     }
                 },
-            }
-        }
-    }
-
-    /// Starts the sidecar again whenever it ends. Returns an error if that is impossible.
-    async fn keep_running(&self, sidecar: &mut Child) -> String {
-        loop {
-            let ended = sidecar.wait().await;
-            print_error(&format!("outrigger: {}; starting it again", self.ended(ended.ok())));
-            sleep(RESTART).await;
-            match self.start_sidecar() {
-                Ok(started) => *sidecar = started,
-                Err(error) => return error,
             }
         }
     }
@@ -206,35 +211,54 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Ends the sidecar, which drains. It is killed if that takes too long.
-    async fn stop_sidecar(&self, mut sidecar: Child) {
-        if let Some(pid) = sidecar.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
-            let _ = kill_process(pid, Signal::TERM);
-            let timeout = self.args.proxy.drain_timeout.saturating_add(GRACE);
-            let _ = tokio::time::timeout(timeout, sidecar.wait()).await;
+    /// Ends the sidecar, which drains. It is killed if that takes too long, or when another signal asks for the end.
+    async fn stop_sidecar(&self, mut sidecar: Helper, signals: &mut mpsc::Receiver<Signal>) {
+        send(&sidecar.process, Signal::TERM);
+        let asked = async {
+            while let Some(signal) = signals.recv().await {
+                if matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT) {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            _ = timeout(self.args.proxy.drain_timeout.saturating_add(GRACE), sidecar.process.wait()) => {}
+            () = asked => print_error("outrigger: the sidecar is killed before it has drained"),
         }
     }
 
-    fn start_sidecar(&self) -> Result<Child, String> {
-        start(&["--exit-with-parent", "run", "--role", "sidecar"])
-            .args(self.command_line())
+    fn start_sidecar(&self) -> Result<Helper, String> {
+        self.sockets.listen().map_err(|error| format!("the sockets of the sidecar: {error}"))?;
+        let mut command = self.start("sidecar");
+        command
+            .env_clear()
+            .envs(of_sidecar(std::env::vars_os()))
             .uid(self.proxy_user.uid)
             .gid(self.proxy_user.gid)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            // Ctrl-C is for the program alone.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
+            .kill_on_drop(true);
+        start_helper(command, &self.sockets.all())
             .map_err(|error| format!("cannot start the sidecar: {error}"))
     }
 
-    /// Returns the command line of this process after `run`, with the port of the sidecar.
-    fn command_line(&self) -> Vec<OsString> {
-        let ports =
-            [SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)), (Ipv6Addr::LOCALHOST, self.port).into()];
-        let ports = ports.map(|address| format!("--transparent-outbound={address}").into());
-        ports.into_iter().chain(std::env::args_os().skip_while(|word| word != "run").skip(1)).collect()
+    fn start_guard(&self) -> Result<Helper, String> {
+        let mut sockets = self.sockets.all();
+        sockets.push(self.capture.as_fd());
+        start_helper(self.start("guard"), &sockets)
+            .map_err(|error| format!("cannot start the guard: {error}"))
+    }
+
+    /// Returns the command of another process of this program, which stays the same if its file is replaced.
+    fn start(&self, role: &str) -> Command {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("outrigger");
+        if role == "sidecar" {
+            command.arg("--exit-with-parent");
+        }
+        command.args(["run", "--role", role, "--cgroup"]).arg(self.cgroup.directory());
+        command.arg(format!("--outbound-port={}", self.sockets.outbound_port));
+        command.args(self.sockets.dns_port.map(|port| format!("--dns-port={port}")));
+        command.args(std::env::args_os().skip_while(|word| word != "run").skip(1));
+        command
     }
 
     /// Says that the sidecar has ended, and why.
@@ -248,11 +272,27 @@ impl Supervisor {
     }
 }
 
-/// Returns the command of another process of this program, which stays the same if its file is replaced.
-fn start(words: &[&str]) -> Command {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("outrigger").args(words);
-    command
+/// Starts the sidecar or the guard, with sockets.
+fn start_helper(mut command: Command, sockets: &[BorrowedFd<'_>]) -> io::Result<Helper> {
+    let (link, stdin) = handover::send(sockets)?;
+    // Ctrl-C is for the program alone.
+    let process = command.stdin(stdin).stdout(Stdio::null()).process_group(0).spawn()?;
+    Ok(Helper { process, link })
+}
+
+/// Sends a signal, unless the process has just ended.
+fn send(process: &Child, signal: Signal) {
+    if let Some(pid) = process.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Waits until a time. Never ends without one.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Returns the last line of a log. It is in a directory of the sidecar's user, which may be compromised: a link or a pipe in its place is

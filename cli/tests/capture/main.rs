@@ -4,8 +4,11 @@
 
 mod demo;
 mod run;
-mod mesh;
+mod run_crashes;
+mod run_names;
+mod machine;
 mod names;
+mod mesh;
 mod namespace;
 #[path = "../support/mod.rs"]
 mod support;

@@ -7,15 +7,19 @@ use super::mesh::{DNS_PORT, Mesh};
 use super::support::OUTRIGGER;
 use super::{FAMILIES, Family};
 
-/// Runs a command in the client's namespace with another `/etc/resolv.conf`, in a mount namespace of its own.
-fn try_run(mesh: &Mesh, resolv_conf: &Path, command: &[&str]) -> Result<String, String> {
+/// Returns the first words of a command line that runs with another `/etc/resolv.conf`, in a mount namespace of its own.
+pub(super) fn with_resolv_conf(file: &Path) -> [&str; 6] {
     let bound = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
-    let file = resolv_conf.to_str().unwrap();
-    mesh.client.try_run(&[&["unshare", "--mount", "sh", "-c", bound, file], command].concat())
+    ["unshare", "--mount", "sh", "-c", bound, file.to_str().unwrap()]
+}
+
+/// Runs a command so in the client's namespace.
+fn try_run(mesh: &Mesh, resolv_conf: &Path, command: &[&str]) -> Result<String, String> {
+    mesh.client.try_run(&[&with_resolv_conf(resolv_conf), command].concat())
 }
 
 /// Serves a name server that has one address for every name: 192.0.2.7, or 2001:db8::7.
-fn serve(socket: &UdpSocket) {
+pub(super) fn serve(socket: &UdpSocket) {
     let mut query = [0; 512];
     while let Ok((length, client)) = socket.recv_from(&mut query) {
         let question = query[12..length].iter().position(|byte| *byte == 0).unwrap() + 17;

@@ -16,10 +16,12 @@ use outrigger_core::inbound_name::inbound_name;
 use outrigger_core::record::Direction;
 use outrigger_dataplane::ListenerGroup;
 use outrigger_discovery::WorkloadPort;
+use socket2::Type;
 
 use crate::args::{self, Args, ServicePort};
 use crate::dns::DnsSocket;
 use crate::error::Error;
+use crate::inherited::InheritedSockets;
 
 /// Time limit for the first bytes of a connection, where they decide how it is handled.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,15 +46,15 @@ pub(crate) struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// Binds every address in `args`. Returns the first error.
-    pub(crate) fn new(args: &Args) -> Result<Self, Error> {
+    /// Binds every address in `args` of which no socket is inherited. Returns the first error.
+    pub(crate) fn new(args: &Args, inherited: InheritedSockets) -> Result<Self, Error> {
         args.check()?;
-        let mut binder = Binder { workers: args.workers.get(), sockets: Vec::new() };
+        let mut binder = Binder { workers: args.workers.get(), inherited, sockets: Vec::new() };
         let admin = bind("--admin", args.admin.get())?;
         let public = args.metrics_listen.map(|address| bind("--metrics-listen", address)).transpose()?;
         let mut dns = Vec::new();
         for (number, address) in args.dns.iter().map(|address| address.get()).enumerate() {
-            match DnsSocket::bind(address) {
+            match binder.dns(address) {
                 Err(source) if number > 0 && address.is_ipv6() && is_without_ipv6(&source) => {
                     tracing::info!(%address, "not listening: there is no IPv6 here");
                 }
@@ -151,6 +153,7 @@ fn is_without_ipv6(error: &std::io::Error) -> bool {
 
 struct Binder {
     workers: usize,
+    inherited: InheritedSockets,
     sockets: Vec<ListenerGroup>,
 }
 
@@ -163,17 +166,31 @@ impl Binder {
         address: SocketAddr,
     ) -> Result<SocketAddr, Error> {
         let failed = |source| Error::Listen { flag, address: address.to_string(), source };
-        // SO_REUSEPORT would also let a second proxy of the same user share the port and receive half of the connections.
-        // A probe socket without it detects an existing listener.
-        let probe = probe(address).map_err(failed)?;
-        let bound = probe.local_addr().map_err(failed)?;
-        drop(probe);
-        let named = SocketAddr::new(address.ip(), bound.port());
-        let group = ListenerGroup::bind(name(named), bound, self.workers)
-            .map_err(|error| failed(std::io::Error::other(error)))?;
-        tracing::info!(listener = %group.name(), address = %bound, "listening");
+        let inherited = self.inherited.take(Type::STREAM, address);
+        let (named, group) = if let Some(socket) = inherited {
+            (address, ListenerGroup::adopt(name(address), vec![socket.into()]).map_err(failed)?)
+        } else {
+            // SO_REUSEPORT would also let a second proxy of the same user share the port and receive half of the connections.
+            // A probe socket without it detects an existing listener.
+            let probe = probe(address).map_err(failed)?;
+            let bound = probe.local_addr().map_err(failed)?;
+            drop(probe);
+            let named = SocketAddr::new(address.ip(), bound.port());
+            let group = ListenerGroup::bind(name(named), bound, self.workers);
+            (named, group.map_err(|error| failed(std::io::Error::other(error)))?)
+        };
+        tracing::info!(listener = %group.name(), address = %group.address(), "listening");
         self.sockets.push(group);
         Ok(named)
+    }
+
+    /// Binds the sockets of the DNS answerer.
+    fn dns(&mut self, address: SocketAddr) -> std::io::Result<DnsSocket> {
+        let mut inherited = |kind| self.inherited.take(kind, address);
+        match (inherited(Type::DGRAM), inherited(Type::STREAM)) {
+            (Some(udp), Some(tcp)) => DnsSocket::adopt(udp.into(), tcp.into()),
+            _ => DnsSocket::bind(address),
+        }
     }
 
     /// Returns the ports to register and the inbound addresses. Services that differ only in name share a port. `redirected`
@@ -280,7 +297,7 @@ mod tests {
         let free = ["--admin", "127.0.0.1:0", "--outbound", "127.0.0.1:0"];
         let command =
             Command::try_parse_from(needed.iter().chain(&free).chain(more)).map_err(|e| e.to_string())?;
-        Bootstrap::new(&command.args).map_err(|error| error.to_string())
+        Bootstrap::new(&command.args, InheritedSockets::default()).map_err(|error| error.to_string())
     }
 
     #[test]

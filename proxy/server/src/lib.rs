@@ -12,6 +12,7 @@ mod app_probes;
 mod telemetry;
 mod readiness;
 mod bootstrap;
+mod inherited;
 mod dns;
 mod args;
 mod error;

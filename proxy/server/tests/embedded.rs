@@ -47,7 +47,7 @@ fn an_embedding_program_receives_the_addresses_and_stops_the_proxy() {
     let command = Command::parse_from(["proxy".to_owned()].into_iter().chain(flags));
     let (bound, addresses) = oneshot::channel();
     let (stop, stopped) = watch::channel(false);
-    let embedding = Embedding { bound: Some(bound), stop: Some(stopped) };
+    let embedding = Embedding { bound: Some(bound), stop: Some(stopped), ..Embedding::default() };
     let proxy = std::thread::spawn(move || run_embedded(command.args, embedding));
 
     let addresses = addresses.blocking_recv().unwrap();

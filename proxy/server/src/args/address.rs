@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 /// A loopback address. Endpoints without authentication listen only on loopback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Loopback(SocketAddr);
+pub struct Loopback(pub(super) SocketAddr);
 
 impl Loopback {
     /// Reads `127.0.0.1:15000` or `[::1]:15000`.

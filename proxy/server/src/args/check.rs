@@ -14,6 +14,10 @@ impl Args {
                 return Err(service_problem(service, "needs `,listen=IP:PORT`, or --transparent-inbound"));
             }
         }
+        if let (Some(server), true) = (self.dns_upstream.first(), self.dns.is_empty()) {
+            let problem = "there is no DNS answerer (--dns) that would ask it".to_owned();
+            return Err(Error::Flag { flag: "--dns-upstream", value: server.to_string(), problem });
+        }
         let mut taken = HashSet::new();
         let mut take = |flag, address: SocketAddr| {
             if address.port() == 0 || taken.insert(address) {

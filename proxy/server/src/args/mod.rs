@@ -10,7 +10,7 @@ mod service;
 mod address;
 pub(crate) mod log_filter;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -138,7 +138,7 @@ pub struct Args {
     pub dns: Vec<Loopback>,
 
     /// Name server to which --dns forwards queries, as in 10.0.0.2:53; may be repeated [default: those of /etc/resolv.conf]
-    #[arg(long, value_name = "IP:PORT", requires = "dns", help_heading = TRAFFIC, value_parser = parse_socket)]
+    #[arg(long, value_name = "IP:PORT", help_heading = TRAFFIC, value_parser = parse_socket)]
     pub dns_upstream: Vec<SocketAddr>,
 
     /// What to do with a request whose destination is not in the mesh
@@ -262,6 +262,14 @@ pub enum AccessLog {
 }
 
 impl Args {
+    /// Accepts redirected connections at `outbound` and redirected DNS queries at `dns`, ports of the loopback addresses.
+    pub fn accept_redirected(&mut self, outbound: u16, dns: Option<u16>) {
+        let of_both_families =
+            |port| [(IpAddr::from(Ipv4Addr::LOCALHOST), port), (Ipv6Addr::LOCALHOST.into(), port)];
+        self.transparent_outbound = of_both_families(outbound).map(SocketAddr::from).into();
+        self.dns = dns.into_iter().flat_map(of_both_families).map(|at| Loopback(at.into())).collect();
+    }
+
     /// Returns the name of this instance. Defaults to the host name and the process ID.
     pub(crate) fn instance_name(&self) -> String {
         self.instance.clone().unwrap_or_else(|| {

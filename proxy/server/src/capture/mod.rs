@@ -54,7 +54,7 @@ pub enum CaptureError {
     /// The kernel refuses a part of the rules.
     #[error(
         "the kernel refuses the {purpose}: {source}; it needs Linux 5.2 with the modules nft_chain_nat, nft_redir and nft_fib_inet, \
-         for a program alone Linux 5.13 with nft_socket"
+         for DNS nft_ct and CONFIG_NF_CONNTRACK_ZONES, for a program alone Linux 5.14 with nft_socket"
     )]
     Refused {
         /// The part.

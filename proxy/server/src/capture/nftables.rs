@@ -28,6 +28,7 @@ const NFT_META_OIF: u32 = 5;
 const NFT_META_SKUID: u32 = 10;
 const NFT_META_NFPROTO: u32 = 15;
 const NFT_META_L4PROTO: u32 = 16;
+const NFT_CT_ZONE: u32 = 17;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const IPPROTO_TCP: u8 = 6;
@@ -36,6 +37,8 @@ const IPPROTO_UDP: u8 = 17;
 const LOOPBACK_IFINDEX: u32 = 1;
 /// Where destinations are translated (`NF_IP_PRI_NAT_DST`).
 const DSTNAT: i32 = -100;
+/// Before connection tracking (`NF_IP_PRI_RAW`).
+const RAW: i32 = -300;
 
 /// Replaces the table `name`, if there is one, and commits: all of it or, after an error, nothing.
 pub(super) fn replace(name: &str, chains: &[Chain], rules: Vec<Rule>) -> Vec<Message> {
@@ -58,7 +61,8 @@ pub(super) fn add_owned(name: &str, chains: &[Chain], rules: Vec<Rule>) -> Vec<M
 }
 
 fn fill(table: &str, chains: &[Chain], rules: Vec<Rule>, messages: &mut Vec<Message>) {
-    messages.extend(chains.iter().map(|chain| chain.message(table)));
+    let used = chains.iter().filter(|chain| rules.iter().any(|rule| rule.chain == chain.name));
+    messages.extend(used.map(|chain| chain.message(table)));
     messages.extend(rules.into_iter().map(|rule| rule.message(table)));
     messages.push(batch(NFNL_MSG_BATCH_END));
 }
@@ -78,13 +82,15 @@ pub(super) fn get(name: &str) -> Vec<Message> {
     vec![table(name, NFT_MSG_GETTABLE)]
 }
 
-/// A hook of the network stack at which a chain of type `nat` is run, for the first packet of each connection.
+/// A hook of the network stack at which a chain is run.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Hook {
-    /// Packets that arrive at an interface.
+    /// The first packet of each connection that arrives at an interface.
     Prerouting,
-    /// Packets of local sockets.
+    /// The first packet of each connection of a local socket.
     Output,
+    /// All packets of local sockets, before connection tracking.
+    RawOutput,
 }
 
 /// A chain.
@@ -101,16 +107,17 @@ impl Chain {
         let mut attributes = Attributes::default();
         attributes.text(1, table).text(3, self.name);
         if let Some(hook) = self.hook {
-            let number = match hook {
-                Hook::Prerouting => 0,
-                Hook::Output => 3,
+            let (number, priority, kind) = match hook {
+                Hook::Prerouting => (0, DSTNAT, "nat"),
+                Hook::Output => (3, DSTNAT, "nat"),
+                Hook::RawOutput => (3, RAW, "filter"),
             };
             attributes.nested(4, |hook| {
-                hook.number(1, number).number(2, DSTNAT.cast_unsigned());
+                hook.number(1, number).number(2, priority.cast_unsigned());
             });
-            attributes.text(7, "nat");
+            attributes.text(7, kind);
         }
-        let purpose = format!("chain {} of type nat", self.name);
+        let purpose = format!("chain {}", self.name);
         message(NFT_MSG_NEWCHAIN, CREATE, purpose, attributes)
     }
 }
@@ -211,6 +218,16 @@ impl Rule {
         self.says(&format!("meta priority {priority}")).meta(NFT_META_PRIORITY, &priority.to_ne_bytes())
     }
 
+    /// Tracks the connection apart from those of other zones that have the same addresses and ports. Responses have no zone.
+    pub(super) fn ct_original_zone_set(mut self, zone: u16) -> Self {
+        const ORIGINAL: u8 = 0;
+        self.load(&zone.to_ne_bytes());
+        expression(&mut self.expressions, "ct", |ct| {
+            ct.number(2, NFT_CT_ZONE).bytes(3, &[ORIGINAL]).number(4, NFT_REG_1);
+        });
+        self.says(&format!("ct original zone set {zone}"))
+    }
+
     /// Verdict: the connection stays as it is.
     pub(super) fn accept(self) -> Self {
         const NF_ACCEPT: i32 = 1;
@@ -226,16 +243,20 @@ impl Rule {
     /// Verdict: the connection goes to a port of this network namespace: at the address of the interface where it arrived,
     /// or at the loopback address if a local socket opened it.
     pub(super) fn redirect(mut self, port: u16) -> Self {
-        let expressions = &mut self.expressions;
-        expression(expressions, "immediate", |immediate| {
-            immediate.number(1, NFT_REG_1).nested(2, |data| {
-                data.bytes(1, &port.to_be_bytes());
-            });
-        });
-        expression(expressions, "redir", |redirect| {
+        self.load(&port.to_be_bytes());
+        expression(&mut self.expressions, "redir", |redirect| {
             redirect.number(1, NFT_REG_1);
         });
         self.says(&format!("redirect to :{port}"))
+    }
+
+    /// Loads bytes of our own.
+    fn load(&mut self, value: &[u8]) {
+        expression(&mut self.expressions, "immediate", |immediate| {
+            immediate.number(1, NFT_REG_1).nested(2, |data| {
+                data.bytes(1, value);
+            });
+        });
     }
 
     fn verdict(mut self, code: i32, chain: Option<&str>) -> Self {

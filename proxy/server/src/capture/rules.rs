@@ -19,14 +19,15 @@ const PROXY_PORTS: [u16; 3] = [15000, 15020, 15053];
 
 const DNS_PORT: u16 = 53;
 
+const RAW: Chain = Chain { name: "raw", hook: Some(Hook::RawOutput) };
 const PREROUTING: Chain = Chain { name: "prerouting", hook: Some(Hook::Prerouting) };
 const OUTPUT: Chain = Chain { name: "output", hook: Some(Hook::Output) };
 const INBOUND: Chain = Chain { name: "inbound", hook: None };
 const OUTBOUND: Chain = Chain { name: "outbound", hook: None };
 const PROXY: Chain = Chain { name: "proxy", hook: None };
-pub(super) const CHAINS: [Chain; 5] = [INBOUND, OUTBOUND, PROXY, PREROUTING, OUTPUT];
+pub(super) const CHAINS: [Chain; 6] = [INBOUND, OUTBOUND, PROXY, RAW, PREROUTING, OUTPUT];
 /// The chains of [`cgroup_rules`].
-pub(super) const CGROUP_CHAINS: [Chain; 2] = [OUTBOUND, OUTPUT];
+pub(super) const CGROUP_CHAINS: [Chain; 3] = [OUTBOUND, RAW, OUTPUT];
 
 /// What is redirected, and where.
 #[derive(Debug, Clone, clap::Args)]
@@ -67,6 +68,13 @@ pub struct OutboundExclusions {
     /// Destination addresses of outbound connections that are not redirected, as in 10.0.0.0/8,fd00::/8
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
     exclude_outbound_cidrs: Vec<IpNet>,
+}
+
+impl OutboundExclusions {
+    /// Returns whether DNS queries are not redirected.
+    pub fn excludes_dns(&self) -> bool {
+        self.exclude_outbound_ports.contains(&DNS_PORT)
+    }
 }
 
 impl Redirection {
@@ -112,9 +120,12 @@ pub(super) fn rules(redirection: &Redirection, name_servers: &[IpAddr]) -> Vec<R
     rules.push(Rule::of(INBOUND).redirect(inbound_port));
 
     if let Some(port) = redirection.dns_port {
-        rules.push(Rule::of(OUTPUT).udp_dport(DNS_PORT).skuid(proxy_uid).accept());
+        for chain in [RAW, OUTPUT] {
+            rules.push(Rule::of(chain).udp_dport(DNS_PORT).skuid(proxy_uid).accept());
+        }
         for &server in name_servers {
-            rules.push(Rule::of(OUTPUT).daddr(server.into()).udp_dport(DNS_PORT).redirect(port));
+            let query = |chain| Rule::of(chain).daddr(server.into()).udp_dport(DNS_PORT);
+            rules.extend(redirect_query(query, port));
             rules.push(Rule::of(OUTBOUND).daddr(server.into()).tcp_dport(DNS_PORT).redirect(port));
         }
     }
@@ -126,12 +137,30 @@ pub(super) fn rules(redirection: &Redirection, name_servers: &[IpAddr]) -> Vec<R
 }
 
 /// Returns the rules for the connections of one cgroup, in order. Other services of the machine have addresses of the machine,
-/// so that only connections to loopback addresses are left alone.
-pub(super) fn cgroup_rules(level: u32, id: u64, exclusions: &OutboundExclusions, port: u16) -> Vec<Rule> {
+/// so that only connections to loopback addresses are left alone. With a `dns_port`, all DNS queries are redirected to it: name servers of
+/// the machine are in other cgroups.
+pub(super) fn cgroup_rules(
+    level: u32,
+    id: u64,
+    exclusions: &OutboundExclusions,
+    port: u16,
+    dns_port: Option<u16>,
+) -> Vec<Rule> {
     let mut rules = vec![Rule::of(OUTPUT).tcp_syn().cgroup(level, id).goto(OUTBOUND)];
+    if let Some(port) = dns_port {
+        let query = |chain| Rule::of(chain).udp_dport(DNS_PORT).cgroup(level, id);
+        rules.extend(redirect_query(query, port));
+        rules.push(Rule::of(OUTBOUND).tcp_dport(DNS_PORT).redirect(port));
+    }
     rules.extend(loopback().map(|range| Rule::of(OUTBOUND).daddr(range).accept()));
     rules.extend(outbound(exclusions, port));
     rules
+}
+
+/// Redirects queries over UDP. Connection tracking takes a query for one more of an earlier client, for half a minute, if that had the
+/// same address and port: it would be redirected as the earlier one was, or not at all. So redirected queries have a zone of their own.
+fn redirect_query(query: impl Fn(Chain) -> Rule, port: u16) -> [Rule; 2] {
+    [query(RAW).ct_original_zone_set(port), query(OUTPUT).redirect(port)]
 }
 
 /// Returns the rules for connections to other addresses.
@@ -219,7 +248,7 @@ mod tests {
     #[test]
     fn only_connections_of_the_cgroup_are_redirected_and_not_those_to_loopback_addresses() {
         let exclusions = OutboundExclusions { exclude_outbound_ports: vec![25], ..Default::default() };
-        let lines = cgroup_rules(2, 77, &exclusions, 15001).into_iter().map(|rule| rule.to_string());
+        let lines = cgroup_rules(2, 77, &exclusions, 15001, None).into_iter().map(|rule| rule.to_string());
         assert_eq!(
             lines.collect::<Vec<_>>(),
             [
@@ -235,6 +264,22 @@ mod tests {
     }
 
     #[test]
+    fn all_queries_of_the_cgroup_are_redirected_in_a_zone_of_their_own_before_anything_is_left_alone() {
+        let lines = cgroup_rules(2, 77, &OutboundExclusions::default(), 15001, Some(15053));
+        let lines: Vec<_> = lines.iter().map(Rule::to_string).collect();
+        assert_eq!(
+            lines[..5],
+            [
+                "output: tcp flags syn socket cgroupv2 level 2 77 goto outbound",
+                "raw: udp dport 53 socket cgroupv2 level 2 77 ct original zone set 15053",
+                "output: udp dport 53 socket cgroupv2 level 2 77 redirect to :15053",
+                "outbound: tcp dport 53 redirect to :15053",
+                "outbound: daddr 127.0.0.0/8 accept",
+            ]
+        );
+    }
+
+    #[test]
     fn queries_of_the_application_to_its_name_servers_are_redirected_before_anything_else() {
         let flags = ["--dns-port", "15053", "--exclude-outbound-ports", "53"];
         assert_eq!(
@@ -243,6 +288,14 @@ mod tests {
                 "udp dport 53 meta skuid 1500 accept",
                 "daddr 127.0.0.53/32 udp dport 53 redirect to :15053",
                 "daddr fd00::53/128 udp dport 53 redirect to :15053",
+            ]
+        );
+        assert_eq!(
+            lines(&flags, RAW),
+            [
+                "udp dport 53 meta skuid 1500 accept",
+                "daddr 127.0.0.53/32 udp dport 53 ct original zone set 15053",
+                "daddr fd00::53/128 udp dport 53 ct original zone set 15053",
             ]
         );
         assert_eq!(

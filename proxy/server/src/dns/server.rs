@@ -46,14 +46,19 @@ impl DnsSocket {
             attempts -= 1;
             let tcp = StdTcpListener::bind(address)?;
             let bound = tcp.local_addr()?;
-            let udp = match StdUdpSocket::bind(bound) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts > 0 => continue,
-                udp => udp?,
-            };
-            tcp.set_nonblocking(true)?;
-            udp.set_nonblocking(true)?;
-            return Ok(Self { udp, tcp, address: bound });
+            match StdUdpSocket::bind(bound) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts > 0 => {}
+                udp => return Self::adopt(udp?, tcp),
+            }
         }
+    }
+
+    /// Takes sockets that are bound to the same address.
+    pub(crate) fn adopt(udp: StdUdpSocket, tcp: StdTcpListener) -> io::Result<Self> {
+        tcp.set_nonblocking(true)?;
+        udp.set_nonblocking(true)?;
+        let address = tcp.local_addr()?;
+        Ok(Self { udp, tcp, address })
     }
 
     /// Returns the address.

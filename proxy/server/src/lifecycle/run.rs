@@ -4,6 +4,7 @@
 //! thread becomes the control thread: its runtime runs discovery, admin, telemetry and signals, but no requests.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use crate::args::Args;
 use crate::bootstrap::Bootstrap;
 use crate::dns::DnsSocket;
 use crate::error::Error;
+use crate::inherited::InheritedSockets;
 use crate::readiness::Readiness;
 use crate::sockets::{self, Sockets};
 use crate::telemetry::access_log::{self, AccessLogThread, RecordSender};
@@ -50,6 +52,8 @@ pub struct Embedding {
     pub bound: Option<oneshot::Sender<Addresses>>,
     /// A value of true starts the drain, as SIGTERM does.
     pub stop: Option<watch::Receiver<bool>>,
+    /// Bound sockets, each for the flag that has its address.
+    pub sockets: Vec<OwnedFd>,
 }
 
 /// The addresses on which a proxy listens.
@@ -85,13 +89,14 @@ pub fn run_embedded(args: Args, embedding: Embedding) -> Result<(), Error> {
     let otlp = Settings::read(&Environment::of_process(), args.trace_sampling, service, &instance)?;
     let losses = Arc::new(Losses::new(own_log.dropped()));
     let log = access_log::start(&args.access_log, args.access_log_format, Arc::clone(&losses))?;
-    let bootstrap = Bootstrap::new(&args)?;
+    let Embedding { bound, stop, sockets } = embedding;
+    let bootstrap = Bootstrap::new(&args, InheritedSockets::new(sockets))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("control-blocking")
         .build()
         .map_err(|source| Error::Start { what: "the control thread's runtime", source })?;
-    let process = Process { args, instance, level, otlp, losses, log, bootstrap, embedding };
+    let process = Process { args, instance, level, otlp, losses, log, bootstrap, bound, stop };
     let ended = runtime.block_on(process.run());
     // Do not wait for tasks that still block (an admin client, a stuck file).
     runtime.shutdown_background();
@@ -115,7 +120,8 @@ struct Process {
     losses: Arc<Losses>,
     log: Option<(RecordSender, AccessLogThread)>,
     bootstrap: Bootstrap,
-    embedding: Embedding,
+    bound: Option<oneshot::Sender<Addresses>>,
+    stop: Option<watch::Receiver<bool>>,
 }
 
 /// The running parts; [`Running::shut_down`] stops them in order.
@@ -136,9 +142,8 @@ struct Running {
 
 impl Process {
     async fn run(self) -> Result<(), Error> {
-        let Self { args, instance, level, otlp, losses, log, bootstrap, embedding } = self;
+        let Self { args, instance, level, otlp, losses, log, bootstrap, bound, stop } = self;
         let Bootstrap { admin, public, dns, listeners, sockets, ports, inbound } = bootstrap;
-        let Embedding { bound, stop } = embedding;
         let (drain_request, drain_requested) = watch::channel(false);
         let (inbound_drain_request, inbound_drain_requested) = watch::channel(false);
         let mut signals = ShutdownSignals::new(stop, drain_requested)?;
