@@ -7,7 +7,7 @@ use std::path::Path;
 use outrigger::ports;
 use outrigger::process::Process;
 
-use super::shop::{self, NAMESPACE};
+use super::shop::NAMESPACE;
 
 /// Each instance, its service account, and the services that it is registered for, with their port.
 const INSTANCES: [Role; 10] = [
@@ -80,39 +80,28 @@ impl Instance {
 
     /// The command of its application, which calls its sidecar; None for the shopper, which is the demo's own load.
     pub(super) fn app_args(&self) -> Option<Vec<OsString>> {
-        self.app(self.outbound, self.outbound, self.payments, self.stock)
-    }
-
-    /// The same for an application whose connections are redirected: it calls the addresses of services.
-    pub(super) fn captured_app_args(&self) -> Option<Vec<OsString>> {
-        let service = |name, port| SocketAddr::from((shop::address(name), port));
-        let [cart, catalog] = ["cart", "catalog"].map(|name| service(name, 80));
-        self.app(cart, catalog, service("payments", 50051), service("stock", 9000))
-    }
-
-    fn app(
-        &self,
-        cart: SocketAddr,
-        catalog: SocketAddr,
-        payments: SocketAddr,
-        stock: SocketAddr,
-    ) -> Option<Vec<OsString>> {
+        let mut args = self.captured_app_args()?;
         let flag = |name: &str, value: SocketAddr| [OsString::from(name), value.to_string().into()];
-        let mut args = vec![OsString::from("sample"), self.account.into()];
-        args.extend(flag("--listen", self.app_listen));
-        match self.account {
-            "shopper" => return None,
-            "web" => args.extend(flag("--sidecar", cart)),
-            "cart" => {
-                args.extend(flag("--sidecar", catalog));
-                args.extend(flag("--payments", payments));
-                args.extend(flag("--stock", stock));
-            }
-            "catalog" => {
-                let version = if self.name.contains("-v2-") { "v2" } else { "v1" };
-                args.extend(["--version".into(), version.into()]);
-            }
-            _ => {}
+        if ["web", "cart"].contains(&self.account) {
+            args.extend(flag("--sidecar", self.outbound));
+        }
+        if self.account == "cart" {
+            args.extend(flag("--payments", self.payments));
+            args.extend(flag("--stock", self.stock));
+        }
+        Some(args)
+    }
+
+    /// The same for an application whose connections are redirected: it calls services by name.
+    pub(super) fn captured_app_args(&self) -> Option<Vec<OsString>> {
+        if self.account == "shopper" {
+            return None;
+        }
+        let mut args =
+            ["sample", self.account, "--listen", &self.app_listen.to_string()].map(OsString::from).to_vec();
+        if self.account == "catalog" {
+            let version = if self.name.contains("-v2-") { "v2" } else { "v1" };
+            args.extend(["--version".into(), version.into()]);
         }
         Some(args)
     }
@@ -135,11 +124,6 @@ impl Instance {
             self.admin.to_string().into(),
             "--unknown-destination".into(),
             "refuse".into(),
-            // The applications are stopped after their sidecars have drained, and send nothing then.
-            "--drain-minimum".into(),
-            "0s".into(),
-            "--drain-quiet".into(),
-            "100ms".into(),
             "--access-log".into(),
             directory.join("logs").join(format!("{}-access.log", self.name)).into(),
         ];
@@ -155,6 +139,8 @@ impl Instance {
     /// The flags of a sidecar whose application calls it.
     pub(super) fn explicit_args(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec!["--outbound".into(), self.outbound.to_string().into()];
+        // The applications are stopped after their sidecars have drained, and send nothing then.
+        args.extend(["--drain-minimum", "0s", "--drain-quiet", "100ms"].map(OsString::from));
         if self.account == "cart" {
             for bind in [format!("{}=payments:50051", self.payments), format!("{}=stock:9000", self.stock)] {
                 args.extend(["--bind".into(), bind.into()]);

@@ -4,7 +4,7 @@
 //! keeps them when it is restarted, as a pod keeps its address.
 
 use std::ffi::OsString;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -31,16 +31,17 @@ pub(super) struct Settings {
     pub(super) transparent: bool,
 }
 
-/// Returns an error if applications cannot be started by `outrigger run` here, or cannot connect to addresses of services.
+/// Returns an error if applications cannot be started by `outrigger run` here, or cannot find or connect to addresses of services.
 pub(super) fn can_redirect() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("--transparent needs root: it redirects connections".into());
     }
     let connected =
-        UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.connect((super::shop::address("web"), 80)));
+        UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.connect((Ipv4Addr::new(240, 0, 0, 1), 80)));
     connected.map_err(|error| {
         format!("--transparent needs a default route, for the addresses of services: {error}")
-    })
+    })?;
+    crate::run::name_service::problem().map_or(Ok(()), |problem| Err(format!("--transparent: {problem}")))
 }
 
 /// The running mesh.
@@ -235,9 +236,11 @@ impl Mesh {
         let instance = &self.instances[index];
         let mut args = instance.sidecar_args(self.control_plane_listen, directory);
         args.extend(["--trace-sampling".into(), sampling.to_string().into()]);
+        let mut endpoint = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT".to_owned();
         match instance.captured_app_args().filter(|_| *transparent) {
             Some(app) => {
                 args.insert(0, "run".into());
+                endpoint.insert_str(0, "OUTRIGGER_PROXY_");
                 // The files of the demo are root's.
                 args.extend(["--proxy-user", "0", "--log-file", "-", "--"].map(OsString::from));
                 args.push(self.program.clone().into());
@@ -248,7 +251,7 @@ impl Mesh {
                 args.extend(instance.explicit_args());
             }
         }
-        let environment = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT".to_owned(), format!("http://{spans_to}"))];
+        let environment = [(endpoint, format!("http://{spans_to}"))];
         let name = format!("{}-sidecar", instance.name);
         let process = Process::start(&self.program, &name, &self.logs(), args, &environment)?;
         self.instances[index].sidecar = Some(process);

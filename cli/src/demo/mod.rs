@@ -37,8 +37,8 @@ pub(crate) struct DemoArgs {
     /// A shorter form for tests: less load, shorter checks, a wider tolerance for traffic shares.
     #[arg(long)]
     quick: bool,
-    /// Redirect the connections of the services to their sidecars, as `outrigger run` does, so that they call each other's addresses
-    /// and know no sidecar (root).
+    /// Redirect the connections of the services to their sidecars, as `outrigger run` does, so that they call each other by name, as in
+    /// http://cart, and know no sidecar (root).
     #[arg(long)]
     transparent: bool,
     /// Keep the mesh running after the checks, and print what to try with curl. Ends with Ctrl-C.

@@ -1,6 +1,5 @@
 //! The shop's configuration: the Kubernetes YAML that the demo writes, and edits while traffic runs.
 
-use std::net::Ipv4Addr;
 use std::path::Path;
 
 /// The namespace of the shop.
@@ -33,17 +32,10 @@ const SERVICES: [(&str, u16, &str); 7] = [
     ("stock", 9000, "tcp"),
 ];
 
-/// Returns the virtual address of a service, which is in none of the private ranges that machines have (RFC 2544).
-pub(super) fn address(service: &str) -> Ipv4Addr {
-    let number = (1..).zip(SERVICES).find(|(_, (name, ..))| *name == service).map_or(0, |(number, _)| number);
-    Ipv4Addr::new(198, 18, 0, number)
-}
-
 /// Writes the whole configuration into an empty directory.
 pub(super) fn write(directory: &Path) -> Result<(), String> {
     let mut yaml = format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n");
     for (name, port, protocol) in SERVICES {
-        let address = address(name);
         yaml.push_str(&format!(
             "---
 apiVersion: v1
@@ -52,7 +44,6 @@ metadata:
   name: {name}
   namespace: {NAMESPACE}
 spec:
-  clusterIP: {address}
   ports:
     - name: main
       port: {port}
