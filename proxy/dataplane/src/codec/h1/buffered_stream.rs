@@ -2,7 +2,7 @@
 //!
 //! Both buffers are bounded: reading stops until the bytes are parsed, writing until they are sent.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -105,21 +105,23 @@ impl BufferedStream {
         let _ = tokio::time::timeout(LINGER, said).await;
     }
 
-    /// Closes the sending side and reads for a moment, so that the response is not lost to a reset (RFC 9112 section 9.6).
-    /// Limited to 1 s and 1 MiB.
+    /// Closes the sending side and waits until the client has closed its own, for 1 s at most, so that the response is not lost to a
+    /// reset (RFC 9112 section 9.6). Of what the client sends meanwhile, 1 MiB is read; the rest fills the buffers of the kernel.
     pub(crate) async fn linger(mut self) {
         self.shutdown().await;
-        let drained = async {
+        let closed = async {
             let mut left = 1024 * 1024_usize;
-            loop {
+            while left > 0 {
                 self.read.clear();
                 match poll_fn(|cx| self.poll_fill(cx)).await {
-                    Ok(got) if got > 0 && got < left => left -= got,
+                    Ok(got) if got > 0 => left = left.saturating_sub(got),
                     _ => return,
                 }
             }
+            self.read = BytesMut::new();
+            pending().await
         };
-        let _ = tokio::time::timeout(LINGER, drained).await;
+        let _ = tokio::time::timeout(LINGER, closed).await;
     }
 
     /// Returns the raw stream and the bytes that were read beyond the last head.
@@ -132,6 +134,7 @@ impl BufferedStream {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt;
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -148,5 +151,20 @@ mod tests {
             connection.rest();
             assert_eq!(connection.read.capacity(), 0);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_uploads_faster_than_it_reads_has_a_second_for_the_response() {
+        let (mut client, stream) = tokio::io::duplex(64 * 1024);
+        let mut connection = BufferedStream::new(Stream::Memory(stream), Bytes::new());
+        connection.out.push(Bytes::from_static(b"413"));
+        poll_fn(|cx| connection.poll_flush(cx)).await.unwrap();
+        let began = Instant::now();
+        let upload = async {
+            while client.write_all(&[0; 16 * 1024]).await.is_ok() {}
+            began.elapsed()
+        };
+        let ((), reset) = tokio::join!(connection.linger(), upload);
+        assert_eq!(reset, LINGER);
     }
 }
