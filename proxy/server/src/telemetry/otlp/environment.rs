@@ -34,7 +34,11 @@ impl Environment {
     pub(crate) fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let trimmed = |(name, value): (String, String)| (name, value.trim().to_owned());
         let set = |(name, value): &(String, String)| name.starts_with("OTEL_") && !value.is_empty();
-        Self(variables.into_iter().map(trimmed).filter(set).collect())
+        let mut all: BTreeMap<_, _> = variables.into_iter().map(trimmed).filter(set).collect();
+        let services: Vec<_> =
+            all.keys().filter_map(|name| name.strip_suffix("_SERVICE_HOST").map(str::to_owned)).collect();
+        all.retain(|name, _| !services.iter().any(|service| is_service_link(name, service)));
+        Self(all)
     }
 
     /// Returns the variable, if it is set.
@@ -101,6 +105,17 @@ impl Variable<'_> {
     }
 }
 
+/// Returns whether Kubernetes sets the variable in every container beside a Service, whose name is `service` in capitals: a Service
+/// named otel-traces must not configure a sidecar.
+fn is_service_link(name: &str, service: &str) -> bool {
+    let rest = name.strip_prefix(service).and_then(|rest| rest.strip_prefix('_'));
+    rest.is_some_and(|rest| {
+        ["SERVICE_HOST", "SERVICE_PORT", "PORT"].contains(&rest)
+            || rest.starts_with("SERVICE_PORT_")
+            || rest.starts_with("PORT_")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,5 +160,19 @@ mod tests {
         let valid = Variable { name: "OTEL_BSP_SCHEDULE_DELAY", value: "250" };
         assert_eq!(valid.milliseconds().unwrap(), Duration::from_millis(250));
         assert_eq!(valid.count().unwrap(), 250);
+    }
+
+    #[test]
+    fn variables_that_kubernetes_sets_for_a_service_are_no_settings() {
+        let environment = environment(&[
+            ("OTEL_TRACES_SERVICE_HOST", "10.96.0.7"),
+            ("OTEL_TRACES_SERVICE_PORT", "4317"),
+            ("OTEL_TRACES_SERVICE_PORT_OTLP", "4317"),
+            ("OTEL_TRACES_PORT", "tcp://10.96.0.7:4317"),
+            ("OTEL_TRACES_PORT_4317_TCP_ADDR", "10.96.0.7"),
+            ("OTEL_TRACES_SAMPLER", "always_on"),
+            ("OTEL_METRIC_PORT", "1"),
+        ]);
+        assert_eq!(environment.names().collect::<Vec<_>>(), ["OTEL_METRIC_PORT", "OTEL_TRACES_SAMPLER"]);
     }
 }
