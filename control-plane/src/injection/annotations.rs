@@ -10,7 +10,7 @@ use std::str::FromStr;
 use outrigger_core::duration::parse_duration;
 use serde_json::Value;
 
-use super::layout::STATUS_ANNOTATION;
+use super::layout::{INJECT_LABEL, STATUS_ANNOTATION};
 use super::pod::Object;
 use super::quantity::{Quantity, Resource};
 use super::refusal::Refusal;
@@ -103,7 +103,7 @@ impl Annotations {
             EXCLUDE_OUTBOUND_CIDRS => self.exclude_outbound_cidrs = list(text)?,
             // The control plane reads these two from the running pod.
             OPAQUE_PORTS => drop(ports(text)?),
-            MTLS_PORTS => list::<PortMode>(text).map(drop)?,
+            MTLS_PORTS => port_modes(text)?,
             CPU_REQUEST => self.cpu.request = Some(Quantity::parse(Resource::Cpu, text)?),
             CPU_LIMIT => self.cpu.limit = Some(Quantity::parse(Resource::Cpu, text)?),
             MEMORY_REQUEST => self.memory.request = Some(Quantity::parse(Resource::Memory, text)?),
@@ -114,6 +114,7 @@ impl Annotations {
                 self.log_level = Some(known.ok_or_else(expected)?);
             }
             PRESTOP_SLEEP => self.prestop_sleep = Some(seconds(text)?),
+            INJECT_LABEL => return Err("it is a label: write it under metadata.labels".to_owned()),
             _ => {
                 let hint = did_you_mean(name, KNOWN).map_or_else(String::new, |hint| format!("; {hint}"));
                 return Err(format!("no such annotation{hint}"));
@@ -145,6 +146,15 @@ fn list<T: FromStr<Err = String> + Ord>(text: &str) -> Result<BTreeSet<T>, Strin
 
 fn ports(text: &str) -> Result<BTreeSet<u16>, String> {
     Ok(list::<Port>(text)?.into_iter().map(|Port(port)| port).collect())
+}
+
+/// Checks the modes of ports.
+fn port_modes(text: &str) -> Result<(), String> {
+    let items = text.split(',').filter(|item| !item.trim().is_empty()).count();
+    match list::<PortMode>(text)?.len() < items {
+        true => Err(format!("`{text}`: a port has one mode")),
+        false => Ok(()),
+    }
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -274,7 +284,8 @@ mod tests {
             ("prestop-sleep", "500ms", "whole seconds"),
             ("prestop-sleep", "2h", "whole seconds"),
             ("exclude-inbound-port", "80", "did you mean"),
-            ("inject", "enabled", "no such annotation"),
+            ("inject", "enabled", "it is a label"),
+            ("mtls-ports", "8080=strict, 8080=permissive", "one mode"),
         ] {
             let refusal = parse(&[(name, value)]).unwrap_err();
             assert!(refusal.starts_with(&format!("metadata.annotations[{PREFIX}{name}]: ")), "{refusal}");

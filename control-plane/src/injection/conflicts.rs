@@ -35,7 +35,8 @@ fn check_container(container: &Container, pod_user: Option<u64>) -> Result<(), R
     for (index, port) in container.objects("ports").enumerate() {
         let number =
             port.get("containerPort").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
-        if number.is_some_and(|port| RESERVED_PORTS.contains(&port)) {
+        let is_tcp = port.get("protocol").and_then(Value::as_str).is_none_or(|protocol| protocol == "TCP");
+        if is_tcp && number.is_some_and(|port| RESERVED_PORTS.contains(&port)) {
             return Err(reserved(format!("{path}.ports[{index}].containerPort")));
         }
     }
@@ -112,5 +113,7 @@ mod tests {
             refused(json!({"containers": [{"name": "web", "ports": [{"containerPort": 8080}]}]})),
             None
         );
+        let udp = json!({"containerPort": 15020, "protocol": "UDP"});
+        assert_eq!(refused(json!({"containers": [{"name": "web", "ports": [udp]}]})), None);
     }
 }

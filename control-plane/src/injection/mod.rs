@@ -9,6 +9,7 @@ pub mod manifest;
 pub(crate) mod decision;
 mod conflicts;
 mod sidecar;
+mod resources;
 mod volumes;
 mod prestop;
 mod probes;
@@ -61,9 +62,9 @@ pub fn inject(pod: Value, settings: &Settings) -> Result<Injection, Refusal> {
     let earlier = remove_injected(&mut pod);
     conflicts::check(&pod)?;
     let mut performed = AppProbes::new();
-    let mut warnings = Vec::new();
+    let mut warnings = Vec::from_iter(dns_warning(&pod, settings));
     for container in pod.running_containers() {
-        probes::rewrite(container, &earlier, &mut performed)?;
+        probes::rewrite(container, &earlier.probes, &mut performed)?;
         warnings.extend(prestop::http_hooks(container.fields.get("lifecycle")).map(|hook| {
             format!("{}.lifecycle.{hook}.httpGet: with mTLS mode strict the request of the kubelet is refused: use exec", container.path)
         }));
@@ -71,8 +72,9 @@ pub fn inject(pod: Value, settings: &Settings) -> Result<Injection, Refusal> {
     let seconds = annotations.prestop_sleep.unwrap_or(prestop::DEFAULT_SECONDS);
     let sleep = settings.has_sleep_hook().then(|| prestop::add(&mut pod, seconds)).flatten();
     let service = service_name(&pod);
-    let capture = sidecar::capture(settings, &annotations);
-    let proxy = sidecar::proxy(settings, &annotations, &performed, &service);
+    let resources = resources::resources(&annotations, &pod.spec, &earlier.containers);
+    let capture = sidecar::capture(settings, &resources, &annotations);
+    let proxy = sidecar::proxy(settings, &resources, &annotations, &performed, &service);
     let container = Container::added;
     if settings.has_native_sidecars() {
         pod.init_containers.splice(0..0, [capture, proxy].into_iter().filter_map(container));
@@ -91,24 +93,41 @@ pub(crate) fn check_annotations(annotations: &BTreeMap<String, String>) -> Resul
     Annotations::parse(&annotations.collect()).map(drop)
 }
 
-/// Removes what an earlier injection has added, except rewritten probes. Returns the originals of those. Without our status
-/// annotation nothing is removed: a container of that name is not ours, and is refused.
-fn remove_injected(pod: &mut Pod) -> AppProbes {
-    let Some(status) = InjectionStatus::read(&pod.annotations) else { return AppProbes::new() };
+/// What an earlier injection has added.
+#[derive(Debug, Default)]
+struct Earlier {
+    /// The originals of the rewritten probes.
+    probes: AppProbes,
+    containers: Vec<Container>,
+}
+
+/// Removes and returns what an earlier injection has added, except rewritten probes. Without our status annotation nothing is
+/// removed: a container of that name is not ours, and is refused.
+fn remove_injected(pod: &mut Pod) -> Earlier {
+    let Some(status) = InjectionStatus::read(&pod.annotations) else { return Earlier::default() };
     let Some(probes) =
         pod.all_containers().find(|container| container.name == PROXY_CONTAINER).map(sidecar::app_probes)
     else {
-        return AppProbes::new();
+        return Earlier::default();
     };
     if let Some(sleep) = &status.prestop_sleep {
         prestop::remove(pod, sleep);
     }
-    let is_own = |name: &str| CONTAINERS.contains(&name);
-    pod.init_containers.retain(|container| !is_own(&container.name));
-    pod.containers.retain(|container| !is_own(&container.name));
+    let is_own = |container: &mut Container| CONTAINERS.contains(&container.name.as_str());
+    let containers =
+        pod.init_containers.extract_if(.., is_own).chain(pod.containers.extract_if(.., is_own)).collect();
     let name = |volume: &Object| volume.get("name").and_then(Value::as_str).map(str::to_owned);
     pod.volumes.retain(|volume| !name(volume).is_some_and(|name| VOLUMES.contains(&name.as_str())));
-    probes
+    Earlier { probes, containers }
+}
+
+/// Returns a warning if the pod does not use the DNS of the cluster.
+fn dns_warning(pod: &Pod, settings: &Settings) -> Option<String> {
+    let policy = pod.spec.get("dnsPolicy")?.as_str().filter(|policy| ["Default", "None"].contains(policy))?;
+    Some(format!(
+        "spec.dnsPolicy: with {policy}, the pod starts only if its name servers or spec.hostAliases have the name of {}",
+        settings.control_plane
+    ))
 }
 
 /// Returns the name of the service for telemetry: the label that names the application, else the name of the workload that made the

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::annotations::{Annotations, Resources};
+use super::annotations::Annotations;
 use super::layout::{
     CAPTURE_CHECK_CONTAINER, CAPTURE_CHECK_UID, CAPTURE_CONTAINER, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT,
     PROXY_CONTAINER, PROXY_PROGRAM, PROXY_UID, ROOTS_DIRECTORY, ROOTS_VOLUME, STATE_DIRECTORY, STATE_VOLUME,
@@ -15,16 +15,13 @@ use super::settings::{Capture, Settings};
 /// The environment variable with the original probes, that of the flag `--app-probes`.
 const APP_PROBES: &str = "OUTRIGGER_PROXY_APP_PROBES";
 
-/// Requests of the sidecar that no annotation changes.
-const CPU_REQUEST: &str = "10m";
-const MEMORY_REQUEST: &str = "32Mi";
-
 /// How often the startup probe may fail, once a second. A sidecar waits for its control plane; a restart would not help.
 const STARTUP_FAILURES: u32 = 3600;
 
 /// Returns the sidecar. `service` is the name under which it exports telemetry.
 pub(super) fn proxy(
     settings: &Settings,
+    resources: &Value,
     annotations: &Annotations,
     probes: &AppProbes,
     service: &str,
@@ -49,7 +46,7 @@ pub(super) fn proxy(
         "image": settings.proxy_image,
         "env": env(settings, probes, service),
         "ports": [{ "name": "outrigger-stats", "containerPort": METRICS_PORT, "protocol": "TCP" }],
-        "resources": resources(annotations),
+        "resources": resources,
         "securityContext": security_context(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -87,7 +84,7 @@ pub(super) fn app_probes(proxy: &Container) -> AppProbes {
 }
 
 /// Returns the container that sets up the redirection, or with a CNI plugin the one that verifies it.
-pub(super) fn capture(settings: &Settings, annotations: &Annotations) -> Value {
+pub(super) fn capture(settings: &Settings, resources: &Value, annotations: &Annotations) -> Value {
     let inbound = annotations.exclude_inbound_ports.iter().copied().chain([METRICS_PORT]);
     let mut args = vec![
         "capture".to_owned(),
@@ -123,7 +120,7 @@ pub(super) fn capture(settings: &Settings, annotations: &Annotations) -> Value {
         "name": name,
         "image": settings.proxy_image,
         "args": args,
-        "resources": resources(annotations),
+        "resources": resources,
         "securityContext": context,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     })
@@ -141,30 +138,6 @@ fn security_context() -> Value {
         "capabilities": { "drop": ["ALL"] },
         "seccompProfile": { "type": "RuntimeDefault" },
     })
-}
-
-/// The capture container has the resources of the sidecar, because a ResourceQuota requires them of every container.
-fn resources(annotations: &Annotations) -> Value {
-    let of = |resources: &Resources, default: &str| {
-        let Resources { request, limit } = resources;
-        let limit = limit.as_ref().map(ToString::to_string);
-        // A limit below the default request is also the request.
-        (
-            request
-                .as_ref()
-                .map_or_else(|| limit.clone().unwrap_or_else(|| default.to_owned()), ToString::to_string),
-            limit,
-        )
-    };
-    let (cpu, cpu_limit) = of(&annotations.cpu, CPU_REQUEST);
-    let (memory, memory_limit) = of(&annotations.memory, MEMORY_REQUEST);
-    let mut resources = json!({ "requests": { "cpu": cpu, "memory": memory } });
-    for (name, limit) in [("cpu", cpu_limit), ("memory", memory_limit)] {
-        if let Some(limit) = limit {
-            resources["limits"][name] = json!(limit);
-        }
-    }
-    resources
 }
 
 /// Facts of the pod come by the downward API. A variable may refer to those before it.

@@ -106,6 +106,29 @@ fn a_container_that_another_webhook_adds_later_gets_its_probes_rewritten_and_its
 }
 
 #[test]
+fn a_pod_without_the_dns_of_the_cluster_is_reported() {
+    for (policy, warned) in [("Default", true), ("None", true), ("ClusterFirst", false)] {
+        let mut pod = web();
+        pod["spec"]["dnsPolicy"] = policy.into();
+        let Injection::Injected { warnings, .. } = inject(pod, &settings()).unwrap() else { panic!() };
+        assert_eq!(
+            warnings.iter().any(|warning| warning.starts_with("spec.dnsPolicy: ")),
+            warned,
+            "{policy}"
+        );
+    }
+}
+
+#[test]
+fn limits_that_limitranger_sets_between_two_calls_of_the_webhook_stay() {
+    let mut once = injected(web());
+    for container in once["spec"]["initContainers"].as_array_mut().unwrap() {
+        container["resources"]["limits"] = json!({"cpu": "200m", "memory": "128Mi"});
+    }
+    assert_eq!(injected(once.clone()), once);
+}
+
+#[test]
 fn annotations_change_the_sidecar_and_the_redirection() {
     let mut pod = web();
     pod["metadata"]["annotations"] = json!({
