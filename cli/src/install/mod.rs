@@ -4,6 +4,7 @@
 //! sent to a cluster.
 
 mod template;
+mod value;
 #[cfg(test)]
 mod tests;
 
@@ -48,31 +49,31 @@ Examples:
   outrigger install --cni-enabled | kubectl apply -f -")]
 pub(crate) struct InstallArgs {
     /// Registry of the images outrigger/control-plane and outrigger/proxy.
-    #[arg(long, value_name = "REGISTRY", default_value = "docker.io", value_parser = plain, help_heading = IMAGES)]
+    #[arg(long, value_name = "REGISTRY", default_value = "docker.io", value_parser = value::registry, help_heading = IMAGES)]
     image_registry: String,
     /// Tag of the images.
-    #[arg(long, value_name = "TAG", default_value = env!("CARGO_PKG_VERSION"), value_parser = plain, help_heading = IMAGES)]
+    #[arg(long, value_name = "TAG", default_value = env!("CARGO_PKG_VERSION"), value_parser = value::tag, help_heading = IMAGES)]
     image_tag: String,
     /// Number of control plane pods. Every one serves proxies.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..), help_heading = MESH)]
     replicas: u8,
     /// SPIFFE trust domain of all identities. Changing it later makes every certificate invalid.
-    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = plain, help_heading = MESH)]
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = value::trust_domain, help_heading = MESH)]
     trust_domain: String,
     /// DNS domain of the cluster's services.
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = plain, help_heading = MESH)]
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = value::dns_domain, help_heading = MESH)]
     cluster_domain: String,
     /// Where sidecars send traces and metrics by OTLP over gRPC, such as http://jaeger.tracing:4317.
-    #[arg(long, value_name = "URL", value_parser = plain, help_heading = MESH)]
+    #[arg(long, value_name = "URL", value_parser = value::endpoint, help_heading = MESH)]
     otlp_endpoint: Option<String>,
     /// Install the CNI plugin on every node: pods need no container with NET_ADMIN.
     #[arg(long, help_heading = CNI)]
     cni_enabled: bool,
     /// Directory of the CNI plugins on the nodes.
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin", value_parser = plain, help_heading = CNI)]
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin", value_parser = value::directory, requires = "cni_enabled", help_heading = CNI)]
     cni_bin_dir: String,
     /// Directory of the CNI configuration on the nodes.
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d", value_parser = plain, help_heading = CNI)]
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d", value_parser = value::directory, requires = "cni_enabled", help_heading = CNI)]
     cni_conf_dir: String,
 }
 
@@ -93,15 +94,6 @@ impl InstallArgs {
             ("cni.binDir", cni_bin_dir),
             ("cni.confDir", cni_conf_dir),
         ]
-    }
-}
-
-/// Accepts text that means the same inside quotes and outside: no white space, quotes or other special characters of YAML.
-fn plain(text: &str) -> Result<String, String> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-/:@%?=&[]".contains(c);
-    match text.chars().find(|c| !allowed(*c)) {
-        None => Ok(text.to_owned()),
-        Some(c) => Err(format!("{c:?} is not allowed")),
     }
 }
 

@@ -124,6 +124,28 @@ fn a_value_cannot_change_the_structure_of_the_yaml() {
 }
 
 #[test]
+fn a_value_that_the_cluster_or_a_sidecar_would_refuse_later_is_refused() {
+    for (flag, problem) in [
+        ("--image-registry=https://registry.example", "HOST[:PORT]"),
+        ("--image-registry=", "HOST[:PORT]"),
+        ("--image-registry=registry.example/", "HOST[:PORT]"),
+        ("--image-tag=sha256:abc", "is not allowed"),
+        ("--image-tag=", "1 to 128 characters"),
+        ("--trust-domain=Example.org", "not a SPIFFE trust domain"),
+        ("--trust-domain=", "not a SPIFFE trust domain"),
+        ("--cluster-domain=cluster.local.", "without a dot"),
+        ("--otlp-endpoint=jaeger.tracing:4317", "http://HOST:PORT"),
+        ("--otlp-endpoint=ftp://jaeger", "http://HOST:PORT"),
+        ("--cni-bin-dir=bin", "begin with /"),
+        ("--cni-bin-dir=/bin", "--cni-enabled"),
+    ] {
+        let error = parsed(&[flag]).unwrap_err().to_string();
+        assert!(error.contains(problem), "{flag}: {error}");
+    }
+    parsed(&["--image-registry=[::1]:5000/mirror", "--image-tag=1.2_rc-1"]).unwrap();
+}
+
+#[test]
 fn every_object_is_deleted_in_the_reverse_order() {
     let installed: Vec<_> = objects(&["--cni-enabled"]).iter().map(name_of).collect();
     let deleted = TEMPLATES.iter().rev().flat_map(|template| {
