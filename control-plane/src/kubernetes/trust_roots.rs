@@ -77,6 +77,7 @@ async fn write(client: &Client, authority: &Authority) {
     let mut changes = changes.ready_chunks(MAX_CHANGES);
     let (mut listed, mut repeat, mut unreadable) = (false, false, false);
     let (mut record, mut delayed_since) = (RootRecord::default(), None);
+    let mut failing = BTreeSet::new();
     loop {
         let wait = if repeat { RETRY_INTERVAL } else { Duration::MAX };
         tokio::select! {
@@ -121,8 +122,15 @@ async fn write(client: &Client, authority: &Authority) {
                 Action::Apply => apply(client, &namespace, &copy).await.map(|()| true),
                 Action::Delete => delete_or_apply(client, &namespace, &copy, &existing).await,
             };
-            if let Err(error) = &done {
-                tracing::warn!(%error, namespace, "the trust roots cannot be written; retrying");
+            match &done {
+                Ok(_) => {
+                    failing.remove(&namespace);
+                }
+                // Once: it is repeated at every change of a pod.
+                Err(error) if failing.insert(namespace.clone()) => {
+                    tracing::warn!(%error, namespace, "the trust roots cannot be written; retrying");
+                }
+                Err(_) => {}
             }
             unwritten |= done.is_err();
             failed |= !done.unwrap_or(false);
@@ -249,7 +257,15 @@ async fn apply(client: &Client, namespace: &str, copy: &Copy) -> Result<(), kube
         ..ConfigMap::default()
     };
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    maps.patch(CONFIG_MAP, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&map)).await?;
+    let (params, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&map));
+    match maps.patch(CONFIG_MAP, &params, &patch).await {
+        // One that somebody has made immutable can only be replaced.
+        Err(kube::Error::Api(status)) if status.code == 422 => {
+            maps.delete(CONFIG_MAP, &DeleteParams::default()).await?;
+            maps.patch(CONFIG_MAP, &params, &patch).await?;
+        }
+        written => drop(written?),
+    }
     tracing::info!(namespace, "wrote the trust roots");
     Ok(())
 }
