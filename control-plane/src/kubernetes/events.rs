@@ -152,9 +152,11 @@ impl NewEvent {
             matches!(kind, Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::ReferenceGrant);
         let (severity, reason, note) = match change {
             Change::Refused(refusal) => (WARNING, "Refused", refusal.problem.to_string()),
-            Change::Added | Change::Changed if is_route && !first_reading => {
-                ("Normal", "Configured", format!("version {resource_version} is active"))
-            }
+            Change::Added | Change::Changed if is_route && !first_reading => (
+                "Normal",
+                "Configured",
+                format!("version {resource_version} was read; its status says where it is active"),
+            ),
             Change::Added | Change::Changed | Change::Removed => return None,
         };
         Some(Self {
@@ -260,7 +262,7 @@ mod tests {
         assert_eq!(note(&refused("is no list"), true).as_deref(), Some(reason));
         assert_eq!(
             note(&change("HTTPRoute", Change::Changed), false).as_deref(),
-            Some("version 7 is active")
+            Some("version 7 was read; its status says where it is active")
         );
         assert_eq!(note(&change("HTTPRoute", Change::Added), true), None);
         assert_eq!(note(&change("Service", Change::Changed), false), None);

@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use super::cluster_findings::{ClusterState, is_running, of};
 use super::workload_name::workload_name;
 use crate::injection::check_annotations;
-use crate::injection::layout::STATUS_ANNOTATION;
+use crate::injection::layout::{DISABLED, ENABLED, INJECT_LABEL, STATUS_ANNOTATION};
 use crate::model::diagnostic::Code;
 use crate::model::resource::known_mtls_mode;
 use crate::source::check::Located;
@@ -28,7 +28,9 @@ pub(super) fn problems(state: &ClusterState, namespace: Option<&str>) -> Vec<Loc
         running.iter().filter(|pod| shown(pod.namespace())).filter_map(|pod| bad_annotation(pod));
     let services = state.services.iter().filter(|service| shown(service.namespace()));
     let ports = services.flat_map(|service| unknown_target_ports(service, &running));
-    let problems: BTreeSet<_> = labels.chain(annotations).chain(ports).collect();
+    let opt_ins =
+        state.namespaces.iter().filter(|one| shown(one.metadata.name.clone())).filter_map(unknown_opt_in);
+    let problems: BTreeSet<_> = labels.chain(opt_ins).chain(annotations).chain(ports).collect();
     problems.into_iter().collect()
 }
 
@@ -37,6 +39,18 @@ fn unknown_mode(namespace: &Namespace) -> Option<Located> {
     let message = format!("metadata.labels.{MTLS_LABEL}: unknown mode {mode:?}: its pods are strict");
     let resource = format!("Namespace {}", namespace.name_any());
     Some(of(Code::InvalidValue, resource, message, Some("write permissive or strict")))
+}
+
+/// The webhook is called for `enabled` alone.
+fn unknown_opt_in(namespace: &Namespace) -> Option<Located> {
+    let value = namespace
+        .labels()
+        .get(INJECT_LABEL)
+        .filter(|value| ![ENABLED, DISABLED].contains(&value.as_str()))?;
+    let message =
+        format!("metadata.labels.{INJECT_LABEL}: unknown value {value:?}: its pods get no sidecars");
+    let resource = format!("Namespace {}", namespace.name_any());
+    Some(of(Code::InvalidValue, resource, message, Some("write enabled or disabled")))
 }
 
 /// The webhook refuses such a pod; an annotation can be changed later.
@@ -155,6 +169,24 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn an_unknown_value_of_the_injection_label_of_a_namespace_is_reported() {
+        let of = |value: &str| ClusterState {
+            namespaces: vec![read(
+                json!({ "metadata": { "name": "shop", "labels": { INJECT_LABEL: value } } }),
+            )],
+            ..ClusterState::default()
+        };
+        let found_for_true = found(&of("true"));
+        let [(code, resource, text)] = &found_for_true[..] else { panic!("{found_for_true:?}") };
+        assert_eq!((*code, resource.as_str()), ("invalid-value", "Namespace shop"));
+        assert!(
+            text.contains("unknown value \"true\"") && text.contains("write enabled or disabled"),
+            "{text}"
+        );
+        assert_eq!([found(&of("enabled")), found(&of("disabled"))], [[], []]);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The status of routes: Gateway API's conditions for each of their parents.
 
 use super::attachment::{Attachments, resolve, selects, supports};
-use super::inventory::{Inventory, Route as Attached, backend_key};
+use super::backend_message::backend_message;
+use super::inventory::{Inventory, Route as Attached};
 use super::resource::ResourceId;
-use super::resource::reference::{BackendRef, ParentRef};
-use super::route::InvalidBackend;
+use super::resource::reference::ParentRef;
 use super::service::{ServiceKey, ServiceType};
 use super::status::{Condition, ConditionKind, ParentStatus, RouteStatus};
 
@@ -49,8 +49,8 @@ impl NotAttached {
         match self {
             Self::NoService => format!("there is no Service {}/{}", parent.namespace, parent.name),
             Self::ExternalName => "a Service of type ExternalName cannot be a parent (GEP-1294)".into(),
-            Self::NoPort => "the Service has no such port".into(),
-            Self::NotHttp => "the port's appProtocol is not HTTP".into(),
+            Self::NoPort => "the Service has no such TCP port".into(),
+            Self::NotHttp => "the protocol of the port is not HTTP, by its appProtocol or its name".into(),
             Self::Conflicted(winner) => {
                 format!("{winner} is active on every port that this route selects")
             }
@@ -120,11 +120,7 @@ fn resolved_refs(inventory: &Inventory, route: Attached<'_>, parent: &ParentRef)
     let Some((_, first)) = failures.peek().copied() else {
         return condition(true, "ResolvedRefs", String::new());
     };
-    let text = |(backend, why): (&BackendRef, InvalidBackend)| {
-        let key = backend_key(route.metadata, backend);
-        let port = backend.port.map_or_else(String::new, |port| format!(":{port}"));
-        format!("{} {}/{}{port}: {}", backend.kind, key.namespace, key.name, why.reason())
-    };
+    let text = |(backend, why)| backend_message(inventory, route, backend, why);
     let message = failures.map(text).collect::<Vec<_>>().join(", ");
     condition(false, first.reason(), message)
 }

@@ -6,6 +6,7 @@
 pub(crate) mod mesh_builder;
 pub(crate) mod findings;
 mod conditions;
+mod backend_message;
 mod attachment;
 mod automatic_addresses;
 mod inventory;

@@ -2,6 +2,7 @@
 
 use super::{ports_of, where_is};
 use crate::model::attachment::resolve;
+use crate::model::backend_message::backend_message;
 use crate::model::diagnostic::{Code, Problem};
 use crate::model::inventory::{Inventory, Route, backend_key};
 use crate::model::resource::reference::BackendRef;
@@ -67,47 +68,27 @@ fn problem(
     why: InvalidBackend,
 ) -> Problem {
     let key = backend_key(route.metadata, backend);
-    let name = format!("{} {}/{}", backend.kind, key.namespace, key.name);
-    let with_help = |problem: Problem, help: Option<String>| match help {
-        Some(help) => problem.help(help),
-        None => problem,
-    };
-    match (why, inventory.service(&key)) {
+    let message = backend_message(inventory, route, backend, why);
+    let (code, of, help) = match (why, inventory.service(&key)) {
         (InvalidBackend::RefNotPermitted, _) => {
             let (kind, own) = (route.metadata.id.kind, &route.metadata.id.namespace);
-            let message = format!(
-                "no ReferenceGrant in {} permits a {kind} of {own} to refer to {name}",
-                key.namespace
-            );
-            Problem::of(Code::BackendNotPermitted, field, message).help(format!(
+            let help = format!(
                 "add a ReferenceGrant to namespace {}: from {kind} of {own}, to Service {}",
                 key.namespace, key.name
-            ))
+            );
+            (Code::BackendNotPermitted, "", Some(help))
         }
-        (InvalidBackend::BackendNotFound, None) => {
-            let problem = Problem::of(Code::UnknownBackend, field + ".name", format!("there is no {name}"));
-            with_help(problem, where_is(inventory, &key))
-        }
+        (InvalidBackend::BackendNotFound, None) => (Code::UnknownBackend, ".name", where_is(inventory, &key)),
         (InvalidBackend::BackendNotFound, Some(service)) => {
-            let port = backend.port.unwrap_or_default();
-            let problem =
-                Problem::of(Code::UnknownBackendPort, field + ".port", format!("{name} has no port {port}"));
-            problem.help(ports_of(service))
+            (Code::UnknownBackendPort, ".port", Some(ports_of(service)))
         }
-        (InvalidBackend::InvalidKind, Some(_)) => {
-            let message = format!("{name} is of type ExternalName, which cannot be a backend (GEP-1294)");
-            Problem::of(Code::UnsupportedBackend, field + ".name", message)
-        }
-        (InvalidBackend::InvalidKind, None) => {
-            let message = format!("{name} cannot be a backend: only Services can");
-            Problem::of(Code::UnsupportedBackend, field + ".kind", message)
-        }
-        (InvalidBackend::UnsupportedProtocol, service) => {
-            let declared = service.and_then(|service| service.port(backend.port.unwrap_or_default()));
-            let declared = declared.map_or("", |port| port.protocol.name());
-            let kind = route.metadata.id.kind;
-            let message = format!("the appProtocol of {name} is {declared}, which does not fit a {kind}");
-            Problem::of(Code::BackendProtocol, field + ".port", message)
-        }
+        (InvalidBackend::InvalidKind, Some(_)) => (Code::UnsupportedBackend, ".name", None),
+        (InvalidBackend::InvalidKind, None) => (Code::UnsupportedBackend, ".kind", None),
+        (InvalidBackend::UnsupportedProtocol, _) => (Code::BackendProtocol, ".port", None),
+    };
+    let problem = Problem::of(code, field + of, message);
+    match help {
+        Some(help) => problem.help(help),
+        None => problem,
     }
 }

@@ -142,7 +142,7 @@ fn cases() -> Vec<(Files, Vec<&'static str>)> {
         (
             beside(rules("a", forward).replace("name: catalog, port: 80", "name: cart, port: 81")),
             vec![
-                "b.yaml:6:55 unknown-parent-port HTTPRoute shop/a, spec.parentRefs[0].port: the Service has no such port; cart has the ports 80 (http), 9090 (metrics)",
+                "b.yaml:6:55 unknown-parent-port HTTPRoute shop/a, spec.parentRefs[0].port: the Service has no such TCP port; cart has the ports 80 (http), 9090 (metrics)",
             ],
         ),
         (
@@ -154,7 +154,7 @@ fn cases() -> Vec<(Files, Vec<&'static str>)> {
         (
             beside(rules("a", forward).replace("name: catalog, port: 80", "name: stock")),
             vec![
-                "b.yaml:6:16 parent-protocol HTTPRoute shop/a, spec.parentRefs[0]: the port's appProtocol is not HTTP; route connections with a TCPRoute, or declare appProtocol: http on the port",
+                "b.yaml:6:16 parent-protocol HTTPRoute shop/a, spec.parentRefs[0]: the protocol of the port is not HTTP, by its appProtocol or its name; route connections with a TCPRoute, or declare appProtocol: http on the port",
             ],
         ),
         (
@@ -205,7 +205,7 @@ fn cases() -> Vec<(Files, Vec<&'static str>)> {
         (
             beside(rules("a", "[{backendRefs: [{name: stock, port: 5432}]}]")),
             vec![
-                "b.yaml:7:40 backend-protocol HTTPRoute shop/a, spec.rules[0].backendRefs[0].port: the appProtocol of Service shop/stock is tcp, which does not fit a HTTPRoute",
+                "b.yaml:7:40 backend-protocol HTTPRoute shop/a, spec.rules[0].backendRefs[0].port: the protocol of Service shop/stock:5432 is tcp, which does not fit a HTTPRoute",
             ],
         ),
         (

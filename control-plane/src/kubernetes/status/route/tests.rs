@@ -94,7 +94,7 @@ fn a_change_keeps_the_time_of_conditions_that_it_does_not_change() {
     assert_eq!(times, [THEN, NOW]);
     assert_eq!(
         texts(&next)[1],
-        "ResolvedRefs=False (BackendNotFound) at 2: Service shop/missing:80: BackendNotFound"
+        "ResolvedRefs=False (BackendNotFound) at 2: there is no Service shop/missing"
     );
 }
 

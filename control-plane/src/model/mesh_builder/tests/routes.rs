@@ -147,9 +147,15 @@ fn a_parent_that_cannot_accept_the_route_has_a_reason() {
     for (parent, condition) in [
         ("name: catalog, port: 80", "Accepted=True (Accepted)"),
         ("name: nobody", "Accepted=False (NoMatchingParent): there is no Service shop/nobody"),
-        ("name: catalog, port: 81", "Accepted=False (NoMatchingParent): the Service has no such port"),
-        ("name: catalog, sectionName: x", "Accepted=False (NoMatchingParent): the Service has no such port"),
-        ("name: stock", "Accepted=False (NoMatchingParent): the port's appProtocol is not HTTP"),
+        ("name: catalog, port: 81", "Accepted=False (NoMatchingParent): the Service has no such TCP port"),
+        (
+            "name: catalog, sectionName: x",
+            "Accepted=False (NoMatchingParent): the Service has no such TCP port",
+        ),
+        (
+            "name: stock",
+            "Accepted=False (NoMatchingParent): the protocol of the port is not HTTP, by its appProtocol or its name",
+        ),
         (
             "name: out",
             "Accepted=False (NoMatchingParent): a Service of type ExternalName cannot be a parent (GEP-1294)",
@@ -221,8 +227,11 @@ fn a_tcp_route_needs_backends_for_opaque_bytes() {
         assert_eq!(builder.table("catalog", "shop"), [line], "{protocol}");
         let conditions = builder.conditions("TCPRoute shop/r");
         assert_eq!(conditions[0], "Accepted=True (Accepted)");
-        let refused = "ResolvedRefs=False (UnsupportedProtocol): Service shop/stock:80: UnsupportedProtocol";
-        let resolved = if expected.contains(':') { "ResolvedRefs=True (ResolvedRefs)" } else { refused };
+        let refused = format!(
+            "ResolvedRefs=False (UnsupportedProtocol): the protocol of Service shop/stock:80 is {}, which does not fit a TCPRoute",
+            protocol.replace("kubernetes.io/h2c", "http2")
+        );
+        let resolved = if expected.contains(':') { "ResolvedRefs=True (ResolvedRefs)" } else { &refused };
         assert_eq!(conditions[1], resolved, "{protocol}");
     }
 }
@@ -253,7 +262,7 @@ fn a_route_without_rules_has_no_backend_and_mirrors_are_resolved() {
         "{{{TO_CART}, filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: no, port: 1}}}}}}]}}"
     );
     let conditions = shop(&[&http("r", &mirror)]).conditions("HTTPRoute shop/r");
-    assert_eq!(conditions[1], "ResolvedRefs=False (BackendNotFound): Service shop/no:1: BackendNotFound");
+    assert_eq!(conditions[1], "ResolvedRefs=False (BackendNotFound): there is no Service shop/no");
     let redirect = "{filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}";
     assert_eq!(shop(&[&http("r", redirect)]).table("catalog", "shop"), ["httproute/shop/r/0/0 redirect"]);
 }
