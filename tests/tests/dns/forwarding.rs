@@ -1,6 +1,7 @@
 //! Queries for names outside of the mesh.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
@@ -85,10 +86,42 @@ async fn another_name_server_is_asked_if_one_is_silent_or_fails() {
     assert_eq!(web.metric("outrigger_dns_queries_total", "forwarded").await, 1.0);
 
     let other = Mesh::start(&service("cart", 80, "http")).await;
+    let web = sidecar(&other, &[failing.address]).await;
+    assert_eq!(read(&ask(web.dns(), &query).await).0, ResponseCode::ServFail);
+    assert_eq!(web.metric("outrigger_dns_queries_total", "failed").await, 1.0);
+
+    let other = Mesh::start(&service("cart", 80, "http")).await;
     let web = sidecar(&other, &[closed]).await;
     assert_eq!(read(&ask(web.dns(), &query).await).0, ResponseCode::ServFail);
     assert_eq!(read(&ask_tcp(web.dns(), &[query]).await[0]).0, ResponseCode::ServFail);
     assert_eq!(web.metric("outrigger_dns_queries_total", "failed").await, 2.0);
+}
+
+#[tokio::test]
+async fn queries_and_connections_without_end_do_not_keep_out_others() {
+    let mesh = Mesh::start(&service("cart", 80, "http")).await;
+    let server = NameServer::start(|query, _| {
+        let is_slow = query.queries[0].name().to_ascii().starts_with("slow");
+        if is_slow { Vec::new() } else { respond(&query, &["192.0.2.1"]) }
+    })
+    .await;
+    let web = sidecar(&mesh, &[server.address]).await;
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for n in 0..400 {
+        let slow = query(&format!("slow{n}.example.com."), RecordType::A);
+        socket.send_to(&slow.to_vec().unwrap(), web.dns()).await.unwrap();
+        if n % 20 == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let mut idle = Vec::new();
+    for _ in 0..70 {
+        idle.push(tokio::net::TcpStream::connect(web.dns()).await.unwrap());
+    }
+    let query = query("www.example.com.", RecordType::A);
+    assert_eq!(read(&ask(web.dns(), &query).await).1, ["192.0.2.1"]);
+    assert_eq!(read(&ask_tcp(web.dns(), &[query]).await[0]).1, ["192.0.2.1"]);
+    assert!(web.metric("outrigger_dns_queries_total", "dropped").await >= 7.0);
 }
 
 #[tokio::test]

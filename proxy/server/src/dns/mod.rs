@@ -5,6 +5,7 @@
 //! asks for it, so memory does not grow with the mesh. Without a control plane, known names are answered and others forwarded.
 
 mod server;
+mod bounded_tasks;
 mod answerer;
 mod host_name;
 mod forwarder;

@@ -1,7 +1,7 @@
 //! The sockets of the DNS answerer: UDP and TCP (RFC 7766) at one address.
 //!
-//! What is in progress is bounded: queries that wait, connections, and how long each may be idle. A query beyond the bound is dropped;
-//! its client repeats it. Known hosts are answered whatever else waits.
+//! What is in progress is bounded: queries that wait, connections, and how long each may be idle. At the bound, the oldest is dropped for
+//! a new one; its client repeats it. Known hosts are answered whatever else waits.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket};
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::answerer::{Answerer, Step};
+use super::bounded_tasks::BoundedTasks;
 use super::counters::QueryOutcome;
 use super::query::Transport;
 
@@ -76,7 +76,7 @@ pub(crate) fn serve(socket: DnsSocket, answerer: Arc<Answerer>) -> io::Result<()
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, answerer: Arc<Answerer>) {
-    let waiting = Arc::new(Semaphore::new(MAX_WAITING));
+    let mut waiting = BoundedTasks::new(MAX_WAITING);
     let mut buffer = vec![0; MAX_QUERY_SIZE];
     loop {
         let (length, client) = match socket.recv_from(&mut buffer).await {
@@ -90,17 +90,16 @@ async fn serve_udp(socket: Arc<UdpSocket>, answerer: Arc<Answerer>) {
         };
         match answerer.at_once(buffer.get(..length).unwrap_or_default(), Transport::Udp) {
             Step::Done(response) => send(&socket, response.as_deref().unwrap_or_default(), client).await,
-            Step::Wait(query) => match Arc::clone(&waiting).try_acquire_owned() {
-                Ok(permit) => {
-                    let (socket, answerer) = (Arc::clone(&socket), Arc::clone(&answerer));
-                    tokio::spawn(async move {
-                        let response = answerer.wait(&query, client.ip()).await;
-                        send(&socket, &response, client).await;
-                        drop(permit);
-                    });
+            Step::Wait(query) => {
+                let (socket, same) = (Arc::clone(&socket), Arc::clone(&answerer));
+                let dropped = waiting.spawn(async move {
+                    let response = same.wait(&query, client.ip()).await;
+                    send(&socket, &response, client).await;
+                });
+                if dropped {
+                    answerer.counters.count(QueryOutcome::Dropped);
                 }
-                Err(_) => answerer.counters.count(QueryOutcome::Dropped),
-            },
+            }
         }
     }
 }
@@ -114,20 +113,19 @@ async fn send(socket: &UdpSocket, response: &[u8], client: SocketAddr) {
 }
 
 async fn serve_tcp(listener: TcpListener, answerer: Arc<Answerer>) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = BoundedTasks::new(MAX_CONNECTIONS);
     loop {
         match listener.accept().await {
-            Ok((stream, client)) => match Arc::clone(&connections).try_acquire_owned() {
-                Ok(permit) => {
-                    let answerer = Arc::clone(&answerer);
-                    tokio::spawn(async move {
-                        // The client has left, or was idle.
-                        let _ = serve_connection(stream, client, &answerer).await;
-                        drop(permit);
-                    });
+            Ok((stream, client)) => {
+                let same = Arc::clone(&answerer);
+                let dropped = connections.spawn(async move {
+                    // The client has left, or was idle.
+                    let _ = serve_connection(stream, client, &same).await;
+                });
+                if dropped {
+                    answerer.counters.count(QueryOutcome::Dropped);
                 }
-                Err(_) => answerer.counters.count(QueryOutcome::Dropped),
-            },
+            }
             Err(error) => {
                 tracing::debug!(%error, "DNS over TCP");
                 sleep(ERROR_PAUSE).await;
