@@ -12,13 +12,14 @@ mod netlink;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use thiserror::Error;
 
 use self::netlink::Refused;
 pub use self::rules::OutboundExclusions;
 pub(crate) use self::rules::Redirection;
-use crate::dns::name_servers::{self, RESOLV_CONF};
+use crate::dns::name_servers::{RESOLV_CONF, ResolvConf};
 
 const MODE: &str = "Mode";
 
@@ -122,8 +123,10 @@ fn unless_unroutable(verified: Result<(), CaptureError>) -> Result<(), CaptureEr
 impl Redirection {
     /// Replaces the redirection of this network namespace.
     pub(crate) fn set(&self) -> Result<(), CaptureError> {
-        let resolv_conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-        let rules = rules::rules(self, &name_servers::parse(&resolv_conf));
+        let mut name_servers = ResolvConf::read(Path::new(RESOLV_CONF)).servers;
+        // A client sends a query to a link-local address by that interface, where the sidecar does not listen.
+        name_servers.retain(|server| !matches!(server, SocketAddr::V6(server) if server.scope_id() != 0));
+        let rules = rules::rules(self, &name_servers.iter().map(SocketAddr::ip).collect::<Vec<_>>());
         netlink::exchange(&nftables::replace(rules::TABLE, &rules::CHAINS, rules))?;
         Ok(())
     }

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hickory_proto::op::ResponseCode;
 use outrigger_config::host::Host;
 use outrigger_config::on_demand::OnDemand;
 use outrigger_core::dns_name::dns_name;
@@ -71,13 +70,13 @@ impl Answerer {
             }
         }
         match self.forwarder.forward(query).await {
-            Some(response) => {
+            Ok(response) => {
                 self.counters.count(QueryOutcome::Forwarded);
                 response
             }
-            None => {
+            Err(response) => {
                 self.counters.count(QueryOutcome::Failed);
-                query.failure(ResponseCode::ServFail)
+                response
             }
         }
     }

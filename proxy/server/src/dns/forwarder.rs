@@ -5,19 +5,17 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 use hickory_proto::op::{Header, Message, MessageType, ResponseCode};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::name_servers::NameServers;
+use super::name_servers::{NameServers, ResolvConf};
 use super::query::{HEADER_SIZE, Query, Transport};
 
-/// How long one name server may take. A client repeats its query after 5 seconds (resolv.conf(5)), when two have been asked.
-const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The minimum number of attempts: a packet may be lost.
 const MIN_ATTEMPTS: usize = 2;
 
@@ -33,40 +31,56 @@ impl Forwarder {
         Self { servers }
     }
 
-    /// Returns the response of a name server, which may be an error that all of them return. Returns None if none responds.
-    pub(super) async fn forward(&self, query: &Query) -> Option<Vec<u8>> {
-        let servers = self.servers.get();
-        let mut failed = None;
+    /// Returns the response of a name server, or else an error: that of one of them, or SERVFAIL if none responds in time.
+    ///
+    /// The next name server is asked when one takes too long or fails. A late response counts as long as others are waited for.
+    pub(super) async fn forward(&self, query: &Query) -> Result<Vec<u8>, Vec<u8>> {
+        let ResolvConf { servers, timeout: limit } = self.servers.get();
+        let (mut asked, mut failure) = (JoinSet::new(), None);
         for server in servers.iter().cycle().take(servers.len().max(MIN_ATTEMPTS)) {
-            match timeout(SERVER_TIMEOUT, exchange(*server, query)).await {
-                // Another server may know more.
-                Ok(Ok((ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp, response))) => {
-                    failed = Some(response);
-                }
-                Ok(Ok((_, response))) => return Some(query.passed_on(response)),
-                Ok(Err(error)) => tracing::debug!(%server, %error, "a name server cannot be reached"),
+            asked.spawn(exchange(*server, query.clone()));
+            match timeout(limit, first(&mut asked, &mut failure)).await {
+                Ok(Some(response)) => return Ok(query.passed_on(response)),
+                Ok(None) => {}
                 Err(_) => tracing::debug!(%server, "a name server does not respond"),
             }
         }
-        failed.map(|response| query.passed_on(response))
+        Err(failure
+            .map_or_else(|| query.failure(ResponseCode::ServFail), |response| query.passed_on(response)))
     }
 }
 
-/// Sends the query to a name server over the client's transport, and returns its response.
-async fn exchange(server: SocketAddr, query: &Query) -> io::Result<(ResponseCode, Vec<u8>)> {
+type Response = (ResponseCode, Vec<u8>);
+
+/// Waits for the first response that is no failure of the name server. Returns None if all have failed.
+async fn first(asked: &mut JoinSet<Option<Response>>, failure: &mut Option<Vec<u8>>) -> Option<Vec<u8>> {
+    while let Some(response) = asked.join_next().await {
+        match response {
+            // Another server may know more.
+            Ok(Some((ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp, response))) => {
+                *failure = Some(response);
+            }
+            Ok(Some((_, response))) => return Some(response),
+            Ok(None) | Err(_) => {}
+        }
+    }
+    None
+}
+
+/// Sends the query to a name server over the client's transport. Returns its response, or None if it cannot be reached.
+async fn exchange(server: SocketAddr, query: Query) -> Option<Response> {
     let mut sent = query.bytes.clone();
     // The library's generator is cryptographically secure.
     let id = Message::query().metadata.id;
-    if let Some(bytes) = sent.get_mut(..2) {
-        bytes.copy_from_slice(&id.to_be_bytes());
-    }
-    match query.transport {
-        Transport::Udp => over_udp(server, query, &sent).await,
-        Transport::Tcp => over_tcp(server, query, &sent).await,
-    }
+    sent.get_mut(..2)?.copy_from_slice(&id.to_be_bytes());
+    let response = match query.transport {
+        Transport::Udp => over_udp(server, &query, &sent).await,
+        Transport::Tcp => over_tcp(server, &query, &sent).await,
+    };
+    response.inspect_err(|error| tracing::debug!(%server, %error, "a name server cannot be reached")).ok()
 }
 
-async fn over_udp(server: SocketAddr, query: &Query, sent: &[u8]) -> io::Result<(ResponseCode, Vec<u8>)> {
+async fn over_udp(server: SocketAddr, query: &Query, sent: &[u8]) -> io::Result<Response> {
     let any = match server {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -85,7 +99,7 @@ async fn over_udp(server: SocketAddr, query: &Query, sent: &[u8]) -> io::Result<
     }
 }
 
-async fn over_tcp(server: SocketAddr, query: &Query, sent: &[u8]) -> io::Result<(ResponseCode, Vec<u8>)> {
+async fn over_tcp(server: SocketAddr, query: &Query, sent: &[u8]) -> io::Result<Response> {
     let mut stream = TcpStream::connect(server).await?;
     let length = u16::try_from(sent.len()).map_err(io::Error::other)?;
     stream.write_all(&[&length.to_be_bytes()[..], sent].concat()).await?;
@@ -124,5 +138,33 @@ fn is_same_question(one: &[u8], other: &[u8]) -> bool {
                 && one.get(at..) == other.get(at..)
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_late_response_counts_while_the_next_attempt_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("resolv.conf");
+        std::fs::write(&file, "options timeout:1\n").unwrap();
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let forwarder = Forwarder::new(NameServers::new(vec![server.local_addr().unwrap()], vec![], file));
+        let serve = async {
+            let mut bytes = [0; 512];
+            let (length, first) = server.recv_from(&mut bytes).await.unwrap();
+            let (_, second) = server.recv_from(&mut [0; 512]).await.unwrap();
+            assert_ne!(first, second, "each attempt has its own port");
+            let mut response = Message::from_vec(&bytes[..length]).unwrap();
+            response.metadata.message_type = MessageType::Response;
+            server.send_to(&response.to_vec().unwrap(), first).await.unwrap();
+        };
+        let mut message = Message::query();
+        message.add_query(hickory_proto::op::Query::default());
+        let query = Query::read(&message.to_vec().unwrap(), Transport::Udp).unwrap();
+        let (response, ()) = tokio::join!(forwarder.forward(&query), serve);
+        assert_eq!(Message::from_vec(&response.unwrap()).unwrap().metadata.id, message.metadata.id);
     }
 }

@@ -15,6 +15,8 @@ use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 const MIN_UDP_SIZE: usize = 512;
 /// The largest response over UDP that is made here, and the size that responses state: it is not fragmented.
 const MAX_UDP_SIZE: u16 = 1232;
+/// The largest response over UDP that is accepted of a name server, whatever the client states, so that buffers are small.
+const MAX_FORWARDED_SIZE: usize = 4096;
 /// The largest number of addresses in a response: with the longest names of the mesh, they fit into a message over TCP.
 const MAX_ADDRESSES: usize = 250;
 /// The size of a header, in bytes.
@@ -78,11 +80,11 @@ impl Query {
         matches!(self.question.query_class(), DNSClass::IN | DNSClass::ANY)
     }
 
-    /// Returns the largest response that the client accepts, in bytes.
+    /// Returns the largest response of a name server that is passed on, in bytes.
     pub(super) fn limit(&self) -> usize {
         let stated = Message::from_vec(&self.bytes).ok().and_then(|message| message.edns);
         match self.transport {
-            Transport::Udp => udp_limit(stated.as_ref()),
+            Transport::Udp => udp_limit(stated.as_ref()).min(MAX_FORWARDED_SIZE),
             Transport::Tcp => usize::from(u16::MAX),
         }
     }

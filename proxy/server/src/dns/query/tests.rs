@@ -132,6 +132,8 @@ fn a_response_of_a_name_server_is_passed_on_under_the_clients_id_and_truncated_i
         |n| Record::from_rdata(query.queries[0].name().clone(), 1, RData::from(IpAddr::from([10, 0, 0, n])));
     response.answers = (0..100).map(address).collect();
     let large = response.to_vec().unwrap();
+    response.answers = (0..=255).map(address).collect();
+    let huge = response.to_vec().unwrap();
     let truncated = Message::from_vec(&read(&query, Transport::Udp).passed_on(large.clone())).unwrap();
     assert_eq!((truncated.metadata.id, truncated.metadata.truncation), (7, true));
     assert_eq!((truncated.answers.len(), &truncated.queries), (0, &query.queries));
@@ -139,6 +141,9 @@ fn a_response_of_a_name_server_is_passed_on_under_the_clients_id_and_truncated_i
     for transport in [Transport::Udp, Transport::Tcp] {
         assert_eq!(read(&query, transport).passed_on(large.clone()).len(), large.len());
     }
+    query = with_edns(query, 65535, 0);
+    let truncated = Message::from_vec(&read(&query, Transport::Udp).passed_on(huge.clone())).unwrap();
+    assert!(huge.len() > 4096 && truncated.metadata.truncation, "{}", huge.len());
 }
 
 proptest! {
