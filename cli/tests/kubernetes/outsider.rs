@@ -41,6 +41,18 @@ pub(crate) fn token(namespace: &Namespace, pod: &str, audience: &str) -> String 
     namespace.kubectl(&args)
 }
 
+/// Runs a proxy until its log `$1` has the text `$2` or a certificate, for half a minute at most, and prints the log.
+const SCRIPT: &str = r#"
+    log=$1 until=$2
+    "${@:3}" >"$log" 2>&1 & proxy=$!
+    for _ in {1..150}; do
+        grep -qFe "$until" -e 'certificate issued' "$log" && break
+        sleep 0.2
+    done
+    kill -KILL $proxy
+    cat "$log"
+"#;
+
 /// The files of the proxy.
 pub(crate) struct Outsider {
     folder: tempfile::TempDir,
@@ -66,18 +78,20 @@ impl Outsider {
         self.folder.path().join(name).display().to_string()
     }
 
-    /// Runs the proxy for twelve seconds and returns its log. Proxies with different numbers may run at the same time.
-    pub(crate) fn run(&self, number: u8) -> String {
-        let [roots, token, state] = ["roots.pem", "token", ""].map(|name| self.path(name));
+    /// Runs the proxy until it has a certificate or its log has a text, and returns the log. Proxies with different numbers may run at the
+    /// same time.
+    pub(crate) fn run(&self, number: u8, until: &str) -> String {
+        let [roots, token, state, log] = ["roots.pem", "token", "", "log"].map(|name| self.path(name));
         let [admin, outbound] = [15000, 15001].map(|port| format!("127.1.0.{number}:{port}"));
         let proxy = [
-            &["timeout", "-s", "KILL", "12", env!("CARGO_BIN_EXE_outrigger"), "proxy"][..],
+            &["bash", "-c", SCRIPT, "proxy", &log, until, env!("CARGO_BIN_EXE_outrigger"), "proxy"][..],
             &["--control-plane", &self.control_plane.to_string(), "--control-plane-ca", &roots],
             &["--token-file", &token, "--state-dir", &state, "--instance", "outsider"],
             &["--admin", &admin, "--outbound", &outbound],
         ];
-        on_the_node(&proxy.concat()).unwrap_err()
+        on_the_node(&proxy.concat()).unwrap()
     }
+
     /// Connects to the control plane, with the certificate of the proxy if it has one. To be called in the network of the node.
     pub(crate) async fn connect(&self) -> Channel {
         let certificates = |file: &str| {

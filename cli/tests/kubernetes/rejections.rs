@@ -23,7 +23,7 @@ fn a_route_whose_configuration_a_proxy_rejects_says_so_while_that_proxy_is_conne
     namespace.has_conditions("httproute", "web", &["Accepted=True"]);
     let pod = namespace.pods("app=web")[0]["metadata"]["name"].as_str().unwrap().to_owned();
     let proxy = Outsider::new(&token(&namespace, &pod, "outrigger.dev"));
-    let log = proxy.run(9);
+    let log = proxy.run(9, "certificate issued");
     assert!(log.contains("certificate issued"), "{log}");
 
     in_the_network_of_the_node(|| {

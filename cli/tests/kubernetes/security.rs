@@ -34,10 +34,12 @@ fn a_token_of_another_pod_or_audience_or_account_or_of_no_pod_gets_no_certificat
         (token(&namespace, "", "outrigger.dev"), "unbound-token", "is not bound to a pod"),
     ];
     let own = token(&namespace, "on-node1", "outrigger.dev");
-    let tokens = refused.iter().map(|(token, ..)| token).chain([&own]).zip(1..);
+    let own_token = (own.clone(), "", "certificate issued");
+    let tokens = refused.iter().chain([&own_token]).zip(1..);
     let mut logs = std::thread::scope(|scope| {
-        let proxies: Vec<_> =
-            tokens.map(|(token, number)| scope.spawn(move || Outsider::new(token).run(number))).collect();
+        let proxies: Vec<_> = tokens
+            .map(|((token, _, text), number)| scope.spawn(move || Outsider::new(token).run(number, text)))
+            .collect();
         proxies.into_iter().map(|proxy| proxy.join().unwrap()).collect::<Vec<_>>()
     });
     // From its own node it is accepted, from the address of the node as from that of its bridge. The identity is that of the token,
@@ -62,7 +64,7 @@ fn a_token_of_another_pod_or_audience_or_account_or_of_no_pod_gets_no_certificat
     assert!(log.contains("certificate refused reason=\"foreign-name\""), "{log}");
 
     namespace.kubectl(&["delete", "pod", "on-node2", "--now"]);
-    let log = Outsider::new(&deleted).run(1);
+    let log = Outsider::new(&deleted).run(1, "refused the service account token");
     assert!(
         !log.contains("certificate issued") && log.contains("refused the service account token"),
         "{log}"

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::cluster::{eventually, inside, kubectl};
+use crate::cluster::{self, eventually, inside, kubectl};
 use crate::manifests::{deployment, on_node, server};
 use crate::mesh;
 use crate::namespace::Namespace;
@@ -31,7 +31,7 @@ impl Plugin {
 
 impl Drop for Plugin {
     fn drop(&mut self) {
-        mesh::install(&[]);
+        cluster::apply(&mesh::manifest(&[]));
         daemon_set(&[
             "patch",
             "daemonset",
@@ -42,7 +42,8 @@ impl Drop for Plugin {
                 {"op": "remove", "path": "/spec/template/spec/containers/0/readinessProbe"}]"#,
         ]);
         daemon_set(&["rollout", "status", "daemonset/outrigger-cni", "--timeout=60s"]);
-        kubectl(&["delete", "namespace", "outrigger-cni"]);
+        kubectl(&["delete", "namespace", "outrigger-cni", "--wait=false"]);
+        mesh::ready();
     }
 }
 
@@ -143,5 +144,4 @@ fn the_plugin_captures_pods_without_privileges_and_none_runs_uncaptured() {
 
     drop(plugin);
     assert_eq!(["node1", "node2"].map(files), before);
-    mesh::ready();
 }

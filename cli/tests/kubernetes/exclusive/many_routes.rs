@@ -30,14 +30,14 @@ fn ten_thousand_routes_are_accepted_while_no_request_is_lost_and_no_replica_rest
     let restarts = mesh::restarts();
     load.during("10,000 routes created and accepted", || {
         create(&namespace);
-        eventually("the conditions", 300, || {
+        eventually("the conditions", 600, || {
             let accepted =
                 "jsonpath={.items[*].status.parents[0].conditions[?(@.type==\"Accepted\")].status}";
             let accepted = namespace.attempt(&["get", "httproutes", "-o", accepted])?;
             match accepted.split_whitespace().filter(|status| *status == "True").count() {
                 10_000 => Ok(()),
                 count => {
-                    sleep(Duration::from_secs(5));
+                    sleep(Duration::from_secs(10));
                     Err(format!("{count} are accepted"))
                 }
             }
