@@ -112,7 +112,14 @@ async fn a_headless_service_resolves_to_its_ready_endpoints_and_its_name_stays_i
     mesh.write("db.yaml", &slice("{ready: false}"));
     are(&service, &[]).await;
     are(&instance, &[]).await;
-    assert!(!service.iter().chain(&instance).any(|name| server.was_asked(name)), "no name leaves the mesh");
+    let absent = ["db-9.db.shop.svc.", "db-9.db.shop.svc.cluster.local."];
+    for name in absent {
+        assert_eq!(resolve(&web, name, RecordType::A).await, (ResponseCode::NXDomain, vec![]));
+    }
+    let names = [&service[..], &instance, &absent].concat();
+    assert!(!names.iter().any(|name| server.was_asked(name)), "no name leaves the mesh");
+    let other = "db-0.other.shop.svc.cluster.local.";
+    assert_eq!(resolve(&web, other, RecordType::A).await, found(&["192.0.2.1"]), "not below a service");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use hickory_proto::op::ResponseCode;
 use outrigger_config::host::Host;
 use outrigger_config::on_demand::OnDemand;
 use outrigger_core::dns_name::dns_name;
@@ -11,7 +12,7 @@ use tokio::time::timeout;
 
 use super::counters::{QueryCounters, QueryOutcome};
 use super::forwarder::Forwarder;
-use super::host_name::mesh_host;
+use super::host_name::{mesh_host, service_of};
 use super::query::{NotQuery, Query, Transport};
 
 /// How long a query for a new name waits for the control plane before it is forwarded.
@@ -52,21 +53,31 @@ impl Answerer {
                 });
             }
         };
-        let resource = self.resource(&query);
-        match resource.and_then(|resource| self.on_demand.known_host(&resource)) {
+        match self.host(&query).and_then(|host| self.on_demand.known_host(&dns_name(&host))) {
             Some(host) => Step::Done(Some(self.answer(&query, &host))),
             None => Step::Wait(Box::new(query)),
         }
     }
 
-    /// Asks the control plane for the host, and forwards the query if the mesh does not have it. Takes at most
-    /// [`LOOKUP_TIMEOUT`] and the time limits of the name servers.
+    /// Asks the control plane for the host, and forwards the query if the mesh does not have it. A name below a service of the mesh is
+    /// not forwarded: no name server has it. Takes at most twice [`LOOKUP_TIMEOUT`] and the time limits of the name servers.
     pub(super) async fn wait(&self, query: &Query, client: IpAddr) -> Vec<u8> {
-        if let Some(resource) = self.resource(query).filter(|_| (self.connected)()) {
+        if let Some(host) = self.host(query).filter(|_| (self.connected)()) {
             let client = PeerKey::new(None, client);
-            let found = timeout(LOOKUP_TIMEOUT, self.on_demand.host(&resource, &client)).await;
-            if let Ok(Some(host)) = found {
-                return self.answer(query, &host);
+            let found = async |host: &str| {
+                timeout(LOOKUP_TIMEOUT, self.on_demand.host(&dns_name(host), &client)).await
+            };
+            match found(&host).await {
+                Ok(Some(host)) => return self.answer(query, &host),
+                Ok(None) => {
+                    if let Some(service) = service_of(&host, &self.cluster_domain)
+                        && let Ok(Some(_)) = found(service).await
+                    {
+                        self.counters.count(QueryOutcome::Answered);
+                        return query.failure(ResponseCode::NXDomain);
+                    }
+                }
+                Err(_) => {}
             }
         }
         match self.forwarder.forward(query).await {
@@ -86,9 +97,8 @@ impl Answerer {
         query.answer(&host.addresses, host.ttl)
     }
 
-    /// Returns the name of the resource that has the queried host, if the mesh may have it.
-    fn resource(&self, query: &Query) -> Option<String> {
-        let host = mesh_host(query.question.name(), &self.cluster_domain).filter(|_| query.is_internet());
-        host.map(|host| dns_name(&host))
+    /// Returns the queried host, if the mesh may have it.
+    fn host(&self, query: &Query) -> Option<String> {
+        mesh_host(query.question.name(), &self.cluster_domain).filter(|_| query.is_internet())
     }
 }

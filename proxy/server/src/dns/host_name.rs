@@ -17,13 +17,27 @@ pub(super) fn mesh_host(name: &Name, cluster_domain: &str) -> Option<String> {
         host.push_str(label);
     }
     host.make_ascii_lowercase();
-    let of_cluster = host.strip_suffix(cluster_domain).and_then(|rest| rest.strip_suffix(".svc."));
-    let labels = |text: &str| text.split('.').count();
-    let is_mesh = match of_cluster.or_else(|| host.strip_suffix(".svc")) {
+    let is_mesh = match within_services(&host, cluster_domain) {
         Some(rest) => matches!(labels(rest), 2 | 3),
         None => labels(&host) <= 2 && !host.is_empty() && host.rsplit('.').next() != Some("localhost"),
     };
     is_mesh.then_some(host)
+}
+
+/// Returns the host of the service that a host may be an instance of: `db.shop.svc` for `db-0.db.shop.svc`.
+pub(super) fn service_of<'a>(host: &'a str, cluster_domain: &str) -> Option<&'a str> {
+    let is_instance = within_services(host, cluster_domain).is_some_and(|rest| labels(rest) == 3);
+    host.split_once('.').filter(|_| is_instance).map(|(_, service)| service)
+}
+
+/// Returns what precedes `.svc` or `.svc.<cluster domain>`.
+fn within_services<'a>(host: &'a str, cluster_domain: &str) -> Option<&'a str> {
+    let of_cluster = host.strip_suffix(cluster_domain).and_then(|rest| rest.strip_suffix(".svc."));
+    of_cluster.or_else(|| host.strip_suffix(".svc"))
+}
+
+fn labels(text: &str) -> usize {
+    text.split('.').count()
 }
 
 #[cfg(test)]
@@ -46,6 +60,20 @@ mod tests {
         ] {
             assert_eq!(host(name).as_deref(), Some(name));
             assert_eq!(host(&format!("{}.", name.to_uppercase())).as_deref(), Some(name));
+        }
+    }
+
+    #[test]
+    fn an_instance_is_of_the_service_that_its_name_ends_with() {
+        for (host, expected) in [
+            ("db-0.db.shop.svc", Some("db.shop.svc")),
+            ("db-0.db.shop.svc.cluster.local", Some("db.shop.svc.cluster.local")),
+            ("db.shop.svc", None),
+            ("db.shop.svc.cluster.local", None),
+            ("db.shop", None),
+            ("db", None),
+        ] {
+            assert_eq!(service_of(host, "cluster.local"), expected, "{host}");
         }
     }
 

@@ -131,7 +131,10 @@ impl Query {
 
     /// Returns a response without answers.
     pub(super) fn failure(&self, code: ResponseCode) -> Vec<u8> {
-        failure(&self.header, Some(&self.question), code)
+        let edns = Message::from_vec(&self.bytes).ok().and_then(|message| message.edns);
+        let mut response = self.response(code, edns.as_ref());
+        response.metadata.authoritative = false;
+        encode(response)
     }
 
     /// Returns a response of a name server that the client accepts: with its ID, and truncated if it is too large for it.

@@ -84,6 +84,10 @@ fn edns_is_answered_with_edns_and_an_unknown_version_is_refused() {
     let (_, response) = answered(&with_edns(query.clone(), 1400, 0), &both(), Transport::Udp);
     let edns = response.edns.unwrap();
     assert_eq!((edns.version(), edns.max_payload(), edns.flags().dnssec_ok), (0, 1232, true));
+    let failure = read(&with_edns(query.clone(), 1400, 0), Transport::Udp).failure(ResponseCode::NXDomain);
+    let failure = Message::from_vec(&failure).unwrap();
+    assert!(failure.edns.is_some() && !failure.metadata.authoritative);
+    assert_eq!((failure.metadata.id, failure.metadata.response_code), (7, ResponseCode::NXDomain));
     let (_, response) = answered(&with_edns(query, 1400, 1), &both(), Transport::Udp);
     // BADSIG has the same number.
     assert_eq!(u16::from(response.metadata.response_code), u16::from(ResponseCode::BADVERS));
