@@ -48,6 +48,12 @@ struct KnownObject {
     ignored: Vec<IgnoredField>,
 }
 
+impl KnownObject {
+    fn is_object(&self, of: &str) -> bool {
+        matches!(&self.origin, Origin::Object { uid, .. } if uid == of)
+    }
+}
+
 impl Objects {
     /// Sets the saved versions. A route that is refused when it is read first falls back to its saved version.
     pub(super) fn with_saved(self, saved: LastGood) -> Self {
@@ -127,16 +133,20 @@ impl Objects {
     /// Decodes an object, unless this version of it is known. If it is refused, its last good version stays.
     fn set(&mut self, kind: Kind, id: &ResourceId, object: DynamicObject) {
         let version = object.metadata.resource_version.clone().unwrap_or_default();
-        let old = self.known.get(id);
-        if old.is_some_and(|old| old.version == version && !version.is_empty()) {
+        if self.known.get(id).is_some_and(|old| old.version == version && !version.is_empty()) {
             return;
         }
         let metadata = &object.metadata;
         let uid = metadata.uid.clone().unwrap_or_default();
+        // It was deleted and created again: what was good in the former object is not in this one.
+        if self.known.get(id).is_some_and(|old| !old.is_object(&uid)) {
+            self.remove(id);
+        }
+        let old = self.known.get(id);
         let origin = Origin::Object {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
-            uid: metadata.uid.clone().unwrap_or_default(),
+            uid: uid.clone(),
             resource_version: version.clone(),
         };
         let object = to_json(kind, object);

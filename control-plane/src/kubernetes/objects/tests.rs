@@ -168,3 +168,19 @@ fn routes_of_a_kind_that_is_unavailable_are_not_known_and_fall_back_when_it_is_l
     assert_eq!((fallback(&objects), before.is_some()), (before, true));
     assert_eq!(objects.update().unwrap().changes.remove(0).resource, accepted);
 }
+
+#[test]
+fn a_route_that_was_deleted_and_created_again_does_not_fall_back_to_the_former_one() {
+    let mut objects = Objects::default();
+    apply_event(&mut objects, Kind::HttpRoute, Event::Apply(good("1")));
+    objects.update().unwrap();
+    let mut again = refused();
+    again.metadata.uid = Some("u2".into());
+    // The watch was interrupted, so that the deletion is not seen.
+    for event in [Event::Init, Event::InitApply(again), Event::InitDone] {
+        apply_event(&mut objects, Kind::HttpRoute, event);
+    }
+    let changes = objects.update().unwrap().changes;
+    assert!(changes.len() == 1 && changes[0].resource.is_none(), "{changes:?}");
+    assert_eq!(fallback(&objects), Some(("u2".into(), None)));
+}
