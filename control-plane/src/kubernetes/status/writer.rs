@@ -13,7 +13,7 @@ use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::reports::Rejected;
 use super::route::RouteObject;
@@ -44,6 +44,8 @@ pub(super) struct RouteStatusWriter {
     leading: watch::Receiver<bool>,
     /// The kinds as the API server has them.
     kinds: HashMap<Kind, ApiResource>,
+    /// When failed writes are repeated.
+    retries: Retries,
 }
 
 /// What the status of a route was computed from.
@@ -70,7 +72,7 @@ impl RouteStatusWriter {
         rejected: watch::Receiver<Rejected>,
         leading: watch::Receiver<bool>,
     ) -> Self {
-        Self { client, inputs, rejected, leading, kinds: HashMap::new() }
+        Self { client, inputs, rejected, leading, kinds: HashMap::new(), retries: Retries::default() }
     }
 
     /// Runs until one of the channels is closed.
@@ -98,6 +100,7 @@ impl RouteStatusWriter {
         let view = self.inputs.view.borrow_and_update().clone();
         let rejected = self.rejected.borrow_and_update().clone();
         judged.retain(|id, _| routes.contains_key(id));
+        self.retries.0.retain(|id, _| routes.contains_key(id));
         let (mut writes, mut pause) = (0, IDLE);
         for (id, route) in &routes {
             let inputs = Inputs {
@@ -111,18 +114,26 @@ impl RouteStatusWriter {
             let next =
                 route.next_parents(inputs.model.as_deref(), inputs.rejected.as_deref(), Timestamp::now());
             if let Some(parents) = next {
+                if let Some(rest) = self.retries.rest(id, Instant::now()) {
+                    pause = pause.min(rest);
+                    continue;
+                }
                 if writes == MAX_WRITES || !*self.leading.borrow() {
                     return Duration::ZERO;
                 }
                 writes += 1;
-                if let Err(error) = self.write(id, route, parents).await {
+                let written = self.write(id, route, parents).await;
+                sleep(PAUSE).await;
+                if let Err(error) = written {
                     // The other routes do not wait for this one.
-                    tracing::warn!(resource = %id, error, "cannot write a status: trying again");
-                    pause = RETRY;
+                    if self.retries.failed(id, Instant::now()) {
+                        tracing::warn!(resource = %id, error, "cannot write a status: trying again");
+                    }
+                    pause = pause.min(RETRY);
                     continue;
                 }
-                sleep(PAUSE).await;
             }
+            self.retries.0.remove(id);
             judged.insert(id.clone(), inputs);
         }
         pause
@@ -162,6 +173,23 @@ impl RouteStatusWriter {
     }
 }
 
+/// The routes of which the last write failed, with the time of the next attempt. They do not take the turns of others.
+#[derive(Debug, Default)]
+struct Retries(BTreeMap<ResourceId, Instant>);
+
+impl Retries {
+    /// Returns how long a route must wait, if it must.
+    fn rest(&self, id: &ResourceId, now: Instant) -> Option<Duration> {
+        let rest = self.0.get(id)?.saturating_duration_since(now);
+        (!rest.is_zero()).then_some(rest)
+    }
+
+    /// Records a failure. Returns whether it is the first one since the last write that succeeded.
+    fn failed(&mut self, id: &ResourceId, now: Instant) -> bool {
+        self.0.insert(id.clone(), now + RETRY).is_none()
+    }
+}
+
 /// The outcome of a write that is not repeated.
 pub(super) enum Written {
     Yes,
@@ -187,5 +215,22 @@ pub(super) async fn patch_status(
         },
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no response within {WRITE_TIMEOUT:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_whose_write_failed_waits_and_is_logged_once() {
+        let id = ResourceId { kind: Kind::HttpRoute, namespace: "shop".into(), name: "a".into() };
+        let (mut retries, now) = (Retries::default(), Instant::now());
+        assert_eq!(retries.rest(&id, now), None);
+        assert!(retries.failed(&id, now));
+        assert_eq!(retries.rest(&id, now), Some(RETRY));
+        assert_eq!(retries.rest(&id, now + RETRY), None);
+        assert!(!retries.failed(&id, now + RETRY));
+        assert_eq!(retries.rest(&id, now + RETRY), Some(RETRY));
     }
 }
