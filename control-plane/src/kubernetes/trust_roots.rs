@@ -77,7 +77,7 @@ async fn write(client: &Client, authority: &Authority) {
     let mut changes = changes.ready_chunks(MAX_CHANGES);
     let (mut listed, mut repeat, mut unreadable) = (false, false, false);
     let (mut record, mut delayed_since) = (RootRecord::default(), None);
-    let mut failing = BTreeSet::new();
+    let mut refused = Refused::default();
     loop {
         let wait = if repeat { RETRY_INTERVAL } else { Duration::MAX };
         tokio::select! {
@@ -117,20 +117,21 @@ async fn write(client: &Client, authority: &Authority) {
         let wanted = wanted(&namespaces, &pods);
         let existing = existing(&maps);
         let (mut failed, mut unwritten) = (false, false);
-        for (namespace, action) in actions(&wanted, &existing, &copy) {
+        let actions = actions(&wanted, &existing, &copy);
+        refused.0.retain(|name, _| name == NAMESPACE || actions.iter().any(|(other, _)| other == name));
+        for (namespace, action) in actions {
+            if refused.waits(&namespace, Instant::now()) {
+                (failed, unwritten) = (true, true);
+                continue;
+            }
             let done = match action {
                 Action::Apply => apply(client, &namespace, &copy).await.map(|()| true),
                 Action::Delete => delete_or_apply(client, &namespace, &copy, &existing).await,
             };
-            match &done {
-                Ok(_) => {
-                    failing.remove(&namespace);
-                }
-                // Once: it is repeated at every change of a pod.
-                Err(error) if failing.insert(namespace.clone()) => {
-                    tracing::warn!(%error, namespace, "the trust roots cannot be written; retrying");
-                }
-                Err(_) => {}
+            if let Err(error) = &done
+                && refused.add(&namespace, Instant::now())
+            {
+                tracing::warn!(%error, namespace, "the trust roots cannot be written; retrying");
             }
             unwritten |= done.is_err();
             failed |= !done.unwrap_or(false);
@@ -146,14 +147,34 @@ async fn write(client: &Client, authority: &Authority) {
                 false => apply(client, NAMESPACE, &own).await,
             };
             match done {
-                Ok(()) => record = next,
+                Ok(()) => {
+                    record = next;
+                    refused.0.remove(NAMESPACE);
+                }
                 Err(error) => {
-                    tracing::warn!(%error, namespace = NAMESPACE, "the trust roots cannot be written; retrying");
+                    if refused.add(NAMESPACE, Instant::now()) {
+                        tracing::warn!(%error, namespace = NAMESPACE, "the trust roots cannot be written; retrying");
+                    }
                     failed = true;
                 }
             }
         }
         repeat = failed;
+    }
+}
+
+/// The namespaces that have refused their copy, with the time of the next attempt. Otherwise each change of a pod would be an attempt.
+#[derive(Debug, Default)]
+struct Refused(BTreeMap<String, Instant>);
+
+impl Refused {
+    fn waits(&self, namespace: &str, now: Instant) -> bool {
+        self.0.get(namespace).is_some_and(|next| now < *next)
+    }
+
+    /// Records a failure. Returns whether it is the first one of the namespace.
+    fn add(&mut self, namespace: &str, now: Instant) -> bool {
+        self.0.insert(namespace.to_owned(), now + RETRY_INTERVAL).is_none()
     }
 }
 
@@ -348,6 +369,15 @@ mod tests {
             Copy::of(&serde_json::from_value(serde_json::json!({ "metadata": metadata })).unwrap()).record
         };
         assert_eq!((copy("shop"), copy(NAMESPACE)), (None, Some("{}".to_owned())));
+    }
+
+    #[test]
+    fn a_namespace_that_refuses_its_copy_is_logged_once_and_waits() {
+        let (mut refused, now) = (Refused::default(), Instant::now());
+        assert!(!refused.waits("shop", now) && refused.add("shop", now));
+        assert!(refused.waits("shop", now) && !refused.waits("other", now));
+        assert!(!refused.waits("shop", now + RETRY_INTERVAL) && !refused.add("shop", now + RETRY_INTERVAL));
+        assert!(refused.waits("shop", now + RETRY_INTERVAL));
     }
 
     #[test]
