@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 
-use super::root_record::{FORMER_ROOT_LIFETIME, PublishedRoot};
+use super::root_record::{FORMER_ROOT_LIFETIME, PROPAGATION, PublishedRoot};
 use crate::ca::authority::Signer;
 use crate::ca::issuer::CertificateIssuer;
 
@@ -90,7 +90,15 @@ impl Rotation {
     }
 
     /// Applies which roots are published now. Returns whether [`signer`](Self::signer) has changed.
-    pub(super) fn publish(&mut self, published: Vec<PublishedRoot>, now: Instant) -> bool {
+    ///
+    /// A root that was not published before is distributed after the whole wait, and a known one when it was to be, whatever the clocks of
+    /// this replica and of the leader say.
+    pub(super) fn publish(&mut self, mut published: Vec<PublishedRoot>, now: Instant) -> bool {
+        for root in &mut published {
+            let known = self.published.iter().find(|known| known.certificate == root.certificate);
+            root.distributed =
+                known.map_or(root.distributed.max(now + PROPAGATION), |known| known.distributed);
+        }
         self.published = published;
         for root in self.roots.iter_mut().filter(|root| root.until.is_some()) {
             let recorded = self.published.iter().find(|published| published.certificate == root.certificate);
@@ -149,7 +157,6 @@ mod tests {
 
     use outrigger_core::identity::TrustDomain;
 
-    use super::super::root_record::PROPAGATION;
     use super::*;
     use crate::ca::authority::MAX_TTL;
 
@@ -188,8 +195,10 @@ mod tests {
         assert_eq!(state(&rotation, &cas), (Some(0), vec![0, 1]));
         // The wait begins when the root is published.
         assert!(!rotation.advance(now + PROPAGATION) && rotation.is_waiting());
-        let both = vec![published(&old, now), published(&new, now + PROPAGATION)];
-        assert!(!rotation.publish(both, now));
+        // The clock of the replica is ahead of the leader's, or behind: the wait is the same.
+        for distributed in [now, now + PROPAGATION * 2] {
+            assert!(!rotation.publish(vec![published(&old, now), published(&new, distributed)], now));
+        }
         // The API server repeats itself: nothing begins again.
         assert!(!rotation.observe(stored(&new, &[]), now + PROPAGATION / 2));
         assert_eq!(rotation.due(), Some(now + PROPAGATION));
@@ -243,8 +252,8 @@ mod tests {
         let mut rotation = Rotation::new(stored(&new, &[]), vec![published(&old, now)], now);
         assert_eq!(state(&rotation, &cas), (None, vec![0, 1]));
         assert!(rotation.is_waiting() && !rotation.advance(now + PROPAGATION));
-        let later = now + PROPAGATION;
-        assert!(rotation.publish(vec![published(&old, now), published(&new, later)], later));
+        assert!(!rotation.publish(vec![published(&old, now), published(&new, now)], now));
+        assert!(rotation.advance(now + PROPAGATION));
         assert_eq!(state(&rotation, &cas), (Some(1), vec![0, 1]));
     }
 
@@ -252,7 +261,7 @@ mod tests {
     async fn a_former_root_is_dropped_at_the_recorded_time_however_often_replicas_restart() {
         let (old, new) = (ca(), ca());
         let (now, cas) = (Instant::now(), [&old, &new]);
-        let rest = PROPAGATION / 3;
+        let rest = PROPAGATION * 2;
         let former = |until| PublishedRoot { until: Some(until), ..published(&old, now) };
         let record = vec![former(now + rest), published(&new, now)];
         let mut restarted = Rotation::new(stored(&new, &[]), record.clone(), now);
@@ -260,7 +269,7 @@ mod tests {
         assert_eq!((signer.roots.len(), signer.former_roots), (2, vec![old.chain[0].clone()]));
         let mut running = Rotation::new(stored(&old, &[]), Vec::new(), now);
         running.observe(stored(&new, &[]), now);
-        assert!(running.publish(record, now));
+        assert!(!running.publish(record, now) && running.advance(now + PROPAGATION));
         for rotation in [&mut restarted, &mut running] {
             assert_eq!((state(rotation, &cas), rotation.due()), ((Some(1), vec![0, 1]), Some(now + rest)));
             assert!(rotation.advance(now + rest));
