@@ -69,13 +69,17 @@ struct Runner {
 impl Runner {
     /// Acquires the Lease and renews it, for as long as it is polled.
     async fn run(&mut self) {
+        let mut failed = false;
         loop {
             let deadline = self.candidate.step_down_at().unwrap_or_else(|| Instant::now() + RENEW_DEADLINE);
-            match tokio::time::timeout_at(deadline, self.attempt()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, lease = NAME, "the Lease cannot be read or renewed"),
-                Err(_) => tracing::warn!(lease = NAME, "the API server did not answer in time"),
+            let error = match tokio::time::timeout_at(deadline, self.attempt()).await {
+                Ok(result) => result.err().map(|error| error.to_string()),
+                Err(_) => Some("the API server did not answer in time".to_owned()),
+            };
+            if let Some(error) = error.as_ref().filter(|_| !failed) {
+                tracing::warn!(error, lease = NAME, "the Lease cannot be read or renewed: trying again");
             }
+            failed = error.is_some();
             self.publish();
             let next = Instant::now() + RETRY_INTERVAL;
             // The leader steps down in time between two attempts, too.

@@ -1,6 +1,6 @@
 //! Lists and watches the objects of one kind, for as long as the process runs.
 //!
-//! A watch that ended continues at its resource version, or lists again, at once, if that has expired (410). While the API server is
+//! A watch that ended continues at its resource version, or lists again if that has expired (410). While the API server is
 //! away, lists are attempted with backoff, and nothing that was reported is withdrawn. An optional kind that the API server does not have,
 //! or that this account may not list, is reported as unavailable, and looked up until it appears.
 
@@ -101,6 +101,8 @@ where
                 End::Missing => return Ok(()),
                 End::Expired => {
                     tracing::info!(kind = self.kind.name, "the watch has expired: listing again");
+                    // Lists that expire at once must not follow each other without a pause.
+                    sleep(FIRST_PAUSE.saturating_sub(began.elapsed())).await;
                 }
                 End::Failed => {
                     if began.elapsed() > LONGEST_PAUSE {

@@ -38,18 +38,20 @@ const SETTLE: Duration = Duration::from_secs(120);
 /// Last good versions by the UIDs of their routes.
 pub(crate) type LastGood = HashMap<String, Value>;
 
-/// Reads the saved versions. Attempts are repeated until the API server answers; a refusal is logged, and there are none then.
+/// Reads the saved versions. Attempts are repeated until they succeed: an API server that has just started refuses everyone.
 pub(crate) async fn read(client: Client) -> LastGood {
     let maps = Api::<ConfigMap>::namespaced(client, NAMESPACE);
+    let mut failed = false;
     loop {
-        match timeout(TIMEOUT, maps.list(&ListParams::default().labels(LABEL))).await {
-            Ok(Ok(list)) => return list.items.iter().filter_map(decode).collect(),
-            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => {
-                tracing::warn!(reason = status.message, "the last good versions of routes are not known");
-                return LastGood::new();
+        match within(maps.list(&ListParams::default().labels(LABEL))).await {
+            Ok(list) => return list.items.iter().filter_map(decode).collect(),
+            Err(error) if !failed => {
+                tracing::warn!(error, "the last good versions of routes cannot be read: trying again");
+                failed = true;
             }
-            Ok(Err(_)) | Err(_) => sleep(RETRY).await,
+            Err(_) => {}
         }
+        sleep(RETRY).await;
     }
 }
 
