@@ -9,7 +9,7 @@ use crate::admin_client::{AdminAddress, AdminError, ask};
 use crate::model::endpoint::{Endpoint, EndpointHealth};
 use crate::model::mesh::Mesh;
 use crate::model::registration::WorkloadEntry;
-use crate::model::service::ServiceKey;
+use crate::model::service::{AppProtocol, ServiceKey};
 pub use crate::xds::status::{ResourceStatus, StreamStatus, TypeStatus};
 
 /// The status of the control plane, as JSON.
@@ -74,7 +74,7 @@ pub struct RegistrationStatus {
     pub instance: String,
     /// `ready`, `not ready` or `draining`.
     pub health: String,
-    /// `cart.shop:80 at 10.0.0.5:9000`, one for each service and port.
+    /// `cart.shop:80 at 10.0.0.5:9000`, one for each service and port; it says if declarations of the protocol contradict each other.
     pub serves: Vec<String>,
 }
 
@@ -84,7 +84,11 @@ impl RegistrationStatus {
         let identity: &SpiffeId = &workload.key.identity;
         let serves = workload.ports.iter().flat_map(|port| {
             let (number, address) = (port.service_port, port.advertised);
-            port.services.iter().map(move |service| format!("{service}:{number} at {address}"))
+            let protocol = match port.protocol {
+                Some(AppProtocol::Detect) => " (protocol detected: declarations contradict each other)",
+                _ => "",
+            };
+            port.services.iter().map(move |service| format!("{service}:{number} at {address}{protocol}"))
         });
         Self {
             identity: identity.to_string(),

@@ -295,8 +295,7 @@ fn ports(key: &PodKey, sidecar: &Sidecar, mesh: &Mesh, ip: IpAddr, capture: Sock
         let protocol = match sidecar.opaque.contains(&number) {
             true => AppProtocol::Tcp,
             // Clients of each Service speak as that one says.
-            false if by.iter().any(|other| other.protocol != of_service) => AppProtocol::Detect,
-            false => of_service,
+            false => AppProtocol::common(by.iter().map(|one| one.protocol)).unwrap_or(AppProtocol::Detect),
         };
         let same_port = by.into_iter().filter(|one| one.port == service_port);
         let application = SocketAddr::new(ip, number);

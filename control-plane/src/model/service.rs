@@ -157,9 +157,27 @@ impl AppProtocol {
         Self::NAMES.iter().find(is_name).map_or(Self::Detect, |(protocol, _)| *protocol)
     }
 
+    /// Returns the protocol of a service port: that of its `appProtocol`, else of its name.
+    pub(crate) fn declared(app_protocol: Option<&str>, port_name: &str) -> Self {
+        app_protocol.map_or_else(|| Self::of_port_name(port_name), Self::parse)
+    }
+
+    /// Returns the protocol of an application's port that several service ports declare: HTTP/2 for `h2c` and `grpc`. Returns None if they
+    /// contradict each other, or if there is none.
+    pub(crate) fn common(declared: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let both = |one: Self, other: Self| match (one, other) {
+            _ if one == other => Some(one),
+            (Self::H2c, Self::Grpc) | (Self::Grpc, Self::H2c) => Some(Self::H2c),
+            _ => None,
+        };
+        let mut declared = declared.into_iter();
+        let first = declared.next()?;
+        declared.try_fold(first, both)
+    }
+
     /// Returns the protocol that the name of a service port states, as Istio reads it: `<protocol>` or `<protocol>-<suffix>`. Any
     /// other name is [`AppProtocol::Detect`].
-    pub(super) fn of_port_name(name: &str) -> Self {
+    fn of_port_name(name: &str) -> Self {
         let prefix = name.split_once('-').map_or(name, |(prefix, _)| prefix);
         [name, prefix]
             .into_iter()

@@ -100,6 +100,21 @@ fn a_port_of_two_services_is_named_by_that_with_a_cluster_ip_and_detects_if_thei
 }
 
 #[test]
+fn a_port_that_services_declare_as_grpc_and_h2c_is_http2() {
+    let declared = |name: &str, protocol: &str| {
+        let service = CART.replace("name: cart, ", &format!("name: {name}, "));
+        service.replace("appProtocol: http", &format!("appProtocol: {protocol}"))
+    };
+    for (other, expected) in [("kubernetes.io/h2c", AppProtocol::H2c), ("http", AppProtocol::Detect)] {
+        let (a, b) = (declared("a", "grpc"), declared("b", other));
+        let mut cluster = Cluster::new(&[&a, &b]);
+        cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |_| {}))]);
+        let port = &cluster.registrations.workloads().next().unwrap().ports[0];
+        assert_eq!(port.protocol, Some(expected), "{other}");
+    }
+}
+
+#[test]
 fn annotations_change_the_ports_they_name() {
     let mut cluster = Cluster::new(&[CART]);
     cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |pod| {

@@ -187,8 +187,7 @@ fn decode_ports(ports: Vec<api::ServicePort>) -> Result<Vec<ServicePort>, Proble
                 return Err(error("targetPort", format!("{target:?} is not the name of a port")));
             }
         };
-        let app_protocol =
-            app_protocol.as_deref().map_or_else(|| AppProtocol::of_port_name(&name), AppProtocol::parse);
+        let app_protocol = AppProtocol::declared(app_protocol.as_deref(), &name);
         // The mesh carries only TCP. UDP and SCTP bypass it.
         if protocol == "TCP" {
             all.push(ServicePort { name, number, target, protocol: app_protocol });
