@@ -40,6 +40,13 @@ pub(super) struct Observed<'a> {
     pub(super) check_failed: bool,
 }
 
+/// Returns true if a pod is of the plugin's DaemonSet.
+pub(super) fn is_plugin(metadata: &ObjectMeta) -> bool {
+    let label = metadata.labels.as_ref().and_then(|labels| labels.get(PLUGIN_LABEL.0));
+    metadata.namespace.as_deref() == Some(PLUGIN_NAMESPACE)
+        && label.is_some_and(|label| label == PLUGIN_LABEL.1)
+}
+
 impl Capture {
     /// Returns what a pod is to the plugin. Returns None if it is nothing, terminates, or would not be replaced.
     pub(super) fn of(pod: &Observed<'_>) -> Option<Self> {
@@ -48,10 +55,7 @@ impl Capture {
         if metadata.deletion_timestamp.is_some() {
             return None;
         }
-        let label = metadata.labels.as_ref().and_then(|labels| labels.get(PLUGIN_LABEL.0));
-        if metadata.namespace.as_deref() == Some(PLUGIN_NAMESPACE)
-            && label.is_some_and(|label| label == PLUGIN_LABEL.1)
-        {
+        if is_plugin(metadata) {
             return Some(Self::Plugin { node, ready_since: ready_since? });
         }
         let injected = metadata.annotations.as_ref().is_some_and(|all| all.contains_key(STATUS_ANNOTATION));

@@ -30,7 +30,7 @@ pub(super) async fn read(
     namespaces: Vec<Namespace>,
     pods: Vec<Pod>,
     services: Vec<Service>,
-    nodes: &[Node],
+    nodes: Vec<Node>,
 ) -> Result<ClusterState, kube::Error> {
     let crds = Api::<CustomResourceDefinition>::all(client.clone());
     let crds = crds.list_metadata(&ListParams::default()).await?.items;
@@ -46,11 +46,12 @@ pub(super) async fn read(
     Ok(ClusterState {
         minor,
         now,
-        clocks: clocks(&leases, nodes, now),
+        clocks: clocks(&leases, &nodes, now),
         crds: crds.collect(),
         namespaces,
         pods,
         services,
+        nodes,
         control_plane: deployments.get_opt("outrigger-control-plane").await?,
         webhook: webhooks.get_opt("outrigger-injector").await?,
         roots,

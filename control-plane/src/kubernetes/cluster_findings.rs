@@ -1,16 +1,17 @@
 //! What is wrong with a cluster and the installation in it, before and after: versions, CRDs, the control plane, its webhook and
 //! certificates, clocks, and pods without a sidecar or with an outdated one. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use kube::ResourceExt as _;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
+use super::capture::is_plugin;
 use super::workload_name::workload_name;
 use crate::injection::decision::has_opted_in;
 use crate::injection::layout::{ENABLED, INJECT_LABEL, MIRROR, PROXY_CONTAINER, STATUS_ANNOTATION};
@@ -42,6 +43,7 @@ pub(super) struct ClusterState {
     pub(super) namespaces: Vec<Namespace>,
     pub(super) pods: Vec<Pod>,
     pub(super) services: Vec<Service>,
+    pub(super) nodes: Vec<Node>,
     pub(super) control_plane: Option<Deployment>,
     pub(super) webhook: Option<MutatingWebhookConfiguration>,
     /// The trust roots in the namespace of the mesh, as PEM.
@@ -63,6 +65,7 @@ pub(super) fn problems(state: &ClusterState, namespace: Option<&str>) -> Vec<Loc
             problems.extend(webhook(state.webhook.as_ref(), state.now));
             problems.extend(roots(state));
             problems.extend(pods(state, deployment, namespace));
+            problems.extend(cni_plugin(state, deployment));
         }
     }
     problems
@@ -211,9 +214,43 @@ fn pods(state: &ClusterState, deployment: &Deployment, namespace: Option<&str>) 
 
 /// Returns the image of the sidecars that the control plane adds now.
 fn injected_image(deployment: &Deployment) -> Option<String> {
-    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
-    let mut args = pod.containers.iter().flat_map(|container| container.args.iter().flatten());
-    args.find_map(|arg| arg.strip_prefix("--proxy-image=")).map(str::to_owned)
+    args(deployment).find_map(|arg| arg.strip_prefix("--proxy-image=")).map(str::to_owned)
+}
+
+fn args(deployment: &Deployment) -> impl Iterator<Item = &String> {
+    let pod = deployment.spec.iter().filter_map(|spec| spec.template.spec.as_ref());
+    let containers = pod.flat_map(|pod| &pod.containers);
+    containers.flat_map(|container| container.args.iter().flatten())
+}
+
+/// Returns a problem for each node on which pods may start while no pod of the CNI plugin is ready there, if pods need the plugin.
+fn cni_plugin(state: &ClusterState, deployment: &Deployment) -> Vec<Located> {
+    if !args(deployment).any(|arg| arg == "--capture=cni") {
+        return Vec::new();
+    }
+    let is_ready = |pod: &&Pod| {
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        is_plugin(&pod.metadata)
+            && is_running(pod)
+            && conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True")
+    };
+    let ready = state.pods.iter().filter(is_ready);
+    let ready: BTreeSet<_> = ready.filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref()).collect();
+    let starts_pods = |node: &&Node| {
+        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let is_cordoned = node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true));
+        let is_windows = node.labels().get("kubernetes.io/os").is_some_and(|os| os == "windows");
+        !is_cordoned
+            && !is_windows
+            && conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True")
+    };
+    let problem = |name: String| {
+        let message = "no pod of the CNI plugin is ready there: a pod with a sidecar that starts there may fail in outrigger-capture-check";
+        let help = "kubectl -n outrigger-cni get pods -o wide; kubectl -n outrigger-cni logs daemonset/outrigger-cni";
+        of(Code::CniPluginNotReady, format!("Node {name}"), message, Some(help))
+    };
+    let names = state.nodes.iter().filter(starts_pods).map(|node| node.name_any());
+    names.filter(|name| !ready.contains(name.as_str())).map(problem).collect()
 }
 
 /// Returns the image of a pod's sidecar. Returns None if it has none.

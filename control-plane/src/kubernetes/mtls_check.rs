@@ -50,7 +50,7 @@ pub async fn check_cluster(
     });
     let sidecars = read_all(&client, meshed).await;
     let accepted = sidecars.len();
-    let state = cluster_check::read(&client, namespaces, pods, services, &nodes).await.map_err(failed)?;
+    let state = cluster_check::read(&client, namespaces, pods, services, nodes).await.map_err(failed)?;
     let mut found = cluster_findings::problems(&state, namespace);
     found.extend(workload_findings::problems(&state, namespace));
     found.extend(problems(&modes, &addresses, &sidecars));

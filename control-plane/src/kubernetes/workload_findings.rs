@@ -1,7 +1,7 @@
 //! What is declared wrongly in a cluster, for `outrigger check`: labels of namespaces, annotations of pods with sidecars, ports of Services.
 //! Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -13,6 +13,7 @@ use crate::injection::check_annotations;
 use crate::injection::layout::{DISABLED, ENABLED, INJECT_LABEL, STATUS_ANNOTATION};
 use crate::model::diagnostic::Code;
 use crate::model::resource::known_mtls_mode;
+use crate::model::service::AppProtocol;
 use crate::source::check::Located;
 
 const MTLS_LABEL: &str = "outrigger.dev/mtls";
@@ -30,7 +31,10 @@ pub(super) fn problems(state: &ClusterState, namespace: Option<&str>) -> Vec<Loc
     let ports = services.flat_map(|service| unknown_target_ports(service, &running));
     let opt_ins =
         state.namespaces.iter().filter(|one| shown(one.metadata.name.clone())).filter_map(unknown_opt_in);
-    let problems: BTreeSet<_> = labels.chain(opt_ins).chain(annotations).chain(ports).collect();
+    let protocols = running.iter().filter(|pod| shown(pod.namespace()));
+    let protocols = protocols.flat_map(|pod| contradicting_protocols(pod, &state.services));
+    let problems = labels.chain(opt_ins).chain(annotations).chain(ports).chain(protocols);
+    let problems: BTreeSet<_> = problems.collect();
     problems.into_iter().collect()
 }
 
@@ -65,19 +69,12 @@ fn bad_annotation(pod: &Pod) -> Option<Located> {
 /// Returns a problem for each port whose name no container of the selected pods has: it has no endpoints. Without a pod, none is reported.
 fn unknown_target_ports(service: &Service, pods: &[&Pod]) -> Vec<Located> {
     let Some(spec) = &service.spec else { return Vec::new() };
-    let selector = spec.selector.clone().unwrap_or_default();
-    let selected: Vec<_> = pods
-        .iter()
-        .filter(|pod| {
-            pod.namespace() == service.namespace()
-                && !selector.is_empty()
-                && selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
-        })
-        .collect();
+    let selected: Vec<_> = pods.iter().filter(|pod| selects(service, pod)).collect();
     if selected.is_empty() {
         return Vec::new();
     }
-    let declared: BTreeSet<_> = selected.iter().flat_map(|pod| port_names(pod)).collect();
+    let named = selected.iter().flat_map(|pod| named_ports(pod));
+    let declared: BTreeSet<_> = named.map(|(name, protocol, _)| (name, protocol)).collect();
     let unknown = |port: &k8s_openapi::api::core::v1::ServicePort| {
         let Some(IntOrString::String(name)) = &port.target_port else { return None };
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
@@ -98,14 +95,66 @@ fn unknown_target_ports(service: &Service, pods: &[&Pod]) -> Vec<Located> {
     spec.ports.iter().flatten().filter_map(unknown).collect()
 }
 
-/// Returns the named ports that a pod declares, with their protocols.
-fn port_names(pod: &Pod) -> impl Iterator<Item = (&str, &str)> {
+/// Returns a problem for each port of a pod with a sidecar for which Services declare protocols that contradict each other.
+fn contradicting_protocols(pod: &Pod, services: &[Service]) -> Vec<Located> {
+    if !pod.annotations().contains_key(STATUS_ANNOTATION) {
+        return Vec::new();
+    }
+    let mut ports: BTreeMap<i32, BTreeSet<(AppProtocol, String)>> = BTreeMap::new();
+    for service in services.iter().filter(|service| selects(service, pod)) {
+        let declared = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+        for port in declared.filter(|port| matches!(port.protocol.as_deref(), None | Some("TCP"))) {
+            let number = match &port.target_port {
+                None => Some(port.port),
+                Some(IntOrString::Int(number)) => Some(*number),
+                Some(IntOrString::String(target)) => named_ports(pod)
+                    .find(|(name, protocol, _)| name == target && *protocol == "TCP")
+                    .map(|(.., number)| number),
+            };
+            let name = port.name.as_deref().unwrap_or_default();
+            let protocol = AppProtocol::declared(port.app_protocol.as_deref(), name);
+            let Some(number) = number.filter(|_| protocol != AppProtocol::Detect) else { continue };
+            let text = port.app_protocol.as_deref().unwrap_or(name);
+            let declaration = format!("{text} by port {} of Service {}", port.port, service.name_any());
+            ports.entry(number).or_default().insert((protocol, declaration));
+        }
+    }
+    let contradicting = ports.into_iter().filter(|(_, declared)| {
+        AppProtocol::common(declared.iter().map(|(protocol, _)| *protocol)).is_none()
+    });
+    let problem = |(number, declared): (i32, BTreeSet<(AppProtocol, String)>)| {
+        let declared: Vec<_> = declared.into_iter().map(|(_, text)| text).collect();
+        let message = format!(
+            "the protocol of its port {number} is {}: it is detected, and requests from sidecars reach the application over HTTP/1.1, gRPC \
+             over HTTP/2",
+            declared.join(" and ")
+        );
+        let workload = format!("Workload {}/{}", pod.namespace().unwrap_or_default(), workload_name(pod));
+        let help =
+            "declare the same appProtocol, which is kubernetes.io/h2c if the application speaks HTTP/2";
+        of(Code::ContradictingAppProtocols, workload, message, Some(help))
+    };
+    contradicting.map(problem).collect()
+}
+
+fn selects(service: &Service, pod: &Pod) -> bool {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    pod.namespace() == service.namespace()
+        && selector.is_some_and(|selector| {
+            !selector.is_empty() && selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
+        })
+}
+
+/// Returns the named ports that a pod declares, with their protocols and numbers.
+fn named_ports(pod: &Pod) -> impl Iterator<Item = (&str, &str, i32)> {
     let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
     let containers = pod.spec.iter().flat_map(move |spec| {
         spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(is_sidecar))
     });
     let ports = containers.flat_map(|container| container.ports.iter().flatten());
-    ports.filter_map(|port| Some((port.name.as_deref()?, port.protocol.as_deref().unwrap_or("TCP"))))
+    ports.filter_map(|port| {
+        Some((port.name.as_deref()?, port.protocol.as_deref().unwrap_or("TCP"), port.container_port))
+    })
 }
 
 #[cfg(test)]
@@ -187,6 +236,35 @@ mod tests {
             "{text}"
         );
         assert_eq!([found(&of("enabled")), found(&of("disabled"))], [[], []]);
+    }
+
+    #[test]
+    fn services_that_declare_contradicting_protocols_for_one_port_are_reported_once_for_a_workload() {
+        let declares = |name: &str, target: Value, protocol: &str| -> Service {
+            read(json!({
+                "metadata": { "name": name, "namespace": "shop" },
+                "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80, "targetPort": target, "appProtocol": protocol }] },
+            }))
+        };
+        let meshed = || pod(json!({ STATUS_ANNOTATION: "{}" }));
+        for (other, pod, reported) in [
+            (declares("b", json!(8080), "kubernetes.io/h2c"), meshed(), true),
+            (declares("b", json!(8080), "http"), meshed(), false),
+            (declares("b", json!(8080), "example.com/own"), meshed(), false),
+            (declares("b", json!(8081), "kubernetes.io/h2c"), meshed(), false),
+            (declares("b", json!(8080), "kubernetes.io/h2c"), pod(json!({})), false),
+        ] {
+            let services = vec![declares("a", json!("http"), "http"), other];
+            let state = ClusterState { services, pods: vec![pod.clone(), pod], ..ClusterState::default() };
+            let found = found(&state);
+            assert_eq!(found.len(), usize::from(reported), "{found:?}");
+            for (code, resource, text) in found {
+                assert_eq!((code, resource.as_str()), ("contradicting-app-protocols", "Workload shop/web"));
+                let declared =
+                    "port 8080 is http by port 80 of Service a and kubernetes.io/h2c by port 80 of Service b";
+                assert!(text.contains(declared), "{text}");
+            }
+        }
     }
 
     #[test]

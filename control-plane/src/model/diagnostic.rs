@@ -149,6 +149,10 @@ codes! {
     OldSidecar "old-sidecar" Warning,
     /// A pod without the sidecar that it is to have.
     MissingSidecar "missing-sidecar" Warning,
+    /// A node on which no pod of the CNI plugin is ready.
+    CniPluginNotReady "cni-plugin-not-ready" Warning,
+    /// A port of a workload for which Services declare different protocols.
+    ContradictingAppProtocols "contradicting-app-protocols" Warning,
     /// A client that calls a pod with a sidecar without mTLS.
     PlaintextClient "plaintext-client" Warning,
     /// A sidecar whose metrics cannot be read.

@@ -51,9 +51,26 @@ fn healthy() -> ClusterState {
             "status": { "readyReplicas": 1 },
         }))),
         services: vec![],
+        nodes: vec![node("a", json!({}), "True")],
         webhook: Some(webhook_with(&certificate(300))),
         roots: Some(certificate(31)),
     }
+}
+
+fn node(name: &str, spec: Value, ready: &str) -> Node {
+    read(json!({
+        "metadata": { "name": name, "labels": { "kubernetes.io/os": "linux" } }, "spec": spec,
+        "status": { "conditions": [{ "type": "Ready", "status": ready }] },
+    }))
+}
+
+/// A pod of the CNI plugin.
+fn plugin(node: &str, ready: &str) -> Pod {
+    read(json!({
+        "metadata": { "name": node, "namespace": "outrigger-cni", "labels": { "app.kubernetes.io/name": "outrigger-cni" } },
+        "spec": { "nodeName": node, "hostNetwork": true, "containers": [] },
+        "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": ready }] },
+    }))
 }
 
 /// A running pod of the Deployment `name`, whose sidecar is version 2. The fields of `metadata` and `spec` replace its own.
@@ -188,6 +205,29 @@ fn a_pod_without_its_sidecar_is_reported_unless_it_is_to_have_none() {
     let by_itself =
         json!({ "annotations": {}, "namespace": "default", "labels": { "outrigger.dev/inject": "enabled" } });
     assert_eq!(only(|state| state.pods.push(pod("e", by_itself, json!({})))).0, "missing-sidecar");
+}
+
+#[test]
+fn a_node_without_a_ready_pod_of_the_cni_plugin_is_reported_if_pods_need_the_plugin() {
+    let nodes = || {
+        vec![
+            node("a", json!({}), "True"),
+            node("b", json!({}), "True"),
+            node("cordoned", json!({ "unschedulable": true }), "True"),
+            node("down", json!({}), "Unknown"),
+        ]
+    };
+    let with_plugin = |state: &mut ClusterState, ready: &str| {
+        let pod = &mut state.control_plane.as_mut().unwrap().spec.as_mut().unwrap().template.spec;
+        pod.as_mut().unwrap().containers[0].args.as_mut().unwrap().push("--capture=cni".into());
+        (state.nodes, state.pods) = (nodes(), vec![plugin("a", "True"), plugin("b", ready)]);
+    };
+    let missing = only(|state| with_plugin(state, "False"));
+    assert_eq!((missing.0, missing.1.as_str()), ("cni-plugin-not-ready", "Node b"));
+    let mut state = healthy();
+    with_plugin(&mut state, "True");
+    assert_eq!(found(&state), []);
+    assert_eq!(found(&ClusterState { nodes: nodes(), ..healthy() }), [], "init containers redirect");
 }
 
 #[test]

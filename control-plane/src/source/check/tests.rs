@@ -299,6 +299,8 @@ fn every_code_of_files_is_produced() {
         Code::ExpiringRoots,
         Code::OldSidecar,
         Code::MissingSidecar,
+        Code::CniPluginNotReady,
+        Code::ContradictingAppProtocols,
         Code::PlaintextClient,
         Code::UnreadableSidecar,
         Code::NotInstalled,
