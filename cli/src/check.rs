@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use outrigger_control_plane::kubernetes::mtls_check::check_cluster;
+use outrigger_control_plane::kubernetes::check::check_cluster;
 use outrigger_control_plane::model::diagnostic::Severity;
 use outrigger_control_plane::source::check::{Input, Located, Report, check as check_inputs};
 use serde_json::{Value, json};

@@ -43,7 +43,7 @@ mod tests {
 
     use super::*;
     use crate::kubernetes::events;
-    use crate::kubernetes::pod::PodKey;
+    use crate::kubernetes::pod_name::PodKey;
 
     #[tokio::test(start_paused = true)]
     async fn a_pod_is_reported_once_by_each_leader() {

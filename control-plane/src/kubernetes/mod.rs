@@ -3,31 +3,22 @@
 //! [`source`] starts one reflector for each kind, and feeds what they report to the assembler, as the watched directory does on
 //! Linux. [`pod_watch`] makes workloads of the pods. The API server may be away for any time: what was read stays, and the
 //! reflectors list again when it is back. [`status`] writes back what became of them. [`replica`] starts what the replicas share: the
-//! election ([`lease`]), the CA ([`authority`], [`rotation`]) and the trust roots ([`trust_roots`]). [`capture_repair`] replaces pods
-//! that the CNI plugin has missed. [`mtls_check`] is for `outrigger check`.
+//! election ([`lease`]), and the CA with its trust roots ([`authority`]). [`cni`] replaces pods that the CNI plugin has missed.
+//! [`check`] is for `outrigger check`, and [`replica_status`] for `outrigger status`.
 
-pub(crate) mod webhook;
-pub(crate) mod capture_repair;
-pub mod mtls_check;
-mod mtls_findings;
-mod cluster_check;
-mod workload_findings;
-mod cluster_findings;
-mod workload_name;
+pub mod check;
 pub mod replica_status;
+pub(crate) mod webhook;
 pub(crate) mod replica;
 mod authority;
-mod rotation;
-mod trust_roots;
-mod root_record;
 mod missing_sidecar;
-pub(crate) mod lease;
 pub(crate) mod source;
 pub(crate) mod pod_watch;
 mod workloads;
-pub(crate) mod uncaptured;
 mod pod;
-mod capture;
+pub(crate) mod cni;
+pub(crate) mod lease;
+mod pod_name;
 mod objects;
 pub(crate) mod events;
 pub(crate) mod status;

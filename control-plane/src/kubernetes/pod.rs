@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::object::Object;
 use outrigger_core::Name;
 use serde::{Deserialize, Serialize};
 
-use super::capture::{Capture, Observed};
+use super::cni::role::{CniRole, Observed};
 use crate::injection::layout::{CAPTURE_CHECK_CONTAINER, INJECT_LABEL, MIRROR};
 use crate::model::registration::MtlsMode;
 
@@ -96,13 +96,6 @@ struct ContainerStatus {
     restart_count: i64,
 }
 
-/// The namespace and name of a pod.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PodKey {
-    pub(super) namespace: Name,
-    pub(super) name: Name,
-}
-
 /// A pod that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pod {
@@ -115,7 +108,7 @@ pub(super) struct Pod {
     /// A pod that runs without a sidecar, and might have one.
     pub(super) without_sidecar: Option<WithoutSidecar>,
     /// What it is to the CNI plugin, if anything.
-    pub(super) capture: Option<Capture>,
+    pub(super) cni: Option<CniRole>,
 }
 
 /// A pod that runs without a sidecar.
@@ -141,14 +134,6 @@ pub(super) struct Sidecar {
     pub(super) excluded: BTreeSet<u16>,
 }
 
-impl PodKey {
-    /// Returns the key of a pod.
-    pub(super) fn of(metadata: &ObjectMeta) -> Self {
-        let name = |field: &Option<String>| field.as_deref().unwrap_or_default().into();
-        Self { namespace: name(&metadata.namespace), name: name(&metadata.name) }
-    }
-}
-
 impl Pod {
     /// Reads a pod. Returns None if it has ended: its addresses may be another's by now.
     pub(super) fn read(pod: ApiPod) -> Option<Self> {
@@ -163,7 +148,7 @@ impl Pod {
         let failed = |one: &ContainerStatus| {
             one.name == CAPTURE_CHECK_CONTAINER && !one.ready && one.restart_count > 0
         };
-        let capture = Capture::of(&Observed {
+        let cni = CniRole::of(&Observed {
             metadata: &metadata,
             node: spec.node_name.as_deref(),
             started: start_time.map(|time| time.0),
@@ -182,13 +167,7 @@ impl Pod {
                 uid: metadata.uid.unwrap_or_default().into(),
                 inject: metadata.labels.unwrap_or_default().remove(INJECT_LABEL).map(Name::from),
             });
-            return Some(Self {
-                ips,
-                host_network: spec.host_network,
-                sidecar: None,
-                without_sidecar,
-                capture,
-            });
+            return Some(Self { ips, host_network: spec.host_network, sidecar: None, without_sidecar, cni });
         }
         let annotation = |name: &str| annotations.get(name).map_or("", String::as_str);
         let labels = metadata.labels.unwrap_or_default().into_iter();
@@ -203,7 +182,7 @@ impl Pod {
             opaque: ports(annotation(OPAQUE_PORTS)),
             excluded: ports(annotation(EXCLUDED_PORTS)),
         };
-        Some(Self { ips, host_network: false, sidecar: Some(sidecar), without_sidecar: None, capture })
+        Some(Self { ips, host_network: false, sidecar: Some(sidecar), without_sidecar: None, cni })
     }
 }
 
@@ -272,7 +251,7 @@ mod tests {
                     {"name": "cache", "restartPolicy": "Always", "ports": [{"containerPort": 6379}]},
                     {"name": "first", "ports": [{"containerPort": 1}]}]}),
         );
-        let Pod { ips, host_network: _, sidecar, without_sidecar, capture: _ } = read(pod).unwrap();
+        let Pod { ips, host_network: _, sidecar, without_sidecar, cni: _ } = read(pod).unwrap();
         assert_eq!(without_sidecar, None);
         assert_eq!(ips, ["10.1.0.7", "fd00::7"].map(|ip| ip.parse::<IpAddr>().unwrap()));
         let expected = Sidecar {
@@ -318,7 +297,7 @@ mod tests {
         assert!(read(running(deleted, json!({}))).unwrap().sidecar.unwrap().terminating);
         let pending = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {}});
         let nothing =
-            Pod { ips: Vec::new(), host_network: false, sidecar: None, without_sidecar: None, capture: None };
+            Pod { ips: Vec::new(), host_network: false, sidecar: None, without_sidecar: None, cni: None };
         assert_eq!(read(pending), Some(nothing));
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use outrigger_core::identity::TrustDomain;
 use tokio::sync::{mpsc, watch};
 
-use super::pod::{ApiPod, PodKey};
+use super::cni::state::CniState;
+use super::pod::ApiPod;
+use super::pod_name::PodKey;
 use super::reflector::Report;
-use super::uncaptured::CaptureState;
 use super::workloads::{ApiNode, MissingSidecars, Workloads};
 use crate::model::registration::Registrations;
 use crate::source::assembler::View;
@@ -24,7 +25,7 @@ pub(crate) struct PodWatch {
     pods_listed: bool,
     nodes_listed: bool,
     without_sidecar: watch::Sender<Arc<[PodStatus]>>,
-    capture: watch::Sender<Arc<CaptureState>>,
+    cni: watch::Sender<Arc<CniState>>,
     missing_sidecars: watch::Sender<MissingSidecars>,
 }
 
@@ -43,7 +44,7 @@ impl PodWatch {
             pods_listed: false,
             nodes_listed: false,
             without_sidecar: watch::Sender::new(Arc::default()),
-            capture: watch::Sender::new(Arc::default()),
+            cni: watch::Sender::new(Arc::default()),
             missing_sidecars: watch::Sender::new(Arc::default()),
         }
     }
@@ -59,8 +60,8 @@ impl PodWatch {
     }
 
     /// Returns what pods are to the CNI plugin, now and later.
-    pub(crate) fn capture(&self) -> watch::Receiver<Arc<CaptureState>> {
-        self.capture.subscribe()
+    pub(crate) fn cni(&self) -> watch::Receiver<Arc<CniState>> {
+        self.cni.subscribe()
     }
 
     /// Publishes all pods once they and the nodes were listed. Returns None if the source ends before.
@@ -127,8 +128,8 @@ impl PodWatch {
         if let Some(registrations) = self.workloads.take_changed() {
             publish.send_replace(registrations);
         }
-        if let Some(capture) = self.workloads.take_capture() {
-            self.capture.send_replace(Arc::new(capture));
+        if let Some(cni) = self.workloads.take_cni() {
+            self.cni.send_replace(Arc::new(cni));
         }
         let Some(pods) = self.workloads.take_without_sidecar() else { return };
         let status =

@@ -8,11 +8,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::NAMESPACE;
-use super::authority::{self, PART};
+use super::authority::{self, PART, trust_roots};
 use super::events::{EventQueue, PodEvents};
 use super::lease::{Election, Leadership};
+use super::missing_sidecar;
 use super::workloads::MissingSidecars;
-use super::{missing_sidecar, trust_roots};
 use crate::ca::authority::{Authority, ServerName};
 use crate::source::sync::SyncStatus;
 

@@ -12,8 +12,9 @@ use kube::runtime::watcher::Event;
 use outrigger_core::Name;
 use outrigger_core::identity::{SpiffeId, TrustDomain};
 
-use super::pod::{ApiPod, Pod, PodKey, Sidecar};
-use super::uncaptured::CaptureState;
+use super::cni::state::CniState;
+use super::pod::{ApiPod, Pod, Sidecar};
+use super::pod_name::PodKey;
 use crate::injection::decision::has_opted_in;
 use crate::injection::layout::RESERVED_PORTS;
 use crate::model::mesh::Mesh;
@@ -49,8 +50,8 @@ pub(super) struct Workloads {
     /// The pods that run without the sidecar that they are to have, with their UIDs.
     without_sidecar: BTreeMap<PodKey, Name>,
     without_sidecar_changed: bool,
-    capture: CaptureState,
-    capture_changed: bool,
+    cni: CniState,
+    cni_changed: bool,
 }
 
 #[derive(Debug)]
@@ -71,8 +72,8 @@ impl Workloads {
             changed: true,
             without_sidecar: BTreeMap::new(),
             without_sidecar_changed: false,
-            capture: CaptureState::default(),
-            capture_changed: false,
+            cni: CniState::default(),
+            cni_changed: false,
         }
     }
 
@@ -146,8 +147,8 @@ impl Workloads {
     }
 
     /// Returns what pods are to the CNI plugin, if it differs from that of the last call.
-    pub(super) fn take_capture(&mut self) -> Option<CaptureState> {
-        std::mem::take(&mut self.capture_changed).then(|| self.capture.clone())
+    pub(super) fn take_cni(&mut self) -> Option<CniState> {
+        std::mem::take(&mut self.cni_changed).then(|| self.cni.clone())
     }
 
     /// Decides whether a pod runs without the sidecar that it is to have.
@@ -173,10 +174,10 @@ impl Workloads {
             return;
         }
         self.changed = true;
-        let capture = pod.as_ref().and_then(|pod| pod.capture.as_ref());
-        if self.pods.get(&key).and_then(|old| old.pod.capture.as_ref()) != capture {
-            self.capture.set(&key, capture.cloned());
-            self.capture_changed = true;
+        let role = pod.as_ref().and_then(|pod| pod.cni.as_ref());
+        if self.pods.get(&key).and_then(|old| old.pod.cni.as_ref()) != role {
+            self.cni.set(&key, role.cloned());
+            self.cni_changed = true;
         }
         let workload = self.pods.remove(&key).and_then(|old| {
             self.set_plain(&key, &old.pod, false);
@@ -242,7 +243,7 @@ fn workload(
     mesh: &Mesh,
     zones: &BTreeMap<Name, Name>,
 ) -> Option<WorkloadEntry> {
-    let Pod { ips, host_network: _, sidecar, without_sidecar: _, capture: _ } = pod;
+    let Pod { ips, host_network: _, sidecar, without_sidecar: _, cni: _ } = pod;
     let (ip, sidecar) = (*ips.first()?, sidecar.as_ref()?);
     let identity = SpiffeId::new(trust_domain.clone(), &key.namespace, &sidecar.service_account);
     let identity = match identity {

@@ -17,11 +17,11 @@ use crate::ca::issuer::CertificateIssuer;
 use crate::ca::roots::KnownRoots;
 use crate::history;
 use crate::kubernetes::client::{ClusterAccess, connect};
+use crate::kubernetes::cni::state::CniState;
 use crate::kubernetes::events;
 use crate::kubernetes::pod_watch::PodWatch;
 use crate::kubernetes::replica::{Replica, server_names};
 use crate::kubernetes::source::ClusterSource;
-use crate::kubernetes::uncaptured::CaptureState;
 use crate::source::assembler::Assembler;
 use crate::source::change::ChangeEvent;
 use crate::source::sync::SyncStatus;
@@ -77,10 +77,10 @@ impl Backend {
     }
 
     /// Returns what pods are to the CNI plugin. On plain Linux there are none.
-    pub(super) fn capture(&self) -> watch::Receiver<Arc<CaptureState>> {
+    pub(super) fn cni(&self) -> watch::Receiver<Arc<CniState>> {
         match &self.workloads {
             WorkloadSource::Registrations(_) => watch::channel(Arc::default()).1,
-            WorkloadSource::Pods(pods) => pods.capture(),
+            WorkloadSource::Pods(pods) => pods.cni(),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::admin::pages::Pages;
 use crate::admin::server::Listeners;
 use crate::ca::service::CertificateService;
 use crate::injection::Capture;
-use crate::kubernetes::capture_repair;
+use crate::kubernetes::cni::repair;
 use crate::kubernetes::replica::Replica;
 use crate::kubernetes::status::{self, StatusInputs};
 use crate::kubernetes::webhook::Webhook;
@@ -90,7 +90,7 @@ impl ControlPlane {
 
         let backend = Backend::start(&settings).await?;
         let (store, pods_without_sidecar) = (backend.store(), backend.pods_without_sidecar());
-        let capture = backend.capture();
+        let cni = backend.cni();
         let Backend { assembler, sync, source, authority, tokens, workloads, socket, replica, server_names } =
             backend;
         let (leaving, observe_leaving) = watch::channel(false);
@@ -111,7 +111,7 @@ impl ControlPlane {
 
         if let (Some((webhook, listener)), Some(replica)) = (webhook, &replica) {
             if webhook.injection.capture == Capture::Cni {
-                tasks.spawn(capture_repair::run(replica.client(), replica.leadership(), capture));
+                tasks.spawn(repair::run(replica.client(), replica.leadership(), cni));
             }
             let webhook = Webhook {
                 listener,

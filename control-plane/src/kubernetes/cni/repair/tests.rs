@@ -52,10 +52,10 @@ fn plugin(node: &str, second: u32) -> Value {
 }
 
 /// What the watch makes of pods.
-fn state(pods: impl IntoIterator<Item = Value>) -> CaptureState {
+fn state(pods: impl IntoIterator<Item = Value>) -> CniState {
     let mut workloads = Workloads::new(TrustDomain::parse("cluster.local").unwrap());
     pods.into_iter().for_each(|pod| workloads.apply(Event::Apply(serde_json::from_value(pod).unwrap())));
-    workloads.take_capture().unwrap_or_default()
+    workloads.take_cni().unwrap_or_default()
 }
 
 fn names(evicted: Vec<(PodKey, Name)>) -> Vec<String> {
@@ -88,7 +88,7 @@ fn a_pod_without_redirection_is_evicted_once_its_node_has_the_plugin() {
 fn a_pod_that_the_plugin_has_missed_is_reported_and_not_evicted() {
     let state = state([plugin("a", 30), uncaptured("shop", "web", "a", 30)]);
     assert!(Plan::default().next(&state, Instant::now()).is_empty());
-    assert_eq!(missed(&state).len(), 1);
+    assert_eq!(missed_again(&state).len(), 1);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn what_is_remembered_is_bounded() {
     let ready = Timestamp::UNIX_EPOCH;
     for n in 0..2 * REMEMBERED {
         let name: Name = n.to_string().as_str().into();
-        let pod = Uncaptured { uid: name.clone(), owner: name, node: "a".into(), started: ready };
+        let pod = MissedPod { uid: name.clone(), owner: name, node: "a".into(), started: ready };
         plan.remember(&pod, ready, now);
     }
     assert!(plan.pods.len() <= REMEMBERED && plan.owners.len() <= REMEMBERED);

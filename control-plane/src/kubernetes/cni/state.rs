@@ -5,35 +5,35 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use outrigger_core::Name;
 
-use super::capture::{Capture, Uncaptured};
-use super::pod::PodKey;
+use super::role::{CniRole, MissedPod};
+use crate::kubernetes::pod_name::PodKey;
 
 /// The pods without redirection, and the nodes that have the plugin.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct CaptureState {
+pub(crate) struct CniState {
     plugins: BTreeMap<PodKey, (Name, Timestamp)>,
-    uncaptured: BTreeMap<PodKey, Uncaptured>,
+    missed: BTreeMap<PodKey, MissedPod>,
 }
 
-impl CaptureState {
+impl CniState {
     /// Sets what a pod is to the plugin.
-    pub(super) fn set(&mut self, key: &PodKey, capture: Option<Capture>) {
+    pub(in crate::kubernetes) fn set(&mut self, key: &PodKey, role: Option<CniRole>) {
         self.plugins.remove(key);
-        self.uncaptured.remove(key);
-        match capture {
-            Some(Capture::Plugin { node, ready_since }) => {
+        self.missed.remove(key);
+        match role {
+            Some(CniRole::Plugin { node, ready_since }) => {
                 self.plugins.insert(key.clone(), (node, ready_since));
             }
-            Some(Capture::Missing(pod)) => {
-                self.uncaptured.insert(key.clone(), pod);
+            Some(CniRole::Missed(pod)) => {
+                self.missed.insert(key.clone(), pod);
             }
             None => {}
         }
     }
 
     /// Returns the pods without redirection. Each has the time at which the plugin on its node became ready; None if it is not ready.
-    pub(super) fn uncaptured(&self) -> Vec<(&PodKey, &Uncaptured, Option<Timestamp>)> {
-        if self.uncaptured.is_empty() {
+    pub(super) fn missed(&self) -> Vec<(&PodKey, &MissedPod, Option<Timestamp>)> {
+        if self.missed.is_empty() {
             return Vec::new();
         }
         let mut nodes = BTreeMap::new();
@@ -41,6 +41,6 @@ impl CaptureState {
             let latest = nodes.entry(node).or_insert(*ready_since);
             *latest = (*latest).max(*ready_since);
         }
-        self.uncaptured.iter().map(|(key, pod)| (key, pod, nodes.get(&pod.node).copied())).collect()
+        self.missed.iter().map(|(key, pod)| (key, pod, nodes.get(&pod.node).copied())).collect()
     }
 }

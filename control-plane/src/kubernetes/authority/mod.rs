@@ -2,7 +2,11 @@
 //!
 //! An operator may provide the Secret, such as by cert-manager: `tls.key`, `tls.crt` (the issuer first) and `ca.crt` (the roots). What a
 //! replica has read stays in use when the Secret is deleted or damaged. A root is never created while workloads trust another one,
-//! which the ConfigMap of the trust roots records.
+//! which the ConfigMap of the trust roots records ([`trust_roots`], [`root_record`]). A CA is replaced in steps ([`rotation`]).
+
+mod rotation;
+pub(super) mod trust_roots;
+pub(super) mod root_record;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,11 +23,11 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::time::Instant;
 
+use self::root_record::{PublishedRoot, published_roots};
+use self::rotation::{Rotation, StoredCa};
+use self::trust_roots::CONFIG_MAP;
 use super::NAMESPACE;
 use super::lease::Leadership;
-use super::root_record::{PublishedRoot, published_roots};
-use super::rotation::{Rotation, StoredCa};
-use super::trust_roots::CONFIG_MAP;
 use crate::ca::authority::Authority;
 use crate::ca::issuer::CertificateIssuer;
 use crate::source::sync::SyncStatus;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::ca::authority::MAX_TTL;
 
 /// The key of the ConfigMap that has the roots.
-pub(super) const ROOTS_KEY: &str = "roots.pem";
+pub(in crate::kubernetes) const ROOTS_KEY: &str = "roots.pem";
 /// The annotation: JSON, the times by the SHA-256 of the certificate.
 pub(super) const RECORD: &str = "outrigger.dev/roots";
 /// How long it takes at most until a root in the ConfigMap is in every proxy: the kubelet updates volumes within a minute or two, and

@@ -18,10 +18,10 @@ use outrigger_core::Name;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::capture::Uncaptured;
-use super::lease::Leadership;
-use super::pod::PodKey;
-use super::uncaptured::CaptureState;
+use super::role::MissedPod;
+use super::state::CniState;
+use crate::kubernetes::lease::Leadership;
+use crate::kubernetes::pod_name::PodKey;
 
 /// How often pods are evicted.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -36,11 +36,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 const REMEMBERED: usize = 4096;
 
 /// Evicts pods while this replica leads.
-pub(crate) async fn run(
-    client: Client,
-    mut leadership: Leadership,
-    pods: watch::Receiver<Arc<CaptureState>>,
-) {
+pub(crate) async fn run(client: Client, mut leadership: Leadership, pods: watch::Receiver<Arc<CniState>>) {
     let (mut plan, mut failed, mut reported) = (Plan::default(), false, 0);
     loop {
         if leadership.wait_for(|leads| *leads).await.is_err() {
@@ -63,7 +59,7 @@ pub(crate) async fn run(
             tracing::warn!(error, "pods without redirection cannot be evicted now");
         }
         failed = failure.is_some();
-        let missed = missed(&state);
+        let missed = missed_again(&state);
         if let Some(PodKey { namespace, name }) = missed.first().filter(|_| missed.len() > reported) {
             let count = missed.len();
             tracing::warn!(count, %namespace, pod = %name, "the CNI plugin of their node has not redirected the connections of pods");
@@ -94,8 +90,8 @@ async fn evict(client: &Client, namespace: &str, name: &str, uid: &str) -> Resul
 }
 
 /// Returns the pods that were started when the plugin was ready on their node, and have no redirection.
-fn missed(state: &CaptureState) -> Vec<&PodKey> {
-    let pods = state.uncaptured().into_iter();
+fn missed_again(state: &CniState) -> Vec<&PodKey> {
+    let pods = state.missed().into_iter();
     pods.filter(|(_, pod, ready)| ready.is_some_and(|ready| pod.started >= ready))
         .map(|(key, ..)| key)
         .collect()
@@ -126,9 +122,9 @@ impl Backoff {
 
 impl Plan {
     /// Returns the pods to be evicted now: one of each namespace in turn, from the one after the last on.
-    fn next(&mut self, state: &CaptureState, now: Instant) -> Vec<(PodKey, Name)> {
+    fn next(&mut self, state: &CniState, now: Instant) -> Vec<(PodKey, Name)> {
         let mut namespaces: Vec<(&Name, Vec<_>)> = Vec::new();
-        for (key, pod, ready) in state.uncaptured() {
+        for (key, pod, ready) in state.missed() {
             let Some(ready) = ready.filter(|ready| pod.started < *ready && self.is_due(pod, *ready, now))
             else {
                 continue;
@@ -151,13 +147,13 @@ impl Plan {
     }
 
     /// Returns true unless the pod was just evicted, or others of its owner were, when the plugin was ready before.
-    fn is_due(&self, pod: &Uncaptured, ready: Timestamp, now: Instant) -> bool {
+    fn is_due(&self, pod: &MissedPod, ready: Timestamp, now: Instant) -> bool {
         let owner = self.owners.get(&(pod.owner.clone(), pod.node.clone()));
         self.pods.get(&pod.uid).is_none_or(|backoff| backoff.until <= now)
             && owner.is_none_or(|(before, backoff)| *before == ready || backoff.until <= now)
     }
 
-    fn remember(&mut self, pod: &Uncaptured, ready: Timestamp, now: Instant) {
+    fn remember(&mut self, pod: &MissedPod, ready: Timestamp, now: Instant) {
         let is_recent = |backoff: &Backoff| now < backoff.until + LONGEST_PAUSE;
         if self.pods.len() >= REMEMBERED {
             self.pods.clear();

@@ -20,14 +20,14 @@ use kube::{Api, Client, ResourceExt};
 use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 
-use super::NAMESPACE;
-use super::lease::Leadership;
 use super::root_record::{RECORD, ROOTS_KEY, RootRecord};
 use crate::ca::authority::Authority;
 use crate::ca::service::pem;
+use crate::kubernetes::NAMESPACE;
+use crate::kubernetes::lease::Leadership;
 
 /// The name of the ConfigMap.
-pub(super) const CONFIG_MAP: &str = "outrigger-trust-roots";
+pub(in crate::kubernetes) const CONFIG_MAP: &str = "outrigger-trust-roots";
 /// Who writes it, for server-side apply.
 const MANAGER: &str = "outrigger-control-plane";
 /// The label of namespaces and pods, and its value, that ask for sidecars.
@@ -46,7 +46,11 @@ const MAX_DELAY: Duration = Duration::from_secs(600);
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Writes the ConfigMaps while this replica leads, for as long as it is polled.
-pub(super) async fn maintain(client: Client, authority: Arc<Authority>, mut leadership: Leadership) {
+pub(in crate::kubernetes) async fn maintain(
+    client: Client,
+    authority: Arc<Authority>,
+    mut leadership: Leadership,
+) {
     loop {
         if leadership.wait_for(|leads| *leads).await.is_err() {
             return;

@@ -12,44 +12,44 @@ const PLUGIN_LABEL: (&str, &str) = ("app.kubernetes.io/name", "outrigger-cni");
 
 /// What a pod is to the plugin, if anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Capture {
+pub(in crate::kubernetes) enum CniRole {
     /// A pod of the plugin's DaemonSet that is ready.
     Plugin { node: Name, ready_since: Timestamp },
     /// A pod without redirection.
-    Missing(Uncaptured),
+    Missed(MissedPod),
 }
 
 /// A pod without redirection, which its owner replaces if it is evicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Uncaptured {
-    pub(super) uid: Name,
+pub(in crate::kubernetes) struct MissedPod {
+    pub(in crate::kubernetes) uid: Name,
     /// The UID of its controller.
-    pub(super) owner: Name,
-    pub(super) node: Name,
-    pub(super) started: Timestamp,
+    pub(in crate::kubernetes) owner: Name,
+    pub(in crate::kubernetes) node: Name,
+    pub(in crate::kubernetes) started: Timestamp,
 }
 
 /// The fields of a pod that decide what it is to the plugin.
-pub(super) struct Observed<'a> {
-    pub(super) metadata: &'a ObjectMeta,
-    pub(super) node: Option<&'a str>,
-    pub(super) started: Option<Timestamp>,
+pub(in crate::kubernetes) struct Observed<'a> {
+    pub(in crate::kubernetes) metadata: &'a ObjectMeta,
+    pub(in crate::kubernetes) node: Option<&'a str>,
+    pub(in crate::kubernetes) started: Option<Timestamp>,
     /// Since when it is ready. None if it is not.
-    pub(super) ready_since: Option<Timestamp>,
+    pub(in crate::kubernetes) ready_since: Option<Timestamp>,
     /// Its redirection was verified, and is missing.
-    pub(super) check_failed: bool,
+    pub(in crate::kubernetes) check_failed: bool,
 }
 
 /// Returns true if a pod is of the plugin's DaemonSet.
-pub(super) fn is_plugin(metadata: &ObjectMeta) -> bool {
+pub(in crate::kubernetes) fn is_plugin(metadata: &ObjectMeta) -> bool {
     let label = metadata.labels.as_ref().and_then(|labels| labels.get(PLUGIN_LABEL.0));
     metadata.namespace.as_deref() == Some(PLUGIN_NAMESPACE)
         && label.is_some_and(|label| label == PLUGIN_LABEL.1)
 }
 
-impl Capture {
+impl CniRole {
     /// Returns what a pod is to the plugin. Returns None if it is nothing, terminates, or would not be replaced.
-    pub(super) fn of(pod: &Observed<'_>) -> Option<Self> {
+    pub(in crate::kubernetes) fn of(pod: &Observed<'_>) -> Option<Self> {
         let Observed { metadata, node, started, ready_since, check_failed } = *pod;
         let node: Name = node?.into();
         if metadata.deletion_timestamp.is_some() {
@@ -65,6 +65,6 @@ impl Capture {
         let owner =
             metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
         let uid = metadata.uid.as_deref()?.into();
-        Some(Self::Missing(Uncaptured { uid, owner: owner.uid.as_str().into(), node, started: started? }))
+        Some(Self::Missed(MissedPod { uid, owner: owner.uid.as_str().into(), node, started: started? }))
     }
 }

@@ -6,15 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt as _;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
-use super::capture::is_plugin;
-use super::workload_name::workload_name;
+use super::state::ClusterState;
 use crate::injection::decision::has_opted_in;
 use crate::injection::layout::{ENABLED, INJECT_LABEL, MIRROR, PROXY_CONTAINER, STATUS_ANNOTATION};
+use crate::kubernetes::cni::role::is_plugin;
+use crate::kubernetes::pod_name::workload_name;
 use crate::model::diagnostic::{Code, Problem};
 use crate::source::check::Located;
 
@@ -28,27 +29,6 @@ const MAX_SKEW: SignedDuration = SignedDuration::from_mins(1);
 const ROOT_NOTICE: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Maximum number of names in a message.
 const MAX_NAMES: usize = 5;
-
-/// What was read.
-#[derive(Debug, Default)]
-pub(super) struct ClusterState {
-    /// Kubernetes' minor version, as in 34 for 1.34.
-    pub(super) minor: u32,
-    /// The API server's clock.
-    pub(super) now: Timestamp,
-    /// The clock of each node that is ready: how far it is ahead of the API server's.
-    pub(super) clocks: BTreeMap<String, SignedDuration>,
-    /// The CRDs of Gateway API, by name, with their releases, such as `v1.6.3`.
-    pub(super) crds: BTreeMap<String, Option<String>>,
-    pub(super) namespaces: Vec<Namespace>,
-    pub(super) pods: Vec<Pod>,
-    pub(super) services: Vec<Service>,
-    pub(super) nodes: Vec<Node>,
-    pub(super) control_plane: Option<Deployment>,
-    pub(super) webhook: Option<MutatingWebhookConfiguration>,
-    /// The trust roots in the namespace of the mesh, as PEM.
-    pub(super) roots: Option<String>,
-}
 
 /// Returns the problems, of pods in one namespace only if `namespace` is given.
 pub(super) fn problems(state: &ClusterState, namespace: Option<&str>) -> Vec<Located> {

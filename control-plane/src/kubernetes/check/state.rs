@@ -1,4 +1,4 @@
-//! Reads from a cluster what [`super::cluster_findings`] judges, for `outrigger check`.
+//! What `outrigger check` reads from a cluster.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,37 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 
-use super::NAMESPACE;
-use super::client::minor_version;
-use super::cluster_findings::ClusterState;
-use super::root_record::ROOTS_KEY;
-use super::trust_roots::CONFIG_MAP;
+use crate::kubernetes::NAMESPACE;
+use crate::kubernetes::authority::root_record::ROOTS_KEY;
+use crate::kubernetes::authority::trust_roots::CONFIG_MAP;
+use crate::kubernetes::client::minor_version;
 
 /// Where each kubelet renews a Lease, by its own clock.
 const NODE_LEASES: &str = "kube-node-lease";
 /// The annotation of Gateway API's CRDs that has their release.
 const BUNDLE_VERSION: &str = "gateway.networking.k8s.io/bundle-version";
 const GATEWAY_API: &str = ".gateway.networking.k8s.io";
+
+/// What was read.
+#[derive(Debug, Default)]
+pub(super) struct ClusterState {
+    /// Kubernetes' minor version, as in 34 for 1.34.
+    pub(super) minor: u32,
+    /// The API server's clock.
+    pub(super) now: Timestamp,
+    /// The clock of each node that is ready: how far it is ahead of the API server's.
+    pub(super) clocks: BTreeMap<String, SignedDuration>,
+    /// The CRDs of Gateway API, by name, with their releases, such as `v1.6.3`.
+    pub(super) crds: BTreeMap<String, Option<String>>,
+    pub(super) namespaces: Vec<Namespace>,
+    pub(super) pods: Vec<Pod>,
+    pub(super) services: Vec<Service>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) control_plane: Option<Deployment>,
+    pub(super) webhook: Option<MutatingWebhookConfiguration>,
+    /// The trust roots in the namespace of the mesh, as PEM.
+    pub(super) roots: Option<String>,
+}
 
 /// Reads the cluster, except the given lists.
 pub(super) async fn read(

@@ -7,10 +7,11 @@ use k8s_openapi::api::core::v1::{Container, Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 
-use super::cluster_findings::{ClusterState, is_running, of};
-use super::workload_name::workload_name;
+use super::installation::{is_running, of};
+use super::state::ClusterState;
 use crate::injection::check_annotations;
 use crate::injection::layout::{DISABLED, ENABLED, INJECT_LABEL, STATUS_ANNOTATION};
+use crate::kubernetes::pod_name::workload_name;
 use crate::model::diagnostic::Code;
 use crate::model::resource::known_mtls_mode;
 use crate::model::service::AppProtocol;

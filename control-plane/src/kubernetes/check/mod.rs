@@ -1,7 +1,12 @@
-//! Reads from a cluster who calls its pods without mTLS, and whatever else `outrigger check` reports about a cluster.
+//! `outrigger check` in a cluster.
 //!
-//! The counts are those of the sidecars' metrics, which the API server's proxy to pods serves (`pods/proxy`), so that the caller
-//! needs nothing but a kubeconfig.
+//! [`check_cluster`] reads the cluster and the sidecars' metrics, which the API server's proxy to pods serves (`pods/proxy`), so that the
+//! caller needs nothing but a kubeconfig. What was read is judged by [`installation`], [`declarations`] and [`plaintext`], which are pure.
+
+mod plaintext;
+mod declarations;
+mod installation;
+mod state;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,10 +17,9 @@ use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
+use self::plaintext::{Addresses, Counts, SidecarPod};
 use super::client::{ClusterAccess, connect};
-use super::mtls_findings::{Addresses, Counts, SidecarPod, problems};
-use super::workload_name::workload_name;
-use super::{cluster_check, cluster_findings, workload_findings};
+use super::pod_name::workload_name;
 use crate::injection::layout::{METRICS_PORT, STATUS_ANNOTATION};
 use crate::model::registration::MtlsMode;
 use crate::model::resource::known_mtls_mode;
@@ -50,10 +54,10 @@ pub async fn check_cluster(
     });
     let sidecars = read_all(&client, meshed).await;
     let accepted = sidecars.len();
-    let state = cluster_check::read(&client, namespaces, pods, services, nodes).await.map_err(failed)?;
-    let mut found = cluster_findings::problems(&state, namespace);
-    found.extend(workload_findings::problems(&state, namespace));
-    found.extend(problems(&modes, &addresses, &sidecars));
+    let state = state::read(&client, namespaces, pods, services, nodes).await.map_err(failed)?;
+    let mut found = installation::problems(&state, namespace);
+    found.extend(declarations::problems(&state, namespace));
+    found.extend(plaintext::problems(&modes, &addresses, &sidecars));
     Ok(Report { problems: found, accepted, ..Report::default() })
 }
 
