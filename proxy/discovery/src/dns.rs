@@ -51,6 +51,16 @@ impl Dns {
         Ok(Self(Arc::new(resolver)))
     }
 
+    /// Returns a resolver that asks one server.
+    #[cfg(test)]
+    pub(crate) fn of_server(address: std::net::SocketAddr) -> Self {
+        let mut server = hickory_resolver::config::NameServerConfig::udp(address.ip());
+        server.connections[0].port = address.port();
+        let config = ResolverConfig::from_name_servers(vec![server]);
+        let builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+        Self(Arc::new(builder.build().unwrap()))
+    }
+
     /// Resolves a host. A literal address resolves to itself. Cancel-safe.
     pub async fn resolve(&self, host: &str) -> Result<Addresses, DnsError> {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);

@@ -5,7 +5,7 @@
 //! its connection is valid. Therefore a renewal opens a new connection, and streams move to it once it is established. TLS
 //! sessions are not resumed.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,10 +30,12 @@ use crate::backoff::Backoff;
 use crate::control_plane::certificate::{Certificate, Key};
 use crate::control_plane::failure::ChannelError;
 use crate::control_plane::trust::Roots;
-use crate::dns::Dns;
+use crate::dns::{Dns, DnsError};
 
 /// Time limit to establish a connection, including TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time limit to resolve the name of the control plane. Shorter, so that the error says what did not answer.
+const RESOLVE_TIMEOUT: Duration = Duration::from_millis(2500);
 /// Interval and timeout of HTTP/2 keep-alive pings on a silent connection.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -223,7 +225,7 @@ impl ControlPlane {
             return Ok(Box::new(ours));
         }
         let mut failure = self.timed_out();
-        for ip in self.0.dns.resolve(&self.0.host).await?.addresses {
+        for ip in self.addresses().await? {
             let address = SocketAddr::new(ip, self.0.port);
             let connected = TcpStream::connect(address).await;
             match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
@@ -232,6 +234,15 @@ impl ControlPlane {
             }
         }
         Err(failure)
+    }
+
+    async fn addresses(&self) -> Result<Vec<IpAddr>, ChannelError> {
+        let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.0.dns.resolve(&self.0.host)).await;
+        let silent = |_| DnsError::Unavailable {
+            host: self.0.host.clone(),
+            reason: format!("no name server has answered within {RESOLVE_TIMEOUT:?}"),
+        };
+        Ok(resolved.map_err(silent)??.addresses)
     }
 
     fn authority(&self) -> String {
@@ -327,6 +338,16 @@ mod tests {
 
         let shown = |uri| Proof::Certificate(SpiffeId::parse(uri).unwrap());
         assert_eq!(fake.issuance.lock().unwrap().issued, [shown(CART), shown(STOCK)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn name_servers_that_do_not_answer_are_named_as_the_cause() {
+        let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (ca, dns) = (Ca::new(), Dns::of_server(silent.local_addr().unwrap()));
+        let identity = SpiffeId::parse(crate::testing::CONTROL_PLANE).unwrap();
+        let there = ControlPlane::new("mesh.example:15010", identity, ca.roots_file().into(), dns).unwrap();
+        let error = there.connect(None).await.err().unwrap().to_string();
+        assert!(error.starts_with("\"mesh.example\" cannot be resolved now: no name server"), "{error}");
     }
 
     #[tokio::test]
