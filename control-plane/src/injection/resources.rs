@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::annotations::{Annotations, Resources};
 use super::pod::{Container, Object, nested};
+use super::quantity::{Quantity, Resource};
 
 const CPU_REQUEST: &str = "10m";
 const MEMORY_REQUEST: &str = "32Mi";
@@ -20,26 +21,32 @@ const MEMORY_REQUEST: &str = "32Mi";
 /// containers may not exceed them.
 pub(super) fn resources(annotations: &Annotations, pod_spec: &Object, earlier: &[Container]) -> Value {
     let mut resources = json!({});
-    for (name, of, default) in
-        [("cpu", &annotations.cpu, CPU_REQUEST), ("memory", &annotations.memory, MEMORY_REQUEST)]
-    {
+    for (name, kind, of, default) in [
+        ("cpu", Resource::Cpu, &annotations.cpu, CPU_REQUEST),
+        ("memory", Resource::Memory, &annotations.memory, MEMORY_REQUEST),
+    ] {
         let Resources { request, limit } = of;
+        let kept = earlier.iter().find_map(|container| limit_of(container, name));
+        let default = (!is_set_for_pod(pod_spec, name)).then(|| match &kept {
+            Some(limit) if is_greater(kind, default, limit) => limit.clone(),
+            _ => default.to_owned(),
+        });
         let limit = limit.as_ref().map(ToString::to_string);
-        // A limit below the default request is also the request.
-        let request = request
-            .as_ref()
-            .map(ToString::to_string)
-            .or_else(|| limit.clone())
-            .or_else(|| (!is_set_for_pod(pod_spec, name)).then(|| default.to_owned()));
-        let limit = limit.map(Value::from).or_else(|| earlier.iter().find_map(|of| limit_of(of, name)));
-        if let Some(request) = request {
+        // A limit that an annotation sets is also the request, as in Kubernetes.
+        if let Some(request) = request.as_ref().map(ToString::to_string).or_else(|| limit.clone()).or(default)
+        {
             resources["requests"][name] = request.into();
         }
-        if let Some(limit) = limit {
-            resources["limits"][name] = limit;
+        if let Some(limit) = limit.or(kept) {
+            resources["limits"][name] = limit.into();
         }
     }
     resources
+}
+
+fn is_greater(kind: Resource, one: &str, other: &str) -> bool {
+    let [one, other] = [one, other].map(|text| Quantity::parse(kind, text).ok());
+    one.zip(other).is_some_and(|(one, other)| one.is_greater(&other))
 }
 
 fn is_set_for_pod(spec: &Object, name: &str) -> bool {
@@ -47,8 +54,8 @@ fn is_set_for_pod(spec: &Object, name: &str) -> bool {
     of_pod.is_some_and(|of| ["requests", "limits"].iter().any(|list| nested(of, [list, name]).is_some()))
 }
 
-fn limit_of(container: &Container, name: &str) -> Option<Value> {
-    nested(container.fields.get("resources")?.as_object()?, ["limits", name]).cloned()
+fn limit_of(container: &Container, name: &str) -> Option<String> {
+    nested(container.fields.get("resources")?.as_object()?, ["limits", name])?.as_str().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -73,6 +80,17 @@ mod tests {
         assert_eq!(
             resources(&annotations, &Object::new(), &[earlier.unwrap()]),
             json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"cpu": "50m", "memory": "128Mi"}})
+        );
+    }
+
+    #[test]
+    fn a_request_is_at_most_the_limit_that_an_admission_plugin_has_set() {
+        let earlier = Container::added(json!({
+            "name": "outrigger-proxy", "resources": {"limits": {"cpu": "1", "memory": "20Mi"}},
+        }));
+        assert_eq!(
+            resources(&annotations(json!({})), &Object::new(), &[earlier.unwrap()]),
+            json!({"requests": {"cpu": "10m", "memory": "20Mi"}, "limits": {"cpu": "1", "memory": "20Mi"}})
         );
     }
 
