@@ -6,6 +6,8 @@ use crate::cluster::{attempt, eventually, kubectl, on_the_node};
 use crate::manifests::{deployment, http_route, labelling, on_node, pod, server, service, stateful_set};
 use crate::namespace::Namespace;
 
+/// Keeps a pod that is deleted from ending while the test looks at it.
+const SLOW_END: &str = ", lifecycle: {preStop: {sleep: {seconds: 25}}}";
 const PORTS: &str = "ports: [{name: http, port: 8080}]";
 
 /// Calls a URL from a pod until it is answered with 200. Returns what the server says about the request.
@@ -90,7 +92,7 @@ fn requests_stay_on_the_node_or_in_the_zone_as_the_service_says() {
             on("node1", "near", "web"),
             on("node2", "far", "web"),
             on("node1", "caller", "caller"),
-            on("node2", "leaving", "leaving"),
+            pod("leaving", "leaving", &on_node("node2", &server(SLOW_END))),
             with("everywhere", "web", ""),
             with("same-node", "web", ", internalTrafficPolicy: Local"),
             with("same-zone", "web", ", trafficDistribution: PreferClose"),
