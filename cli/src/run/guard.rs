@@ -11,6 +11,8 @@ use super::handover::{receive, wait_for_end};
 
 /// Waits for the end of the supervisor, and removes the cgroup with its processes.
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode, String> {
+    // Neither Ctrl-C nor the end of the terminal or of the supervisor is a signal for it.
+    rustix::process::setsid().map_err(|error| format!("the session of the guard: {error}"))?;
     let cgroup = args.cgroup.as_deref().ok_or("--cgroup is missing")?;
     let held = receive().map_err(|error| format!("the sockets of the supervisor: {error}"))?;
     wait_for_end();

@@ -235,6 +235,8 @@ impl Supervisor {
             .envs(of_sidecar(std::env::vars_os()))
             .uid(self.proxy_user.uid)
             .gid(self.proxy_user.gid)
+            // Ctrl-C is for the program alone.
+            .process_group(0)
             .kill_on_drop(true);
         start_helper(command, &self.sockets.all())
             .map_err(|error| format!("cannot start the sidecar: {error}"))
@@ -275,8 +277,7 @@ impl Supervisor {
 /// Starts the sidecar or the guard, with sockets.
 fn start_helper(mut command: Command, sockets: &[BorrowedFd<'_>]) -> io::Result<Helper> {
     let (link, stdin) = handover::send(sockets)?;
-    // Ctrl-C is for the program alone.
-    let process = command.stdin(stdin).stdout(Stdio::null()).process_group(0).spawn()?;
+    let process = command.stdin(stdin).stdout(Stdio::null()).spawn()?;
     Ok(Helper { process, link })
 }
 

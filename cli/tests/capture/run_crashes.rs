@@ -34,6 +34,8 @@ fn nothing_in_the_cgroup_survives_a_killed_run() {
     let guard = run.helper("guard");
     // The redirection stays as long as the program.
     kill_process(guard, Signal::STOP).unwrap();
+    let stat = format!("/proc/{guard}/stat");
+    machine.wait(|| std::fs::read_to_string(&stat).unwrap().contains(") T "));
     run.signal(Signal::KILL);
     run.ended();
     assert_eq!((machine.tables(), is_running(background)), (1, true));

@@ -285,6 +285,10 @@ mod tests {
     }
 
     fn bootstrap(more: &[&str]) -> Result<Bootstrap, String> {
+        inheriting(more, InheritedSockets::default())
+    }
+
+    fn inheriting(more: &[&str], inherited: InheritedSockets) -> Result<Bootstrap, String> {
         let needed = [
             "outrigger-proxy",
             "--control-plane",
@@ -297,7 +301,7 @@ mod tests {
         let free = ["--admin", "127.0.0.1:0", "--outbound", "127.0.0.1:0"];
         let command =
             Command::try_parse_from(needed.iter().chain(&free).chain(more)).map_err(|e| e.to_string())?;
-        Bootstrap::new(&command.args, InheritedSockets::default()).map_err(|error| error.to_string())
+        Bootstrap::new(&command.args, inherited).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -372,6 +376,17 @@ mod tests {
         assert!(names.contains(&"transparent-outbound".to_owned()), "{names:?}");
         let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
         assert_eq!(names.contains(&format!("transparent-outbound|{six}")), has_ipv6, "{names:?}");
+    }
+
+    #[test]
+    fn an_inherited_socket_is_taken_by_the_flag_that_has_its_address() {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = held.local_addr().unwrap();
+        let flags = ["--transparent-outbound", &address.to_string()];
+        assert!(bootstrap(&flags).is_err(), "it is in use");
+        let sockets = InheritedSockets::new(vec![held.try_clone().unwrap().into()]);
+        let made = inheriting(&flags, sockets).unwrap();
+        assert!(made.sockets.iter().any(|group| group.address() == address));
     }
 
     #[test]
