@@ -77,7 +77,7 @@ impl Runner {
                 Err(_) => Some("the API server did not answer in time".to_owned()),
             };
             if let Some(error) = error.as_ref().filter(|_| !failed) {
-                tracing::warn!(error, lease = NAME, "the Lease cannot be read or renewed: trying again");
+                tracing::warn!(error, lease = NAME, "the Lease cannot be read or renewed: retrying");
             }
             failed = error.is_some();
             self.publish();

@@ -2,7 +2,7 @@
 //!
 //! [`source`] starts one reflector for each kind, and feeds what they report to the assembler, as the watched directory does on
 //! Linux. [`pod_watch`] makes workloads of the pods. The API server may be away for any time: what was read stays, and the
-//! reflectors list again when it is back. [`status`] writes back what became of them. [`replica`] starts what the replicas share: the
+//! reflectors list again when it is back. [`status`] writes the status of routes. [`replica`] starts what the replicas share: the
 //! election ([`lease`]), and the CA with its trust roots ([`authority`]). [`cni`] replaces pods that the CNI plugin has missed.
 //! [`check`] is for `outrigger check`, and [`replica_status`] for `outrigger status`.
 

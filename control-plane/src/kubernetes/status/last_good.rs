@@ -46,7 +46,7 @@ pub(crate) async fn read(client: Client) -> LastGood {
         match within(maps.list(&ListParams::default().labels(LABEL))).await {
             Ok(list) => return list.items.iter().filter_map(decode).collect(),
             Err(error) if !failed => {
-                tracing::warn!(error, "the last good versions of routes cannot be read: trying again");
+                tracing::warn!(error, "the last good versions of routes cannot be read: retrying");
                 failed = true;
             }
             Err(_) => {}
@@ -72,7 +72,7 @@ pub(super) async fn maintain(
             let wanted = Wanted::of(&routes.borrow_and_update(), settled.is_elapsed());
             let error = if saved.as_ref() == Some(&wanted) { None } else { save(&maps, &wanted).await.err() };
             if let Some(error) = error.as_ref().filter(|_| !failed) {
-                tracing::warn!(error, "the last good versions of routes are not saved: trying again");
+                tracing::warn!(error, "the last good versions of routes are not saved: retrying");
             }
             failed = error.is_some();
             saved = error.is_none().then_some(wanted);

@@ -123,7 +123,7 @@ async fn write(api: &Api<DynamicObject>, object: &DynamicObject) {
             Ok(Written::Refused(reason)) => {
                 return tracing::error!(mesh = name, reason, "the API server refuses a status");
             }
-            Err(error) => tracing::warn!(mesh = name, error, "cannot write a status: trying again"),
+            Err(error) => tracing::warn!(mesh = name, error, "cannot write a status: retrying"),
         }
         sleep(RETRY).await;
     }

@@ -127,7 +127,7 @@ impl RouteStatusWriter {
                 if let Err(error) = written {
                     // The other routes do not wait for this one.
                     if self.retries.failed(id, Instant::now()) {
-                        tracing::warn!(resource = %id, error, "cannot write a status: trying again");
+                        tracing::warn!(resource = %id, error, "cannot write a status: retrying");
                     }
                     pause = pause.min(RETRY);
                     continue;
