@@ -282,44 +282,33 @@ impl Process {
 impl Running {
     /// Shuts down. Each step is bounded, so that it ends within the drain timeout plus a few seconds.
     async fn shut_down(self) {
-        let Self {
-            discovery,
-            offered,
-            inbound_drain,
-            sockets,
-            drains,
-            workers,
-            exporters,
-            log,
-            registry,
-            schedule,
-        } = self;
         let leaving = async {
-            let left = discovery.drain_registration().await;
+            let left = self.discovery.drain_registration().await;
             tracing::debug!(?left, "left discovery");
-            inbound_drain.propagated(left, offered).await;
+            self.inbound_drain.propagated(left, self.offered).await;
         };
         // A short drain timeout must also leave time for the running requests.
-        let _ = tokio::time::timeout(schedule.deregistration_timeout(), leaving).await;
-        sockets.close_unlent();
-        match drains.drain(schedule.deadline(), schedule.notice(), schedule.outbound_idle(&registry)).await {
-            Drained::Complete => workers.joined().await,
+        let _ = tokio::time::timeout(self.schedule.deregistration_timeout(), leaving).await;
+        self.sockets.close_unlent();
+        let (deadline, notice) = (self.schedule.deadline(), self.schedule.notice());
+        match self.drains.drain(deadline, notice, self.schedule.outbound_idle(&self.registry)).await {
+            Drained::Complete => self.workers.joined().await,
             Drained::DeadlinePassed => {
                 tracing::warn!("the drain timeout has passed: remaining requests and connections are closed")
             }
         }
-        drop(sockets);
+        drop(self.sockets);
         // The workers have dropped their senders, so that all of these end by themselves.
         let flushed = async {
-            exporters.finish().await;
-            while log.as_ref().is_some_and(|log| !log.is_finished()) {
+            self.exporters.finish().await;
+            while self.log.as_ref().is_some_and(|log| !log.is_finished()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         if tokio::time::timeout(FLUSH_TIMEOUT, flushed).await.is_err() {
             tracing::warn!("telemetry was not flushed in time");
         }
-        if tokio::time::timeout(FLUSH_TIMEOUT, discovery.shutdown()).await.is_err() {
+        if tokio::time::timeout(FLUSH_TIMEOUT, self.discovery.shutdown()).await.is_err() {
             tracing::warn!("configuration was not saved in time");
         }
         tracing::info!("drained");
