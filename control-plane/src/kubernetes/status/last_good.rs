@@ -108,7 +108,7 @@ impl Wanted {
         Self { refused, known: if settled { routes.listed.clone() } else { BTreeSet::new() } }
     }
 
-    /// Returns whether a saved version is of no use any more.
+    /// Returns true if a saved version is no longer needed.
     fn is_obsolete(&self, map: &ConfigMap) -> bool {
         decode(map).is_some_and(|(uid, object)| {
             !self.refused.contains_key(&uid) && self.known.iter().any(|kind| object["kind"] == kind.name())
@@ -191,6 +191,7 @@ mod tests {
             assert_eq!(decode(&map), None, "{name}");
         }
     }
+
     #[test]
     fn a_version_is_obsolete_only_if_its_route_is_known_to_be_accepted_or_gone() {
         let map = |uid: &str| encode(uid, &json!({"kind": "HTTPRoute"}).to_string());
