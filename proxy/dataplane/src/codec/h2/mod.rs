@@ -4,6 +4,8 @@
 //! [`client`]. Windows limit what a stream may hold in memory, and open only as bodies are consumed. What h2 does by itself and
 //! does not report is observed in the frames that pass ([`wire`], [`seen`]).
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod properties;
 pub(crate) mod server;
 mod request;
 mod responder;
@@ -27,6 +29,10 @@ mod block;
 mod written;
 mod window;
 mod walker;
+#[allow(dead_code, unused_imports, reason = "a connection over it follows")]
+mod frame;
+#[allow(dead_code, unused_imports, reason = "a connection over it follows")]
+mod hpack;
 
 pub(crate) use responder::Responder;
 

@@ -62,10 +62,7 @@ impl Reader {
     /// called again.
     ///
     /// An error has the code of RFC 9113 sections 4.2 and 6.
-    pub(in super::super) fn next<'a>(
-        &mut self,
-        input: &'a mut BytesMut,
-    ) -> Result<Option<Frame<'a>>, Error> {
+    pub(in super::super) fn next<'a>(&mut self, input: &'a mut BytesMut) -> Result<Option<Frame<'a>>, Error> {
         input.advance(std::mem::take(&mut self.consumed).min(input.len()));
         loop {
             let Some(head) = Head::parse(input) else { return Ok(None) };

@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn the_last_value_of_a_setting_applies_and_unknown_ones_are_ignored() {
-        let all = [(1, 0), (1, 4096), (3, 100), (4, 1), (4, MAX_WINDOW), (5, 16_384), (6, 7), (8, 1), (0xfff, 9)];
+        let all =
+            [(1, 0), (1, 4096), (3, 100), (4, 1), (4, MAX_WINDOW), (5, 16_384), (6, 7), (8, 1), (0xfff, 9)];
         let settings = Settings::parse(&payload(&all)).unwrap();
         let expected = Settings {
             header_table_size: Some((0, 4096)),
@@ -128,10 +129,10 @@ mod tests {
         assert_eq!(settings, expected);
         let mut written = Vec::new();
         settings.each(|id, value| written.push((id, value)));
-        assert_eq!(Settings::parse(&payload(&written)).unwrap(), Settings {
-            header_table_size: Some((4096, 4096)),
-            ..expected
-        });
+        assert_eq!(
+            Settings::parse(&payload(&written)).unwrap(),
+            Settings { header_table_size: Some((4096, 4096)), ..expected }
+        );
     }
 
     #[test]

@@ -155,7 +155,8 @@ mod tests {
             assert_eq!(out.len(), block.len() + frames * HEAD);
             let (mut reader, mut input) = (Reader::new(16_384, 1 << 20), BytesMut::from(&out[..]));
             let frame = reader.next(&mut input).unwrap().unwrap();
-            let expected = Frame::Headers { stream: 3, block: block.into(), end: false, depends_on_itself: false };
+            let expected =
+                Frame::Headers { stream: 3, block: block.into(), end: false, depends_on_itself: false };
             assert_eq!(frame, expected);
         }
     }

@@ -1,10 +1,10 @@
 //! A field section as it was decoded: the pseudo-fields by their types, and the other fields in a map.
 
+use http::header::TE;
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use super::ENTRY_OVERHEAD;
-use super::field::{Field, Role};
+use super::field::{Field, Name, Role, Value};
 use crate::codec::head::Scheme;
 use crate::codec::hop;
 use crate::codec::limits::FieldSize;
@@ -20,16 +20,19 @@ pub(in super::super) enum Kind {
     Trailers,
 }
 
+/// The fields that a map of a head has capacity for from the start: those of most requests, and what the pipeline adds.
+const USUAL_FIELDS: usize = 12;
+
 /// A decoded field section. If it is malformed or too large, its fields are incomplete and must not be passed on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in super::super) struct Section {
     /// `:method`. Present in a request that is not malformed.
     pub(in super::super) method: Option<Method>,
     /// `:scheme`; `Some(None)` if it is neither `http` nor `https`.
     pub(in super::super) scheme: Option<Option<Scheme>>,
-    /// `:authority`, unless it is empty.
+    /// `:authority` in its normal form (`codec::authority`).
     pub(in super::super) authority: Option<Authority>,
-    /// `:path`, as sent.
+    /// `:path` in its normal form (`codec::path`), or `*`.
     pub(in super::super) path: Option<PathAndQuery>,
     /// `:protocol` of an extended CONNECT (RFC 8441 section 4).
     pub(in super::super) protocol: Option<HeaderValue>,
@@ -54,4 +57,159 @@ pub(in super::super) struct Section {
     pub(in super::super) malformed: Option<&'static str>,
     /// Whether it is larger than the limit of the decoder.
     pub(in super::super) too_large: bool,
+    kind: Kind,
+    limit: usize,
+    /// Whether a regular field was added, behind which no pseudo-field may be.
+    has_regular: bool,
+}
+
+impl Section {
+    /// Creates an empty section, which may have `limit` bytes by RFC 9113 section 6.5.2.
+    pub(super) fn new(kind: Kind, limit: usize) -> Self {
+        let fields = match kind {
+            Kind::Trailers => HeaderMap::new(),
+            Kind::Request | Kind::Response => HeaderMap::with_capacity(USUAL_FIELDS),
+        };
+        Self {
+            method: None,
+            scheme: None,
+            authority: None,
+            path: None,
+            protocol: None,
+            status: None,
+            host: None,
+            fields,
+            content_length: None,
+            expects_continue: false,
+            cookies: 0,
+            size: FieldSize::default(),
+            list_bytes: 0,
+            malformed: None,
+            too_large: false,
+            kind,
+            limit,
+            has_regular: false,
+        }
+    }
+
+    /// Adds the next field.
+    pub(super) fn add(&mut self, field: Field) {
+        self.list_bytes += field.size();
+        if self.list_bytes > self.limit {
+            self.too_large = true;
+            return;
+        }
+        match (field.name, field.value) {
+            (_, Value::Malformed(rule)) => self.violates(rule),
+            (Name::Regular(name, role), Value::Text(value)) => {
+                self.size.add(field.name_bytes, field.value_bytes);
+                self.has_regular = true;
+                self.add_regular(name, role, value);
+            }
+            (_, value) => self.add_pseudo(value, field.value_bytes),
+        }
+    }
+
+    fn add_regular(&mut self, name: HeaderName, role: Role, value: HeaderValue) {
+        if self.kind == Kind::Trailers {
+            if hop::is_forbidden_in_trailers(&name) {
+                return;
+            }
+        } else {
+            match role {
+                Role::Plain => {}
+                Role::ContentLength => match content_length(self.content_length, &value) {
+                    Ok(length) => self.content_length = Some(length),
+                    Err(rule) => return self.violates(rule),
+                },
+                Role::Host if self.kind == Kind::Request => {
+                    if self.host.replace(value).is_some() {
+                        self.violates("more than one host");
+                    }
+                    return;
+                }
+                Role::Cookie => self.cookies += 1,
+                Role::Expect => {
+                    self.expects_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+                }
+                Role::Te if self.kind == Kind::Response => return,
+                Role::Te if self.fields.contains_key(TE) => return,
+                Role::Te | Role::Host | Role::ConnectionSpecific => {}
+            }
+        }
+        // Fails for more fields than a map can have.
+        if self.fields.try_append(name, value).is_err() {
+            self.too_large = true;
+        }
+    }
+
+    fn add_pseudo(&mut self, value: Value, bytes: usize) {
+        if self.has_regular {
+            return self.violates("a pseudo-field is behind other fields");
+        }
+        let is_new = match (self.kind, value) {
+            (Kind::Trailers, _) => return self.violates("a pseudo-field is among trailers"),
+            (Kind::Response, Value::Status(status)) => self.status.replace(status).is_none(),
+            (Kind::Response, _) => return self.violates("a pseudo-field of requests is in a response"),
+            (Kind::Request, Value::Method(method)) => self.method.replace(method).is_none(),
+            (Kind::Request, Value::Scheme(scheme)) => self.scheme.replace(scheme).is_none(),
+            (Kind::Request, Value::Path(path)) => self.path.replace(path).is_none(),
+            (Kind::Request, Value::Text(protocol)) => self.protocol.replace(protocol).is_none(),
+            (Kind::Request, Value::Authority(authority)) => {
+                self.size.add("host".len(), bytes);
+                self.authority.replace(authority).is_none()
+            }
+            (Kind::Request, _) => return self.violates("a pseudo-field of responses is in a request"),
+        };
+        if !is_new {
+            self.violates("a pseudo-field is there twice");
+        }
+    }
+
+    /// Checks that the pseudo-fields are complete (RFC 9113 sections 8.3 and 8.5, RFC 8441 section 4).
+    pub(super) fn finish(&mut self) {
+        if self.too_large || self.malformed.is_some() {
+            return;
+        }
+        let violated = match self.kind {
+            Kind::Trailers => None,
+            Kind::Response if self.status.is_none() => Some("there is no :status"),
+            Kind::Response => None,
+            Kind::Request => self.missing(),
+        };
+        self.malformed = violated;
+    }
+
+    fn missing(&self) -> Option<&'static str> {
+        let Some(method) = &self.method else { return Some("there is no :method") };
+        match (*method == Method::CONNECT, &self.protocol) {
+            (true, None) if self.authority.is_none() => Some("CONNECT has no :authority"),
+            (true, None) if self.scheme.is_some() || self.path.is_some() => {
+                Some("CONNECT has a :scheme or a :path")
+            }
+            (true, None) => None,
+            (false, Some(_)) => Some(":protocol is not of CONNECT"),
+            _ if self.scheme.is_none() => Some("there is no :scheme"),
+            _ if self.path.is_none() => Some("there is no :path"),
+            _ => None,
+        }
+    }
+
+    /// Keeps the first rule that is violated.
+    fn violates(&mut self, rule: &'static str) {
+        self.malformed.get_or_insert(rule);
+    }
+}
+
+/// Parses `content-length`: digits alone, once (RFC 9110 section 8.6).
+fn content_length(before: Option<u64>, value: &HeaderValue) -> Result<u64, &'static str> {
+    if before.is_some() {
+        return Err("more than one content-length");
+    }
+    let digits = value.as_bytes();
+    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err("content-length is no number");
+    }
+    // At most 19 digits: fits.
+    Ok(digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
