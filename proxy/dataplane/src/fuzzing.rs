@@ -23,3 +23,15 @@ pub fn chunked_body(bytes: &[u8]) {
 pub fn detection(bytes: &[u8]) {
     connection::assert_verdict_is_stable(bytes);
 }
+
+/// Frames of HTTP/2; the first byte is the length of the pieces that they are read in.
+pub fn http2_frames(bytes: &[u8]) {
+    if let Some((step, bytes)) = bytes.split_first() {
+        codec::http2_properties::frames(bytes, usize::from(*step));
+    }
+}
+
+/// Field blocks of HTTP/2, each preceded by a byte for its kind and one for its length.
+pub fn http2_field_blocks(bytes: &[u8]) {
+    codec::http2_properties::field_blocks(bytes);
+}

@@ -24,3 +24,5 @@ pub(crate) mod limits;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use h1::properties;
+#[cfg(feature = "fuzzing")]
+pub(crate) use h2::properties as http2_properties;
