@@ -35,3 +35,8 @@ pub fn http2_frames(bytes: &[u8]) {
 pub fn http2_field_blocks(bytes: &[u8]) {
     codec::http2_properties::field_blocks(bytes);
 }
+
+/// What both sides of an HTTP/2 connection do, three bytes a step; and what hardly are frames, for a peer of either role.
+pub fn http2_connection(bytes: &[u8]) {
+    codec::http2_properties::connection(bytes);
+}

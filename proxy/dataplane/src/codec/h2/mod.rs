@@ -29,6 +29,8 @@ mod block;
 mod written;
 mod window;
 mod walker;
+#[allow(dead_code, unused_imports, reason = "the server and the client over it follow")]
+mod connection;
 #[allow(dead_code, unused_imports, reason = "a connection over it follows")]
 mod frame;
 #[allow(dead_code, unused_imports, reason = "a connection over it follows")]

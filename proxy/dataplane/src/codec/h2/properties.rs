@@ -4,6 +4,7 @@
 
 use bytes::BytesMut;
 
+pub(crate) use super::connection::properties::script as connection;
 use super::frame::Reader;
 use super::hpack::{Decoder, Encoder, Kind, Pseudo, Section};
 
