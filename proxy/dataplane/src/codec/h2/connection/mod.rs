@@ -9,12 +9,12 @@ mod tests;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod properties;
 mod driving;
-mod serving;
 mod opening;
 mod reading;
 mod writing;
 mod frames;
 mod heads;
+mod serving;
 mod control;
 mod closing;
 mod relief;
