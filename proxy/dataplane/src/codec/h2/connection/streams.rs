@@ -121,6 +121,11 @@ impl Streams {
 
     /// Returns the stream of a key that was not released.
     pub(super) fn get(&mut self, key: StreamKey) -> Option<&mut Stream> {
+        self.entry(key).filter(|stream| stream.held)
+    }
+
+    /// Returns the stream of a key, which may have been released.
+    pub(super) fn entry(&mut self, key: StreamKey) -> Option<&mut Stream> {
         self.entries.get_mut(key.index as usize).filter(|stream| stream.id == key.id)
     }
 

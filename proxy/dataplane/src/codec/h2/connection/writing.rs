@@ -169,7 +169,7 @@ impl Connection {
                 break;
             }
             let Some(key) = self.schedule.pop() else { break };
-            let Some(stream) = self.streams.get(key).filter(|stream| stream.scheduled) else { continue };
+            let Some(stream) = self.streams.entry(key).filter(|stream| stream.scheduled) else { continue };
             stream.scheduled = false;
             let most = window.min(usize::try_from(stream.send_window).unwrap_or(0)).min(FRAME);
             let Some(data) = stream.dequeue(most).filter(|data| !data.is_empty()) else { continue };
