@@ -29,12 +29,8 @@ impl Http2Connection {
     /// Starts HTTP/2 on a new connection, with prior knowledge or after ALPN. Spawns the connection's task on this worker; the
     /// task ends with the connection. `usage` is notified when the connection carries requests, and is kept until the last
     /// exchange is dropped.
-    pub(crate) async fn start(
-        stream: Stream,
-        limits: &Limits,
-        usage: Rc<dyn Usage>,
-    ) -> Result<Self, Failure> {
-        Ok(Self { inner: h2::client::ClientConnection::start(stream, limits, usage).await? })
+    pub(crate) fn start(stream: Stream, limits: &Limits, usage: Rc<dyn Usage>) -> Self {
+        Self { inner: h2::client::ClientConnection::start(stream, limits, usage) }
     }
 
     /// Returns how many more requests may be sent now: the streams that the peer allows, less those in use. Returns 0 if the

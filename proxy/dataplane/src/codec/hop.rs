@@ -80,15 +80,6 @@ pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
         || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
 }
 
-/// Removes what HTTP/2 does not allow (RFC 9113 section 8.2.2), in case a policy has set it.
-pub(crate) fn strip(headers: &mut HeaderMap) {
-    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::HOST] {
-        headers.remove(name);
-    }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
-}
-
 /// Returns whether a value of `te` contains `trailers`, the only part of it that is forwarded.
 pub(crate) fn keep_te(value: &HeaderValue) -> bool {
     value.as_bytes().split(|b| *b == b',').any(|part| {

@@ -1,6 +1,6 @@
 //! HTTP/1 and HTTP/2 on the wire, client and server, behind one interface: heads, bodies, exchanges.
 //!
-//! Modules above this one do not know the HTTP version of a connection, and see no type of h2 or httparse. Malformed messages
+//! Modules above this one do not know the HTTP version of a connection, and see no type of `h2` or httparse. Malformed messages
 //! are refused here, before any part of them is passed on. Hop-by-hop fields end here (`hop`, RFC 9110 section 7.6.1).
 
 #[cfg(test)]

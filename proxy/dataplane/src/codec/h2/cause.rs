@@ -5,9 +5,8 @@
 
 use std::cell::Cell;
 
-use h2::Reason as Code;
-
 use super::failure;
+use super::frame::Code;
 
 thread_local! {
     static CODE: Cell<Option<u32>> = const { Cell::new(None) };
@@ -31,7 +30,7 @@ impl Drop for Because {
     }
 }
 
-/// Returns the code to cancel an exchange with, if it differs from CANCEL, which h2 sends by itself.
+/// Returns the code to cancel an exchange with, if it differs from CANCEL, which a stream that is dropped is reset with.
 pub(super) fn code() -> Option<Code> {
     CODE.get().map(|code| failure::given_up(code.into())).filter(|code| *code != Code::CANCEL)
 }

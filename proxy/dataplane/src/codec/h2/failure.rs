@@ -1,55 +1,68 @@
-//! Maps h2 errors to failures: what happened, on which side, and whether another attempt is safe. Maps failures to the codes
-//! with which streams are reset.
+//! Maps errors of streams and connections to failures: what happened, on which side, and whether another attempt is safe. Maps
+//! failures to the codes with which streams are reset.
 
-use h2::Reason as Code;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
 
+use super::connection::{End, StreamError};
+use super::frame::Code;
 use crate::tls::handshake::refuses_us;
 
-/// Maps an error of a client stream or connection.
-pub(super) fn downstream(error: &h2::Error) -> Failure {
-    // h2 reports violations by the peer as errors of the library; everything else is a client that disconnects.
-    let reason = if error.is_library() {
-        Reason::DownstreamProtocolError
-    } else {
-        Reason::DownstreamConnectionTermination
+/// Maps an error of a client's stream or connection.
+pub(super) fn downstream(error: &StreamError) -> Failure {
+    let reason = match error {
+        StreamError::TooLarge => Reason::HeadersTooLarge,
+        StreamError::GaveUp => Reason::UpstreamOverflow,
+        StreamError::Violation(..)
+        | StreamError::MalformedTrailers(_)
+        | StreamError::Connection(End::Violation { .. }) => Reason::DownstreamProtocolError,
+        // Everything else is a client that disconnects.
+        _ => Reason::DownstreamConnectionTermination,
     };
+    if let StreamError::GaveUp = error {
+        return Failure::local(reason, error);
+    }
     Failure::downstream(reason, error).with_code(reset_by_peer(error))
 }
 
-/// Maps an error of an upstream stream or connection, for a request that had reached `reached`.
-pub(super) fn upstream(error: &h2::Error, reached: Reached) -> Failure {
-    // A violation on a stream is due to its response; on the connection, it may be due to another response.
-    let reason = if error.is_library() && !error.is_go_away() {
-        Reason::UpstreamProtocolError
-    } else if error.is_reset() {
-        Reason::UpstreamRemoteReset
-    } else {
-        Reason::UpstreamConnectionTermination
+/// Maps an error of stream `id` to an upstream, or of its connection, for a request that had reached `reached`.
+pub(super) fn upstream(error: &StreamError, reached: Reached, id: u32) -> Failure {
+    let mut refused = false;
+    let mut side = Side::Upstream;
+    let reason = match error {
+        StreamError::TooLarge => Reason::UpstreamHeadersTooLarge,
+        StreamError::GaveUp => return Failure::local(Reason::UpstreamOverflow, error),
+        StreamError::Violation(..) | StreamError::MalformedTrailers(_) => Reason::UpstreamProtocolError,
+        StreamError::Reset(code) => {
+            refused = *code == Code::REFUSED_STREAM;
+            Reason::UpstreamRemoteReset
+        }
+        StreamError::NotProcessed => {
+            refused = true;
+            Reason::UpstreamConnectionTermination
+        }
+        // Other streams only lose their connection.
+        StreamError::Connection(End::Violation { stream, .. }) if *stream == id => {
+            Reason::UpstreamProtocolError
+        }
+        StreamError::Connection(End::Io(error)) => {
+            if refuses_us(error) {
+                side = Side::Local;
+            }
+            Reason::UpstreamConnectionTermination
+        }
+        StreamError::Connection(_) | StreamError::Local(_) => Reason::UpstreamConnectionTermination,
     };
-    // A remote GOAWAY ends a stream only if it is above the last one that the peer processed (RFC 9113 section 6.8).
-    let refused = error.is_remote()
-        && ((error.is_reset() && error.reason() == Some(Code::REFUSED_STREAM)) || error.is_go_away());
     let reached = if refused && reached == Reached::Maybe { Reached::NotProcessed } else { reached };
-    let side = if error.get_io().is_some_and(refuses_us) { Side::Local } else { Side::Upstream };
     Failure { side, ..Failure::upstream(reason, reached, error) }.with_code(reset_by_peer(error))
 }
 
-/// Like [`upstream`]. `newest` is whether fields of that stream were in the last bytes received. If h2 has found those bytes
-/// malformed and closed the connection, this response is the malformed one; other streams only lose their connection.
-pub(super) fn upstream_of(error: &h2::Error, reached: Reached, newest: bool) -> Failure {
-    let failure = upstream(error, reached);
-    let is_its_fault = newest && error.is_library() && error.is_go_away();
-    if is_its_fault { Failure { reason: Reason::UpstreamProtocolError, ..failure } } else { failure }
-}
-
 /// Returns the code with which the peer reset the stream, if it did.
-fn reset_by_peer(error: &h2::Error) -> Option<u32> {
-    if error.is_library() || error.is_go_away() {
-        return None;
+fn reset_by_peer(error: &StreamError) -> Option<u32> {
+    match error {
+        StreamError::Reset(code) => Some((*code).into()),
+        _ => None,
     }
-    error.reason().map(u32::from)
 }
 
 /// Returns the code with which a stream is reset because of `failure`, on either side of the proxy.

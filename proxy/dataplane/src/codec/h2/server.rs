@@ -6,27 +6,28 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::{Rc, Weak};
-use std::task::Poll;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use h2::{Ping, Reason as Code};
 use http::Method;
 use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::cause::Because;
+use super::connection::{Config, Connection, End, Incoming, Refusal, StreamError, StreamKey};
+use super::driver::Driver;
+use super::failure;
+use super::frame::Code;
+use super::handle::Handle;
 use super::head_memory::HeadMemory;
+use super::hpack::Section;
 use super::promised::Promised;
 use super::request::{IncomingRequest, accept};
 use super::responder::{Responder, ServerStream, refuse};
-use super::seen::Seen;
-use super::unread::{Receiver, Unread};
-use super::wire::Wire;
-use super::{FRAME_SIZE, SEND_BUFFER, SMALL_FRAMES, failure};
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, Scheme};
 use crate::codec::limits::Limits;
@@ -49,138 +50,59 @@ where
 {
     let scheme = if stream.is_encrypted() { Scheme::Https } else { Scheme::Http };
     let window = Promised::new(limits.connection_window);
-    let unread = Unread::new(window.bytes(), limits.stream_window);
-    let seen = Rc::new(Seen::of_client(&limits));
-    let wire = Wire::from_client(first, stream, Rc::clone(&seen));
-    let handshake = builder(&limits, &window).handshake::<_, Bytes>(wire);
-    let mut connection = timeout(limits.head_timeout, handshake)
-        .await
-        .map_err(|_| Failure::downstream(Reason::DownstreamTimeout, "the HTTP/2 preface came too slowly"))?
-        .map_err(|error| failure::downstream(&error))?;
-    let mut pings = connection.ping_pong();
+    let connection = Connection::server(Config::new(&limits, window.bytes()), Instant::now());
+    let connection = Rc::new(RefCell::new(connection));
+    let mut driver = Driver::new(Rc::clone(&connection), stream, first);
+    let mut server = Server {
+        connection: Rc::clone(&connection),
+        scheme,
+        limits: Rc::clone(&limits),
+        heads: HeadMemory::default(),
+        taken: 0,
+        handlers: FuturesUnordered::new(),
+        handle: |head, body, responder, exchange| watched(call(head, body, responder), exchange),
+        refused: &refused,
+    };
     let mut drain = drain;
     let mut drained = pin!(drain.started());
     let mut draining = false;
-    let mut idle = Watchdog::new();
+    let (mut idle, mut life, mut head) = (Watchdog::new(), Watchdog::new(), Watchdog::new());
     idle.set(limits.idle_timeout);
-    let mut life = Watchdog::new();
     if let Some(longest) = limits.longest_life {
         life.set(longest);
     }
-    let (mut head, mut late) = (Watchdog::new(), false);
-    let mut taken = 0_u32;
-    let heads = HeadMemory::default();
-    let mut unseen = Unseen::new(limits.resets.unseen);
-    let mut flooded = false;
-    let mut streams = FuturesUnordered::new();
-    let mut freeing = pin!(unread.free_window(&seen));
-    let ended = poll_fn(|cx| {
-        // Runs as long as the connection.
-        let _ = freeing.as_mut().poll(cx);
-        if let Some(window) = unread.changed_window() {
-            connection.set_target_window_size(window);
-        }
+    let late = poll_fn(|cx| {
         let told = !draining
             && (drained.as_mut().poll(cx).is_ready()
                 || life.poll_passed(cx).is_ready()
                 || idle.poll_passed(cx).is_ready());
         if told {
             draining = true;
-            connection.graceful_shutdown();
+            connection.borrow_mut().shut_down_gracefully();
             idle.set(limits.head_timeout);
         }
-        if draining && streams.is_empty() && idle.poll_passed(cx).is_ready() {
+        if draining && server.handlers.is_empty() && idle.poll_passed(cx).is_ready() {
             // The client does not answer the PING between the two GOAWAYs.
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(false);
         }
-        // Handlers write into the connection, which then writes to the socket: it is polled after them, and again after each
-        // request that it yields.
-        loop {
-            let mut worked = false;
-            while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {
-                worked = true;
-            }
-            match connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    if seen.handed_up(respond.stream_id().as_u32()) {
-                        // No handler is started for it.
-                        refused(&Failure::downstream(
-                            Reason::DownstreamConnectionTermination,
-                            "reset before it was looked at",
-                        ));
-                        if !unseen.one_more() {
-                            connection.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
-                            flooded = true;
-                        }
-                        continue;
-                    }
-                    taken = taken.saturating_add(1);
-                    if !draining && limits.requests.is_some_and(|most| taken >= most) {
-                        draining = true;
-                        connection.graceful_shutdown();
-                    }
-                    match accept(request, scheme, &limits) {
-                        Ok(IncomingRequest { head, size, incoming, wants_continue }) => {
-                            let Some(held) = heads.hold(size, seen.head_bytes()) else {
-                                let failure = Failure::downstream(
-                                    Reason::HeadersTooLarge,
-                                    "the heads of this connection take far more than it has sent for them",
-                                );
-                                refused(&failure);
-                                refuse(respond, &failure);
-                                continue;
-                            };
-                            let exchange = ServerStream::new(respond, wants_continue, held, &seen);
-                            let (body, tunnel) = if head.asks_for_tunnel() {
-                                let receiver = Rc::new(RefCell::new(Receiver::new(incoming)));
-                                let watched: Weak<RefCell<Receiver>> = Rc::downgrade(&receiver);
-                                unread.watch(watched);
-                                (Body::empty(), Some(receiver))
-                            } else {
-                                (exchange.body(&head, incoming, &limits, (&seen, &unread)), None)
-                            };
-                            let head_only = head.method == Method::HEAD;
-                            let responder =
-                                Responder::new(Rc::clone(&exchange), Rc::clone(&limits), head_only, tunnel);
-                            streams.push(watched(call(head, body, responder), exchange));
-                        }
-                        Err((failure, incoming)) => {
-                            refused(&failure);
-                            refuse(respond, &failure);
-                            drop(incoming);
-                        }
-                    }
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Pending => {
-                    seen.written.polled();
-                    let more = seen.all_handed_up();
-                    seen.refusals().iter().for_each(&refused);
-                    if !worked && !more {
-                        break;
-                    }
-                }
-            }
+        if driver.poll(cx, |cx| server.work(cx)).is_ready() {
+            return Poll::Ready(false);
         }
-        if seen.has_half_closed()
-            && let Some(pings) = &mut pings
-        {
-            // A client that has closed both sides answers any packet with a reset, which tells the kernel that it is gone; a
-            // client that still reads cannot answer. Fails if the connection has ended.
-            let _ = pings.send_ping(Ping::opaque());
+        if !draining && server.has_taken_all() {
+            draining = true;
+            idle.set(limits.head_timeout);
         }
-        if let Some(since) = seen.owed_since() {
+        let owed_since = connection.borrow().owed_since();
+        if let Some(since) = owed_since {
             head.set((since + limits.head_timeout).saturating_duration_since(Instant::now()));
             if head.poll_passed(cx).is_ready() {
-                late = true;
-                connection.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
+                connection.borrow_mut().shut_down(Code::ENHANCE_YOUR_CALM);
                 // Written as far as the client accepts it, without waiting.
-                let _ = connection.poll_accept(cx);
-                return Poll::Ready(Ok(()));
+                let _ = driver.poll(cx, |_| {});
+                return Poll::Ready(true);
             }
         }
-        if !streams.is_empty() {
+        if !server.handlers.is_empty() {
             idle.set(if draining { limits.head_timeout } else { limits.idle_timeout });
         }
         Poll::Pending
@@ -191,56 +113,107 @@ where
         refused(&failure);
         return Err(failure);
     }
-    match ended {
-        _ if flooded => Err(Failure::downstream(
-            Reason::DownstreamProtocolError,
-            "too many resets of what was just begun",
-        )),
+    let end = connection.borrow().end().cloned();
+    match end {
+        Some(end @ (End::Violation { .. } | End::GoAway(_))) => {
+            Err(failure::downstream(&StreamError::Connection(end)))
+        }
         // A connection that disappears between requests is no failure.
-        Err(error) if error.is_io() && streams.is_empty() => Ok(()),
-        Err(error) => Err(failure::downstream(&error)),
-        Ok(()) => Ok(()),
+        Some(end @ End::Io(_)) if !server.handlers.is_empty() => {
+            Err(failure::downstream(&StreamError::Connection(end)))
+        }
+        _ => Ok(()),
     }
 }
 
-fn builder(limits: &Limits, window: &Promised) -> h2::server::Builder {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(window.bytes())
-        .data_frame_budget(SMALL_FRAMES)
-        .max_frame_size(FRAME_SIZE)
-        .max_header_list_size(limits.http2_list_bytes())
-        .max_concurrent_streams(limits.concurrent_streams)
-        // Heads are inspected before many more are read (`seen`), so they do not accumulate; [`Unseen`] sets the limit.
-        .max_pending_accept_reset_streams(usize::MAX)
-        .max_concurrent_reset_streams(limits.resets.remembered)
-        .max_local_error_reset_streams(limits.resets.errors)
-        .max_send_buffer_size(SEND_BUFFER)
-        .enable_connect_protocol();
-    builder
+/// The requests of a connection.
+struct Server<'a, H, F, R> {
+    connection: Rc<RefCell<Connection>>,
+    scheme: Scheme,
+    limits: Rc<Limits>,
+    heads: HeadMemory,
+    /// The number of requests so far.
+    taken: u32,
+    handlers: FuturesUnordered<F>,
+    /// Handles one request.
+    handle: H,
+    /// Records a request that was refused.
+    refused: &'a R,
 }
 
-/// Limits streams that were reset before they were accepted.
-struct Unseen {
-    burst: Option<u32>,
-    left: f64,
-    last: Instant,
-}
-
-impl Unseen {
-    fn new(burst: Option<u32>) -> Self {
-        Self { burst, left: burst.map_or(0.0, f64::from), last: Instant::now() }
+impl<H, F, R> Server<'_, H, F, R>
+where
+    H: Fn(RequestHead, Body, Responder, Rc<ServerStream>) -> F,
+    F: Future<Output = ()>,
+    R: Fn(&Failure),
+{
+    /// Accepts all requests, and runs the handlers that were woken.
+    fn work(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let mut worked = false;
+            loop {
+                let incoming = self.connection.borrow_mut().accept();
+                let Some(incoming) = incoming else { break };
+                worked = true;
+                match incoming {
+                    Incoming::Request { key, section, ended } => self.accept(key, section, ended),
+                    Incoming::Refused(refusal) => (self.refused)(&refusal_of(refusal)),
+                }
+            }
+            while let Poll::Ready(Some(())) = self.handlers.poll_next_unpin(cx) {
+                worked = true;
+            }
+            if !worked {
+                return;
+            }
+        }
     }
 
-    /// Counts one more and returns whether it is within the limit.
-    fn one_more(&mut self) -> bool {
-        let Some(burst) = self.burst.map(f64::from) else { return true };
-        let now = Instant::now();
-        let back = now.duration_since(self.last).as_secs_f64() * burst / 10.0;
-        self.last = now;
-        self.left = (self.left + back).min(burst) - 1.0;
-        self.left >= 0.0
+    fn accept(&mut self, key: StreamKey, section: Section, ended: bool) {
+        let handle = Handle::new(&self.connection, key);
+        self.taken = self.taken.saturating_add(1);
+        if self.has_taken_all() {
+            self.connection.borrow_mut().shut_down_gracefully();
+        }
+        let refused = |failure: Failure| {
+            (self.refused)(&failure);
+            refuse(&handle, &failure);
+        };
+        let request = match accept(section, self.scheme, &self.limits) {
+            Ok(request) => request,
+            Err(failure) => return refused(failure),
+        };
+        let IncomingRequest { head, size, length, expects_continue } = request;
+        let sent = self.connection.borrow().head_bytes();
+        let Some(held) = self.heads.hold(size, sent) else {
+            return refused(Failure::downstream(
+                Reason::HeadersTooLarge,
+                "the heads of this connection take far more than it has sent for them",
+            ));
+        };
+        let exchange = ServerStream::new(handle, !ended && expects_continue, held);
+        let tunnel = head.asks_for_tunnel();
+        let body = if ended || tunnel { Body::empty() } else { exchange.body(length, &self.limits) };
+        let head_only = head.method == Method::HEAD;
+        let responder = Responder::new(Rc::clone(&exchange), Rc::clone(&self.limits), head_only, tunnel);
+        self.handlers.push((self.handle)(head, body, responder, exchange));
+    }
+
+    /// Returns whether the connection has served as many requests as it may.
+    fn has_taken_all(&self) -> bool {
+        self.limits.requests.is_some_and(|most| self.taken >= most)
+    }
+}
+
+fn refusal_of(refusal: Refusal) -> Failure {
+    match refusal {
+        Refusal::Malformed(rule) => Failure::downstream(Reason::DownstreamProtocolError, rule),
+        Refusal::TooManyStreams => {
+            Failure::downstream(Reason::DownstreamProtocolError, "more streams at a time than allowed")
+        }
+        Refusal::ResetUnseen => {
+            Failure::downstream(Reason::DownstreamConnectionTermination, "reset before it was looked at")
+        }
     }
 }
 

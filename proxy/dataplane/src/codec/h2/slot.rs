@@ -1,28 +1,31 @@
 //! The streams in use on a client connection. Their number determines whether the connection is in use.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::seen::Seen;
-use super::unread::Unread;
+use super::connection::Connection;
+use super::frame::Code;
 use crate::codec::limits::Limits;
 use crate::codec::usage::Usage;
 
-/// The state that a connection and its exchanges share.
+/// The state that a client connection and its exchanges share. The connection closes when it is dropped.
 pub(super) struct Shared {
     pub(super) limits: Rc<Limits>,
-    pub(super) seen: Rc<Seen>,
-    pub(super) unread: Unread,
+    pub(super) connection: Rc<RefCell<Connection>>,
     pub(super) streams: Cell<usize>,
     pub(super) usage: Rc<dyn Usage>,
     /// Whether the peer is a proxy, which may be sent PINGs at any time.
     pub(super) of_proxy: bool,
     /// When the peer was last sent a PING because of a doubt.
     pub(super) asked: Cell<Option<Instant>>,
-    pub(super) ask: Notify,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.connection.borrow_mut().shut_down(Code::NO_ERROR);
+    }
 }
 
 /// A stream of the connection that is in use.
@@ -38,7 +41,7 @@ impl Slot {
         Self(Rc::clone(shared))
     }
 
-    pub(super) fn shared(&self) -> &Shared {
+    pub(super) fn shared(&self) -> &Rc<Shared> {
         &self.0
     }
 }

@@ -1,7 +1,6 @@
 //! A stream that CONNECT turned into a byte stream: its bytes are DATA frames, its half-closes END_STREAM (RFC 9113 section
 //! 8.5). The windows provide back-pressure.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -9,51 +8,51 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::{Reason as Code, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::unread::Receiver;
+use super::connection::{End, Received, StreamError};
+use super::frame::Code;
+use super::handle::Handle;
 use crate::socket::stream;
+
+/// The largest piece that a write takes.
+const PIECE: usize = 16 * 1024;
 
 /// Both halves of a tunnel's stream. The stream is reset if this is dropped before its end.
 pub(super) struct Tunnel {
-    send: SendStream<Bytes>,
-    receive: Rc<RefCell<Receiver>>,
+    handle: Rc<Handle>,
     /// Bytes that were received and not yet read.
     read: Bytes,
     shut: bool,
 }
 
 impl Tunnel {
-    pub(super) fn new(send: SendStream<Bytes>, receive: Rc<RefCell<Receiver>>) -> Self {
-        Self { send, receive, read: Bytes::new(), shut: false }
+    pub(super) fn new(handle: Rc<Handle>) -> Self {
+        Self { handle, read: Bytes::new(), shut: false }
     }
 }
 
 impl stream::Tunnel for Tunnel {
-    fn reset(mut self: Box<Self>) {
-        self.send.send_reset(Code::CONNECT_ERROR);
+    fn reset(self: Box<Self>) {
+        self.handle.reset(Code::CONNECT_ERROR);
     }
 }
 
 impl AsyncRead for Tunnel {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let mut receiver = this.receive.borrow_mut();
         while this.read.is_empty() {
-            let Some(stream) = receiver.stream() else {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-            };
-            match ready!(stream.poll_data(cx)) {
-                Some(Ok(data)) => this.read = data,
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-                None => return Poll::Ready(Ok(())),
+            match ready!(this.handle.poll_receive(cx)) {
+                Ok(Received::Data(data)) => this.read = data,
+                // Trailers have no meaning for a tunnel.
+                Ok(Received::Trailers(..)) => {}
+                Ok(Received::End) => return Poll::Ready(Ok(())),
+                Err(error) => return Poll::Ready(Err(broken(&error))),
             }
         }
         let length = this.read.len().min(into.remaining());
         into.put_slice(&this.read[..length]);
         this.read.advance(length);
-        receiver.consume(length);
         Poll::Ready(Ok(()))
     }
 }
@@ -64,17 +63,10 @@ impl AsyncWrite for Tunnel {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        this.send.reserve_capacity(bytes.len());
-        while this.send.capacity() == 0 {
-            match ready!(this.send.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            }
-        }
-        let length = bytes.len().min(this.send.capacity());
-        this.send.send_data(Bytes::copy_from_slice(&bytes[..length]), false).map_err(broken)?;
-        Poll::Ready(Ok(length))
+        ready!(this.handle.poll_capacity(cx)).map_err(|error| broken(&error))?;
+        let piece = &bytes[..bytes.len().min(PIECE)];
+        this.handle.send_data(Bytes::copy_from_slice(piece), false).map_err(|error| broken(&error))?;
+        Poll::Ready(Ok(piece.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -85,17 +77,18 @@ impl AsyncWrite for Tunnel {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !std::mem::replace(&mut this.shut, true) {
-            this.send.send_data(Bytes::new(), true).map_err(broken)?;
+            this.handle.send_data(Bytes::new(), true).map_err(|error| broken(&error))?;
         }
         Poll::Ready(Ok(()))
     }
 }
 
-fn broken(error: h2::Error) -> io::Error {
-    if error.is_io() {
-        return error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
-    }
-    io::Error::new(io::ErrorKind::ConnectionReset, error)
+fn broken(error: &StreamError) -> io::Error {
+    let kind = match error {
+        StreamError::Connection(End::Io(error)) => error.kind(),
+        _ => io::ErrorKind::ConnectionReset,
+    };
+    io::Error::new(kind, error.to_string())
 }
 
 impl fmt::Debug for Tunnel {

@@ -22,10 +22,7 @@ async fn to_upstream(frames: Vec<Vec<u8>>, asked: bool) -> (ClientConnection, Du
     let (ours, mut theirs) = duplex(256 * 1024);
     theirs.write_all(&[frame(SETTINGS, 0, 0, &[]), frames.concat()].concat()).await.unwrap();
     let usage = Rc::new(Uncounted);
-    (
-        ClientConnection::start_asking(Stream::Memory(ours), &Limits::default(), usage, asked).await.unwrap(),
-        theirs,
-    )
+    (ClientConnection::start_asking(Stream::Memory(ours), &Limits::default(), usage, asked), theirs)
 }
 
 /// What the proxy above asks of a connection when it is in doubt whether its host is there.

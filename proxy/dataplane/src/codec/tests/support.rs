@@ -24,7 +24,7 @@ use crate::socket::stream::Stream;
 
 /// A connection to the upstream at the other end of `stream`.
 pub(super) async fn http2_to(stream: DuplexStream, limits: &Limits) -> Http2Connection {
-    Http2Connection::start(Stream::Memory(stream), limits, Rc::new(Uncounted)).await.unwrap()
+    Http2Connection::start(Stream::Memory(stream), limits, Rc::new(Uncounted))
 }
 
 /// Counts nothing.

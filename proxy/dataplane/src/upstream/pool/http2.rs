@@ -185,7 +185,7 @@ impl Pool {
             }
         };
         permit.ends();
-        let connection = Http2Connection::start(stream, &limits, Rc::new(permit)).await?;
+        let connection = Http2Connection::start(stream, &limits, Rc::new(permit));
         let now = Instant::now();
         let (used, carried) = (Cell::new(now), Cell::new(0));
         Ok(SharedConnection { connection, facts, born: now, used, carried })

@@ -230,6 +230,7 @@ impl Connection {
                     return self.settle(index);
                 }
                 self.lose(index, Fault::Reset(code));
+                self.reset_unseen(id);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::time::Instant;
 

@@ -108,14 +108,4 @@ impl Connection {
         }
         Poll::Ready(self.error_of(fault).map_or(Ok(Received::End), Err))
     }
-
-    /// Returns whether END_STREAM was received and everything before it was read.
-    pub(in super::super) fn is_read(&mut self, key: StreamKey) -> bool {
-        self.streams.get(key).is_none_or(|stream| {
-            stream.receiving == Receiving::Ended
-                && stream.unread == 0
-                && stream.trailers.is_none()
-                && stream.bad_trailers.is_none()
-        })
-    }
 }

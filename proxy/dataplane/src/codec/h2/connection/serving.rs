@@ -15,6 +15,8 @@ use super::streams::StreamKey;
 const BYTES_AT_ONCE: usize = 64 * 1024;
 /// The same limit as a number of heads.
 const HEADS_AT_ONCE: usize = 128;
+/// Refusals that wait to be recorded.
+const REFUSALS_AT_ONCE: usize = 4096;
 
 /// What a server takes from [`Connection::accept`].
 #[derive(Debug)]
@@ -51,7 +53,9 @@ impl Accepting {
 
     /// Returns whether no more frames are to be read until some were accepted.
     pub(super) fn is_full(&self) -> bool {
-        self.bytes >= BYTES_AT_ONCE || self.requests.len() + self.refusals.len() >= HEADS_AT_ONCE
+        self.bytes >= BYTES_AT_ONCE
+            || self.requests.len() >= HEADS_AT_ONCE
+            || self.refusals.len() >= REFUSALS_AT_ONCE
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -70,13 +74,24 @@ impl Connection {
         let fault = self.streams.get(key).and_then(|stream| stream.fault);
         let Some(fault) = fault else { return Some(Incoming::Request { key, section, ended }) };
         self.release(key);
-        let Fault::Violation(_, rule) = fault else {
-            if !self.floods.unseen_reset(self.now) {
-                self.flooded("too many resets of what was just begun");
-            }
-            return Some(Incoming::Refused(Refusal::ResetUnseen));
-        };
-        Some(Incoming::Refused(Refusal::Malformed(rule)))
+        Some(Incoming::Refused(match fault {
+            Fault::Violation(_, rule) => Refusal::Malformed(rule),
+            _ => Refusal::ResetUnseen,
+        }))
+    }
+
+    /// Drops the request on a stream that the client has reset, if it was not accepted yet. It no longer holds back reading.
+    pub(super) fn reset_unseen(&mut self, id: u32) {
+        // In the order of their streams.
+        let requests = &mut self.accepting.requests;
+        let found = requests.binary_search_by_key(&id, |request| request.key.id);
+        let Some(request) = found.ok().and_then(|at| requests.remove(at)) else { return };
+        self.accepting.bytes -= request.section.list_bytes;
+        self.accepting.refusals.push_back(Refusal::ResetUnseen);
+        self.release(request.key);
+        if !self.floods.unseen_reset(self.now) {
+            self.flooded("too many resets of what was just begun");
+        }
     }
 
     /// Returns the bytes of field sections that were received, as they were on the wire.

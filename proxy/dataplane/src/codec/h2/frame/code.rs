@@ -8,6 +8,7 @@ pub(in super::super) struct Code(u32);
 
 macro_rules! codes {
     ($($name:ident = $value:literal;)*) => {
+        #[allow(dead_code, reason = "the list is complete")]
         impl Code {
             $(pub(in super::super) const $name: Self = Self($value);)*
 

@@ -59,11 +59,6 @@ impl Decoder {
         Ok(section)
     }
 
-    /// Returns the bytes that the table holds, for the memory that a connection is charged with.
-    pub(in super::super) fn table_bytes(&self) -> usize {
-        self.table.held()
-    }
-
     /// Applies the size updates at the start of a block (RFC 7541 section 4.2) and returns the rest.
     fn size_updates<'a>(&mut self, block: &'a [u8]) -> Result<&'a [u8], CompressionError> {
         let mut rest = block;

@@ -92,7 +92,8 @@ impl Encoder {
         self.evict(limit);
     }
 
-    /// Appends the field block of a section to `out`. Sensitive values (`HeaderValue::is_sensitive`) are never indexed.
+    /// Appends the field block of a section to `out`. Sensitive values (`HeaderValue::is_sensitive`) are never indexed. Fields that HTTP/2
+    /// does not have are not written: those specific to a connection (RFC 9113 section 8.2.2), and `host`, which is `:authority`.
     pub(in super::super) fn encode(&mut self, pseudo: Pseudo<'_>, fields: &HeaderMap, out: &mut Vec<u8>) {
         self.size_update(out);
         match pseudo {
@@ -100,24 +101,24 @@ impl Encoder {
                 match *method {
                     Method::GET => out.push(0x82),
                     Method::POST => out.push(0x83),
-                    _ => self.field(":method", method.as_str().as_bytes(), || Some(2), out),
+                    _ => self.field(":method", method.as_str().as_bytes(), Some(2), out),
                 }
                 match scheme {
                     Some("http") => out.push(0x86),
                     Some("https") => out.push(0x87),
-                    Some(scheme) => self.field(":scheme", scheme.as_bytes(), || Some(6), out),
+                    Some(scheme) => self.field(":scheme", scheme.as_bytes(), Some(6), out),
                     None => {}
                 }
                 match path {
                     Some("/") => out.push(0x84),
-                    Some(path) => self.field(":path", path.as_bytes(), || Some(4), out),
+                    Some(path) => self.field(":path", path.as_bytes(), Some(4), out),
                     None => {}
                 }
                 if let Some(authority) = authority {
-                    self.field(":authority", authority.as_bytes(), || Some(1), out);
+                    self.field(":authority", authority.as_bytes(), Some(1), out);
                 }
                 if let Some(protocol) = protocol {
-                    self.field(":protocol", protocol.as_bytes(), || None, out);
+                    self.field(":protocol", protocol.as_bytes(), None, out);
                 }
             }
             Pseudo::Response(status) => match status.as_u16() {
@@ -128,33 +129,35 @@ impl Encoder {
                 400 => out.push(0x8c),
                 404 => out.push(0x8d),
                 500 => out.push(0x8e),
-                _ => self.field(":status", status.as_str().as_bytes(), || Some(8), out),
+                _ => self.field(":status", status.as_str().as_bytes(), Some(8), out),
             },
             Pseudo::None => {}
         }
         for (name, value) in fields {
+            let text = name.as_str();
             if is_sensitive(name, value) {
-                let index = statics::index(name.as_str()).or_else(|| self.find_name(name.as_str()));
-                literal(Literal::NeverIndexed, index, name.as_str(), value.as_bytes(), out);
-            } else {
-                let name = name.as_str();
-                self.field(name, value.as_bytes(), || statics::index(name), out);
+                if !is_of_another_version(text) {
+                    let index = statics::index(text).or_else(|| self.find_name(text));
+                    literal(Literal::NeverIndexed, index, text, value.as_bytes(), out);
+                }
+                continue;
+            }
+            let hashes = Hashes::of(text, value.as_bytes());
+            match self.find(hashes, text, value.as_bytes()) {
+                Some(index) => integer::encode(index, 7, 0x80, out),
+                // Those are never in the table, so that it is enough to look for them here.
+                None if is_of_another_version(text) => {}
+                None => self.add(hashes, text, value.as_bytes(), statics::index(text), out),
             }
         }
     }
 
-    /// Appends a field. `static_name` returns the index of its name in the static table; the table rarely leaves that question open.
-    fn field(
-        &mut self,
-        name: &str,
-        value: &[u8],
-        static_name: impl FnOnce() -> Option<usize>,
-        out: &mut Vec<u8>,
-    ) {
+    /// Appends a pseudo-field whose name is in the static table at `static_name`.
+    fn field(&mut self, name: &str, value: &[u8], static_name: Option<usize>, out: &mut Vec<u8>) {
         let hashes = Hashes::of(name, value);
         match self.find(hashes, name, value) {
             Some(index) => integer::encode(index, 7, 0x80, out),
-            None => self.add(hashes, name, value, static_name(), out),
+            None => self.add(hashes, name, value, static_name, out),
         }
     }
 
@@ -279,6 +282,14 @@ fn is_sensitive(name: &HeaderName, value: &HeaderValue) -> bool {
         || *name == header::PROXY_AUTHORIZATION
         || *name == header::SET_COOKIE
         || (*name == header::COOKIE && value.len() < SHORT_COOKIE)
+}
+
+/// Returns whether HTTP/2 does not have a field of that name.
+fn is_of_another_version(name: &str) -> bool {
+    matches!(
+        name,
+        "connection" | "host" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade"
+    )
 }
 
 /// Appends a literal whose name is in a table at `index`, or is written.

@@ -59,6 +59,8 @@ pub(super) enum Value {
     Status(StatusCode),
     /// Of a regular field or `:protocol`.
     Text(HeaderValue),
+    /// A value that is well-formed, and that this proxy refuses for a reason.
+    Refused(&'static str),
     /// What the name or the value violates.
     Malformed(&'static str),
 }
@@ -126,7 +128,7 @@ impl Name {
             Self::Scheme => scheme(value),
             Self::Authority => {
                 let authority = Authority::try_from(value).map_err(|_| ":authority is malformed")?;
-                authority::normal(authority).map(Value::Authority)
+                Ok(authority::normal(authority).map_or_else(Value::Refused, Value::Authority))
             }
             Self::Path => target(value),
             Self::Status => match StatusCode::from_bytes(value) {
@@ -172,7 +174,7 @@ fn target(value: &[u8]) -> Result<Value, &'static str> {
     if value.is_empty() {
         return Err(":path is empty");
     }
-    path::normal(&Method::OPTIONS, target).map(Value::Path)
+    Ok(path::normal(&Method::OPTIONS, target).map_or_else(Value::Refused, Value::Path))
 }
 
 #[cfg(test)]
@@ -181,7 +183,7 @@ mod tests {
 
     fn rule(name: &str, value: &str) -> Option<&'static str> {
         match Field::new(Name::parse(name.as_bytes()), name.len(), value.as_bytes()).value {
-            Value::Malformed(rule) => Some(rule),
+            Value::Malformed(rule) | Value::Refused(rule) => Some(rule),
             _ => None,
         }
     }

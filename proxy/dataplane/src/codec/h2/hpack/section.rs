@@ -55,6 +55,8 @@ pub(in super::super) struct Section {
     pub(in super::super) list_bytes: usize,
     /// The rule that the section violates, if it is malformed (RFC 9113 section 8.1.1): a stream error PROTOCOL_ERROR.
     pub(in super::super) malformed: Option<&'static str>,
+    /// Why this proxy refuses `:path` or `:authority`, which are well-formed. They are absent then.
+    pub(in super::super) refused: Option<&'static str>,
     /// Whether it is larger than the limit of the decoder.
     pub(in super::super) too_large: bool,
     kind: Kind,
@@ -85,6 +87,7 @@ impl Section {
             size: FieldSize::default(),
             list_bytes: 0,
             malformed: None,
+            refused: None,
             too_large: false,
             kind,
             limit,
@@ -101,6 +104,9 @@ impl Section {
         }
         match (field.name, field.value) {
             (_, Value::Malformed(rule)) => self.violates(rule),
+            (_, Value::Refused(rule)) => {
+                self.refused.get_or_insert(rule);
+            }
             (Name::Regular(name, role), Value::Text(value)) => {
                 self.size.add(field.name_bytes, field.value_bytes);
                 self.has_regular = true;
@@ -168,7 +174,7 @@ impl Section {
 
     /// Checks that the pseudo-fields are complete (RFC 9113 sections 8.3 and 8.5, RFC 8441 section 4).
     pub(super) fn finish(&mut self) {
-        if self.too_large || self.malformed.is_some() {
+        if self.too_large || self.malformed.is_some() || self.refused.is_some() {
             return;
         }
         let violated = match self.kind {

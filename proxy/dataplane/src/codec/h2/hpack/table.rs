@@ -63,11 +63,6 @@ impl Table {
         Ok(())
     }
 
-    /// Returns the bytes that the table holds in memory, roughly.
-    pub(super) fn held(&self) -> usize {
-        self.bytes + self.fields.capacity() * size_of::<Field>()
-    }
-
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.bytes

@@ -289,6 +289,19 @@ proptest! {
         }
     }
 
+    #[test]
+    fn a_section_that_is_understood_is_passed_on_as_the_same_section(
+        blocks in proptest::collection::vec(
+            (0..3_u8, proptest::collection::vec(prop_oneof![Just(0x82), Just(0x84), Just(0x86), Just(0x88), Just(0xbe),
+                Just(0x40), Just(0x01), Just(b'a'), any::<u8>()], 0..20)),
+            0..6,
+        ),
+    ) {
+        let framed = |(kind, block): &(u8, Vec<u8>)| [&[*kind, block.len() as u8][..], block].concat();
+        let bytes: Vec<u8> = blocks.iter().flat_map(framed).collect();
+        crate::codec::h2::properties::field_blocks(&bytes);
+    }
+
     /// Sections through an encoder and a decoder, with sizes of the table that change in between.
     #[test]
     fn what_is_encoded_is_decoded(

@@ -117,3 +117,14 @@ fn the_table_stays_within_its_size() {
     }
     assert!(encoder.entries.len() > 90);
 }
+
+/// RFC 9113 section 8.2.2.
+#[test]
+fn fields_that_http2_does_not_have_are_not_written() {
+    let mut encoder = Encoder::default();
+    for name in ["connection", "host", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"] {
+        for _ in 0..3 {
+            assert_eq!(encoded(&mut encoder, &[(name, "a")]), [], "{name}");
+        }
+    }
+}

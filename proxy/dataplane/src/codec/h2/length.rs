@@ -1,0 +1,46 @@
+//! The `content-length` of a message that is sent: that of its body, so that the peer can check it.
+
+use http::{HeaderMap, HeaderValue, header};
+
+/// Announces a body of `length` bytes, if that is known; an empty one only if there was a length before, since END_STREAM is sufficient.
+pub(super) fn announce(headers: &mut HeaderMap, length: Option<u64>) {
+    let before = headers.get(header::CONTENT_LENGTH);
+    match (length, before) {
+        (None, None) | (Some(0), None) => {}
+        (None, Some(_)) => drop(headers.remove(header::CONTENT_LENGTH)),
+        // It is usually right: no new value is made.
+        (Some(length), Some(before)) if is(before, length) => {}
+        (Some(length), _) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
+    }
+}
+
+fn is(value: &HeaderValue, length: u64) -> bool {
+    value.to_str().is_ok_and(|value| value.parse() == Ok(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_that_is_announced_is_that_of_the_body() {
+        for (before, length, after) in [
+            (None, None, None),
+            (None, Some(0), None),
+            (None, Some(5), Some("5")),
+            (Some("7"), None, None),
+            (Some("7"), Some(0), Some("0")),
+            (Some("7"), Some(5), Some("5")),
+            (Some("5"), Some(5), Some("5")),
+            (Some("x"), Some(5), Some("5")),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(before) = before {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static(before));
+            }
+            announce(&mut headers, length);
+            let announced = headers.get(header::CONTENT_LENGTH).map(|value| value.to_str().unwrap());
+            assert_eq!(announced, after, "{before:?} {length:?}");
+        }
+    }
+}
