@@ -32,7 +32,12 @@ pub(super) struct IncomingRequest {
 
 /// Converts the head of a request, which is not malformed by itself. Returns an error if it is too large or a rule of the proxy refuses
 /// it. `scheme` is that of the connection.
-pub(super) fn accept(section: Section, scheme: Scheme, limits: &Limits) -> Result<IncomingRequest, Failure> {
+pub(super) fn accept(
+    section: Box<Section>,
+    scheme: Scheme,
+    limits: &Limits,
+) -> Result<IncomingRequest, Failure> {
+    let section = *section;
     let rule = |rule: &str| Failure::downstream(Reason::DownstreamProtocolError, rule);
     // `host` next to `:authority` is redundant and is not passed on, so it is counted twice at most.
     let size = section.size;

@@ -169,7 +169,7 @@ where
         }
     }
 
-    fn accept(&mut self, key: StreamKey, section: Section, ended: bool) {
+    fn accept(&mut self, key: StreamKey, section: Box<Section>, ended: bool) {
         let handle = Handle::new(&self.connection, key);
         self.taken = self.taken.saturating_add(1);
         if self.has_taken_all() {

@@ -60,7 +60,7 @@ impl Connection {
         matches!(self.leaving, Leaving::Final(last) if id > last && id % 2 == 1)
     }
 
-    fn request(&mut self, id: u32, section: Section, end: bool, depends_on_itself: bool) {
+    fn request(&mut self, id: u32, section: Box<Section>, end: bool, depends_on_itself: bool) {
         self.streams.opened(id);
         if self.streams.active >= self.config.concurrent_streams {
             self.accepting.refusals.push_back(Refusal::TooManyStreams);
@@ -91,7 +91,7 @@ impl Connection {
         self.accepting.push(Request { key, section, ended: end });
     }
 
-    fn response(&mut self, index: u32, section: Section, end: bool) {
+    fn response(&mut self, index: u32, section: Box<Section>, end: bool) {
         let Some(stream) = self.streams.at(index) else { return };
         if stream.fault.is_some() {
             return;
@@ -127,7 +127,7 @@ impl Connection {
         }
     }
 
-    fn trailers(&mut self, index: u32, section: Section, end: bool) {
+    fn trailers(&mut self, index: u32, section: Box<Section>, end: bool) {
         let Some(stream) = self.streams.at(index) else { return };
         if stream.fault.is_some_and(Fault::was_sent) {
             return;

@@ -28,7 +28,7 @@ pub(in super::super) enum Received {
 #[derive(Debug)]
 pub(in super::super) struct ResponseSection {
     /// Its fields. If `too_large`, some are missing.
-    pub(in super::super) section: Section,
+    pub(in super::super) section: Box<Section>,
     /// Whether it ends the stream.
     pub(in super::super) ended: bool,
 }

@@ -20,11 +20,10 @@ const REFUSALS_AT_ONCE: usize = 4096;
 
 /// What a server takes from [`Connection::accept`].
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "moved once, to where it is taken apart")]
 pub(in super::super) enum Incoming {
     /// A request, not malformed. If `section.too_large`, fields are missing, and it is to be answered with 431. `ended`: no body
     /// follows. The key is to be released.
-    Request { key: StreamKey, section: Section, ended: bool },
+    Request { key: StreamKey, section: Box<Section>, ended: bool },
     /// A request that was refused, for the record.
     Refused(Refusal),
 }
@@ -41,7 +40,7 @@ pub(super) struct Accepting {
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) key: StreamKey,
-    pub(super) section: Section,
+    pub(super) section: Box<Section>,
     pub(super) ended: bool,
 }
 

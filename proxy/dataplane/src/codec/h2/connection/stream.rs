@@ -67,9 +67,9 @@ pub(super) struct Stream {
     pub(super) sending: Sending,
     pub(super) fault: Option<Fault>,
 
-    pub(super) interim: VecDeque<Section>,
+    pub(super) interim: VecDeque<Box<Section>>,
     pub(super) interims: usize,
-    pub(super) head: Option<Section>,
+    pub(super) head: Option<Box<Section>>,
     data: VecDeque<Bytes>,
     /// Small payloads behind `data`.
     joined: BytesMut,

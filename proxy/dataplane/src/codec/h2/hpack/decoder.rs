@@ -2,11 +2,14 @@
 
 use super::field::{Field, Name, Value};
 use super::section::{Kind, Section};
-use super::table::Table;
+use super::table::{Entry, Table};
 use super::{huffman, integer};
 
 /// Strings above this are decoded into a buffer of their own, so that a connection does not keep a large one.
 const KEPT: usize = 1024;
+
+/// The most fields that a head has capacity for before they are decoded.
+const MOST_USUAL: usize = 24;
 
 /// A violation of RFC 7541: the connection ends with COMPRESSION_ERROR (RFC 9113 section 4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub(in super::super) struct CompressionError(pub(in super::super) &'static str);
 pub(in super::super) struct Decoder {
     table: Table,
     list_bytes: usize,
+    /// The number of fields in the last head of a request and of a response, for which the next one has capacity.
+    usual: [usize; 2],
     /// The string that is being decoded.
     scratch: Vec<u8>,
 }
@@ -25,19 +30,32 @@ impl Decoder {
     /// Creates a decoder with a table of 4096 bytes. A section whose fields, by RFC 9113 section 6.5.2, are larger than `list_bytes` is
     /// too large: its further fields are decoded and dropped.
     pub(in super::super) fn new(list_bytes: usize) -> Self {
-        Self { table: Table::default(), list_bytes, scratch: Vec::new() }
+        Self { table: Table::default(), list_bytes, usual: [0; 2], scratch: Vec::new() }
     }
 
     /// Decodes a complete field block. The section may be malformed or too large, which does not affect the following ones.
-    pub(in super::super) fn decode(&mut self, block: &[u8], kind: Kind) -> Result<Section, CompressionError> {
-        let mut section = Section::new(kind, self.list_bytes);
+    pub(in super::super) fn decode(
+        &mut self,
+        block: &[u8],
+        kind: Kind,
+    ) -> Result<Box<Section>, CompressionError> {
+        let capacity = match kind {
+            Kind::Request => self.usual[0],
+            Kind::Response => self.usual[1],
+            Kind::Trailers => 0,
+        };
+        // Boxed, because it is passed on several times.
+        let mut section = Box::new(Section::new(kind, self.list_bytes, capacity));
         let mut rest = self.size_updates(block)?;
         while let Some(first) = rest.first() {
             match first {
-                0x80.. => section.add(self.table.get(integer::decode(&mut rest, 7)?)?),
+                0x80.. => match self.table.get(integer::decode(&mut rest, 7)?)? {
+                    Entry::Static(field) => section.add(field),
+                    Entry::Dynamic(field) => section.add_shared(field),
+                },
                 0x40.. => {
                     let field = self.literal(&mut rest, 6)?;
-                    section.add(field.clone());
+                    section.add_shared(&field);
                     self.table.insert(field);
                 }
                 0x20.. => return Err(CompressionError("a size update is behind a field")),
@@ -53,6 +71,11 @@ impl Decoder {
             }
         }
         section.finish();
+        match kind {
+            Kind::Request => self.usual[0] = section.fields.keys_len().min(MOST_USUAL),
+            Kind::Response => self.usual[1] = section.fields.keys_len().min(MOST_USUAL),
+            Kind::Trailers => {}
+        }
         if self.scratch.capacity() > KEPT {
             self.scratch = Vec::new();
         }

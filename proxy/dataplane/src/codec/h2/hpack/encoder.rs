@@ -209,20 +209,10 @@ impl Encoder {
     fn search(&self, hashes: &VecDeque<u32>, hash: u32, is_it: impl Fn(&Entry) -> bool) -> Option<usize> {
         let (first, second) = hashes.as_slices();
         for (slice, before) in [(first, 0), (second, first.len())] {
-            let mut chunks = slice.chunks(EIGHT);
-            let mut start = before;
-            for chunk in &mut chunks {
-                // Without a branch for each hash, so that it takes few instructions.
-                if chunk.iter().fold(false, |any, one| any | (*one == hash)) {
-                    let mut places = chunk.iter().enumerate().filter(|(_, one)| **one == hash);
-                    let found = places.find_map(|(at, _)| {
-                        self.entries.get(start + at).filter(|entry| is_it(entry)).map(|_| start + at)
-                    });
-                    if let Some(at) = found {
-                        return Some(statics::LAST + 1 + at);
-                    }
+            for (at, _) in slice.iter().enumerate().filter(|(_, one)| **one == hash) {
+                if self.entries.get(before + at).is_some_and(&is_it) {
+                    return Some(statics::LAST + 1 + before + at);
                 }
-                start += EIGHT;
             }
         }
         None
@@ -252,9 +242,6 @@ impl Encoder {
         }
     }
 }
-
-/// Hashes that are compared at once.
-const EIGHT: usize = 8;
 
 /// The hashes of a field. They need not withstand chosen values: a collision only costs a comparison.
 #[derive(Clone, Copy)]

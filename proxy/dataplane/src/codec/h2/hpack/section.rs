@@ -20,9 +20,6 @@ pub(in super::super) enum Kind {
     Trailers,
 }
 
-/// The fields that a map of a head has capacity for from the start: those of most requests, and what the pipeline adds.
-const USUAL_FIELDS: usize = 12;
-
 /// A decoded field section. If it is malformed or too large, its fields are incomplete and must not be passed on.
 #[derive(Debug)]
 pub(in super::super) struct Section {
@@ -66,12 +63,8 @@ pub(in super::super) struct Section {
 }
 
 impl Section {
-    /// Creates an empty section, which may have `limit` bytes by RFC 9113 section 6.5.2.
-    pub(super) fn new(kind: Kind, limit: usize) -> Self {
-        let fields = match kind {
-            Kind::Trailers => HeaderMap::new(),
-            Kind::Request | Kind::Response => HeaderMap::with_capacity(USUAL_FIELDS),
-        };
+    /// Creates an empty section, which may have `limit` bytes by RFC 9113 section 6.5.2 and has capacity for `fields` names.
+    pub(super) fn new(kind: Kind, limit: usize, fields: usize) -> Self {
         Self {
             method: None,
             scheme: None,
@@ -80,7 +73,7 @@ impl Section {
             protocol: None,
             status: None,
             host: None,
-            fields,
+            fields: HeaderMap::with_capacity(fields),
             content_length: None,
             expects_continue: false,
             cookies: 0,
@@ -97,26 +90,41 @@ impl Section {
 
     /// Adds the next field.
     pub(super) fn add(&mut self, field: Field) {
-        self.list_bytes += field.size();
-        if self.list_bytes > self.limit {
-            self.too_large = true;
+        if !self.count(&field) {
             return;
         }
         match (field.name, field.value) {
-            (_, Value::Malformed(rule)) => self.violates(rule),
-            (_, Value::Refused(rule)) => {
-                self.refused.get_or_insert(rule);
-            }
             (Name::Regular(name, role), Value::Text(value)) => {
                 self.size.add(field.name_bytes, field.value_bytes);
-                self.has_regular = true;
                 self.add_regular(name, role, value);
             }
-            (_, value) => self.add_pseudo(value, field.value_bytes),
+            (_, value) => self.add_other(value, field.value_bytes),
         }
     }
 
+    /// Adds the next field, which stays in a table.
+    pub(super) fn add_shared(&mut self, field: &Field) {
+        if !self.count(field) {
+            return;
+        }
+        match (&field.name, &field.value) {
+            (Name::Regular(name, role), Value::Text(value)) => {
+                self.size.add(field.name_bytes, field.value_bytes);
+                self.add_regular(name.clone(), *role, value.clone());
+            }
+            (_, value) => self.add_other(value.clone(), field.value_bytes),
+        }
+    }
+
+    /// Counts a field. Returns whether the section is within its limit.
+    fn count(&mut self, field: &Field) -> bool {
+        self.list_bytes += field.size();
+        self.too_large |= self.list_bytes > self.limit;
+        !self.too_large
+    }
+
     fn add_regular(&mut self, name: HeaderName, role: Role, value: HeaderValue) {
+        self.has_regular = true;
         if self.kind == Kind::Trailers {
             if hop::is_forbidden_in_trailers(&name) {
                 return;
@@ -149,7 +157,16 @@ impl Section {
         }
     }
 
-    fn add_pseudo(&mut self, value: Value, bytes: usize) {
+    /// Adds a pseudo-field, or a field that is malformed or refused. `bytes` is the length of its value.
+    fn add_other(&mut self, value: Value, bytes: usize) {
+        match value {
+            Value::Malformed(rule) => return self.violates(rule),
+            Value::Refused(rule) => {
+                self.refused.get_or_insert(rule);
+                return;
+            }
+            _ => {}
+        }
         if self.has_regular {
             return self.violates("a pseudo-field is behind other fields");
         }

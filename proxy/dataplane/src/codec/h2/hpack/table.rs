@@ -14,6 +14,12 @@ pub(super) struct Table {
     limit: usize,
 }
 
+/// A field of either table.
+pub(super) enum Entry<'a> {
+    Static(Field),
+    Dynamic(&'a Field),
+}
+
 impl Default for Table {
     fn default() -> Self {
         Self { fields: VecDeque::new(), bytes: 0, limit: TABLE_BYTES }
@@ -22,12 +28,12 @@ impl Default for Table {
 
 impl Table {
     /// Returns the field with an index (RFC 7541 section 2.3.3).
-    pub(super) fn get(&self, index: usize) -> Result<Field, CompressionError> {
+    pub(super) fn get(&self, index: usize) -> Result<Entry<'_>, CompressionError> {
         if index <= statics::LAST {
-            return statics::field(index).ok_or(CompressionError("an index is 0"));
+            return statics::field(index).map(Entry::Static).ok_or(CompressionError("an index is 0"));
         }
         match self.fields.get(index - statics::LAST - 1) {
-            Some(field) => Ok(field.clone()),
+            Some(field) => Ok(Entry::Dynamic(field)),
             None => Err(CompressionError("an index is beyond the table")),
         }
     }
