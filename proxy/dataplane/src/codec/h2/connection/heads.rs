@@ -2,9 +2,9 @@
 //!
 //! Every block is decoded, also one whose stream is gone: the decoder's table is that of the connection.
 
-use http::{HeaderName, StatusCode};
+use http::StatusCode;
 
-use super::super::frame::{Code, Error, Priority};
+use super::super::frame::{Code, Error};
 use super::super::hpack::{Kind, Section};
 use super::closing::Leaving;
 use super::error::{Fault, Refusal};
@@ -12,9 +12,6 @@ use super::serving::Request;
 use super::stream::{BadTrailers, Receiving, Sending};
 use super::streams::Found;
 use super::{Connection, Role};
-
-/// The field with the priority of a request (RFC 9218 section 5).
-const PRIORITY: HeaderName = HeaderName::from_static("priority");
 
 impl Connection {
     pub(super) fn apply_headers(&mut self, id: u32, block: &[u8], end: bool, depends_on_itself: bool) {
@@ -84,9 +81,7 @@ impl Connection {
             stream.outstanding = section.content_length;
             stream.window = i64::from(self.config.stream_window);
             stream.send_window = i64::from(self.peer.initial_window);
-            if let Some(value) = section.fields.get(PRIORITY) {
-                stream.priority = Priority::parse(value.as_bytes());
-            }
+            stream.priority = section.priority.unwrap_or_default();
         }
         self.accepting.push(Request { key, section, ended: end });
     }

@@ -8,8 +8,11 @@ use super::{huffman, integer};
 /// Strings above this are decoded into a buffer of their own, so that a connection does not keep a large one.
 const KEPT: usize = 1024;
 
-/// The most fields that a head has capacity for before they are decoded.
+/// The most fields that a head has capacity for before they are decoded, and the least: what a small map has in any case.
 const MOST_USUAL: usize = 24;
+const LEAST_USUAL: usize = 6;
+/// Fields that this proxy adds to a head.
+const ADDED: usize = 3;
 
 /// A violation of RFC 7541: the connection ends with COMPRESSION_ERROR (RFC 9113 section 4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +23,7 @@ pub(in super::super) struct CompressionError(pub(in super::super) &'static str);
 pub(in super::super) struct Decoder {
     table: Table,
     list_bytes: usize,
-    /// The number of fields in the last head of a request and of a response, for which the next one has capacity.
+    /// The fields that the next head of a request and of a response has capacity for: those of the last one, and more.
     usual: [usize; 2],
     /// The string that is being decoded.
     scratch: Vec<u8>,
@@ -30,7 +33,7 @@ impl Decoder {
     /// Creates a decoder with a table of 4096 bytes. A section whose fields, by RFC 9113 section 6.5.2, are larger than `list_bytes` is
     /// too large: its further fields are decoded and dropped.
     pub(in super::super) fn new(list_bytes: usize) -> Self {
-        Self { table: Table::default(), list_bytes, usual: [0; 2], scratch: Vec::new() }
+        Self { table: Table::default(), list_bytes, usual: [LEAST_USUAL; 2], scratch: Vec::new() }
     }
 
     /// Decodes a complete field block. The section may be malformed or too large, which does not affect the following ones.
@@ -71,9 +74,10 @@ impl Decoder {
             }
         }
         section.finish();
+        let usual = (section.fields.keys_len() + ADDED).clamp(LEAST_USUAL, MOST_USUAL);
         match kind {
-            Kind::Request => self.usual[0] = section.fields.keys_len().min(MOST_USUAL),
-            Kind::Response => self.usual[1] = section.fields.keys_len().min(MOST_USUAL),
+            Kind::Request => self.usual[0] = usual,
+            Kind::Response => self.usual[1] = usual,
             Kind::Trailers => {}
         }
         if self.scratch.capacity() > KEPT {

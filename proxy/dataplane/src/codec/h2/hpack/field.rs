@@ -43,6 +43,7 @@ pub(super) enum Role {
     Te,
     Cookie,
     Expect,
+    Priority,
     /// It makes the section malformed (RFC 9113 section 8.2.2).
     ConnectionSpecific,
 }
@@ -106,6 +107,7 @@ impl Name {
             "te" => Role::Te,
             "cookie" => Role::Cookie,
             "expect" => Role::Expect,
+            "priority" => Role::Priority,
             "connection" | "proxy-connection" | "keep-alive" | "transfer-encoding" | "upgrade" => {
                 Role::ConnectionSpecific
             }

@@ -4,6 +4,7 @@ use http::header::TE;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+use super::super::frame::Priority;
 use super::field::{Field, Name, Role, Value};
 use crate::codec::head::Scheme;
 use crate::codec::hop;
@@ -44,6 +45,8 @@ pub(in super::super) struct Section {
     pub(in super::super) content_length: Option<u64>,
     /// Whether the sender waits for a 100 (RFC 9110 section 10.1.1).
     pub(in super::super) expects_continue: bool,
+    /// The value of `priority` (RFC 9218 section 5), which is also among `fields`.
+    pub(in super::super) priority: Option<Priority>,
     /// The number of `cookie` fields (RFC 9113 section 8.2.3).
     pub(in super::super) cookies: u32,
     /// The size of the fields with `host`, and with `:authority` counted as `host`; without the other pseudo-fields.
@@ -76,6 +79,7 @@ impl Section {
             fields: HeaderMap::with_capacity(fields),
             content_length: None,
             expects_continue: false,
+            priority: None,
             cookies: 0,
             size: FieldSize::default(),
             list_bytes: 0,
@@ -146,6 +150,7 @@ impl Section {
                 Role::Expect => {
                     self.expects_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
                 }
+                Role::Priority => self.priority = Some(Priority::parse(value.as_bytes())),
                 Role::Te if self.kind == Kind::Response => return,
                 Role::Te if self.fields.contains_key(TE) => return,
                 Role::Te | Role::Host | Role::ConnectionSpecific => {}

@@ -226,6 +226,7 @@ fn a_section_without_a_fault_is_complete() {
         literal("content-length", "12"),
         literal("expect", "100-Continue"),
         literal("te", "Trailers"),
+        literal("priority", "u=1, i"),
         literal("cookie", "c=d"),
     ]
     .concat();
@@ -236,8 +237,9 @@ fn a_section_without_a_fault_is_complete() {
         (Some(None), "a".parse().unwrap(), 2)
     );
     assert_eq!((section.content_length, section.expects_continue), (Some(12), true));
-    assert_eq!((&section.fields["te"], section.fields.len()), (&"trailers".parse().unwrap(), 5));
-    assert_eq!((section.size.fields, section.size.bytes), (7, 7 * 32 + 5 + 9 + 5 + 16 + 18 + 10 + 9));
+    assert_eq!((&section.fields["te"], section.fields.len()), (&"trailers".parse().unwrap(), 6));
+    assert_eq!((section.size.fields, section.size.bytes), (8, 8 * 32 + 5 + 9 + 5 + 16 + 18 + 10 + 9 + 14));
+    assert_eq!(section.priority.map(|priority| (priority.urgency, priority.incremental)), Some((1, true)));
     let trailers = [literal("grpc-status", "0"), literal("content-type", "a"), literal("host", "a")].concat();
     let section = Decoder::new(LIMIT).decode(&trailers, Kind::Trailers).unwrap();
     assert_eq!((section.malformed, listed(&section)), (None, vec!["grpc-status: 0".to_owned()]));
