@@ -14,9 +14,9 @@ use std::process::Stdio;
 use clap::Args;
 use outrigger::process::Process;
 
-use crate::load;
 use crate::mesh::Mesh;
 use crate::span_sink::SpanSink;
+use crate::traffic;
 
 /// Requests before the first count, which open connections and fill caches.
 const WARM_UP: usize = 300;
@@ -83,8 +83,8 @@ async fn measure(outrigger: &Path) -> Result<Vec<(&'static str, u64)>, String> {
     mesh.write_plain("plain", "http", mesh.app)?;
     mesh.write_plain("plain2", "kubernetes.io/h2c", mesh.http2_app)?;
     let _control_plane = mesh.control_plane().await?;
-    load::application(mesh.app).await?;
-    load::http2_application(mesh.http2_app).await?;
+    traffic::application(mesh.app).await?;
+    traffic::http2_application(mesh.http2_app).await?;
     let server = mesh.server().await?;
     let client = mesh.client().await?;
     let mut counts = Vec::new();
@@ -93,9 +93,9 @@ async fn measure(outrigger: &Path) -> Result<Vec<(&'static str, u64)>, String> {
         ("http2", "plain2", true, &[&client]),
         ("mtls-pair", "s0", false, &[&client, &server]),
     ] {
-        load::in_turn(mesh.outbound, host, http2, WARM_UP).await?;
+        traffic::in_turn(mesh.outbound, host, http2, WARM_UP).await?;
         let before = executed(processes, directory.path()).await?;
-        load::in_turn(mesh.outbound, host, http2, COUNTED).await?;
+        traffic::in_turn(mesh.outbound, host, http2, COUNTED).await?;
         let after = executed(processes, directory.path()).await?;
         counts.push((name, after.saturating_sub(before) / COUNTED as u64));
     }
@@ -105,10 +105,10 @@ async fn measure(outrigger: &Path) -> Result<Vec<(&'static str, u64)>, String> {
         [("http1-traced-1%", "traced-some", 0.01), ("http1-traced-100%", "traced-all", 1.0)]
     {
         let client = mesh.traced_client(account, sampling, sink.address).await?;
-        load::in_turn(mesh.outbound, "plain", false, WARM_UP).await?;
+        traffic::in_turn(mesh.outbound, "plain", false, WARM_UP).await?;
         sink.settle().await;
         let (before, spans) = (executed(&[&client], directory.path()).await?, sink.spans());
-        load::in_turn(mesh.outbound, "plain", false, COUNTED).await?;
+        traffic::in_turn(mesh.outbound, "plain", false, COUNTED).await?;
         // The export of a span is a part of its cost.
         sink.settle().await;
         let after = executed(&[&client], directory.path()).await?;

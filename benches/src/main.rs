@@ -5,15 +5,17 @@
 //! prints what was lost (root). `cargo run --release -p outrigger-benches -- instructions` counts the instructions of a
 //! request (valgrind). `cargo run --release -p outrigger-benches -- membership` changes endpoints of a large cluster under load.
 //! `cargo run --release -p outrigger-benches -- heartbeats` measures heartbeats and certificate requests while clients of the
-//! whole mesh connect.
+//! whole mesh connect. `cargo run --release -p outrigger-benches -- load URL` sends load to anything (docs/load-testing.md).
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it reports to a person
 
 mod faults;
 mod heartbeats;
 mod instructions;
-mod load;
 mod membership;
 mod mesh;
+mod traffic;
+mod backend;
+mod load;
 mod span_sink;
 
 use std::process::ExitCode;
@@ -34,8 +36,11 @@ enum Bench {
     Heartbeats(heartbeats::HeartbeatsArgs),
     Instructions(instructions::InstructionsArgs),
     Membership(membership::MembershipArgs),
+    Load(Box<load::LoadArgs>),
     #[command(hide = true)]
     Endpoint(faults::endpoint::EndpointArgs),
+    #[command(hide = true)]
+    Backend(backend::BackendArgs),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +48,8 @@ fn main() -> ExitCode {
     let outcome = tokio::runtime::Runtime::new().map_err(|error| error.to_string()).and_then(|runtime| {
         runtime.block_on(async {
             match bench {
+                Bench::Load(args) => load::run(*args).await,
+                Bench::Backend(args) => backend::run(&args),
                 Bench::Mesh(args) => mesh::measure(args).await,
                 Bench::Instructions(args) => instructions::run(args).await,
                 Bench::Membership(args) => membership::run(args).await,

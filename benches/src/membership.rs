@@ -14,8 +14,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::load;
 use crate::mesh::Mesh;
+use crate::traffic;
 
 /// Endpoints of one EndpointSlice, as in Kubernetes.
 const OF_SLICE: usize = 1_000;
@@ -44,7 +44,7 @@ pub(crate) async fn run(args: MembershipArgs) -> Result<(), String> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mesh = Mesh::new(&args.outrigger, directory.path())?;
     let app = SocketAddr::from((Ipv4Addr::UNSPECIFIED, mesh.app.port()));
-    load::application(app).await?;
+    traffic::application(app).await?;
     let slices = args.endpoints.div_ceil(OF_SLICE);
     for slice in 0..slices {
         write(&mesh, &args, slice, false)?;

@@ -18,7 +18,7 @@ use outrigger::{admin, ports};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::load;
+use crate::traffic;
 
 /// Number of services that get traffic.
 const USED: usize = 5;
@@ -52,7 +52,7 @@ pub(crate) async fn measure(args: MeshArgs) -> Result<(), String> {
     let begin = Instant::now();
     let control_plane = mesh.control_plane().await?;
     println!("{} services: control plane ready after {:.1} s", args.services, begin.elapsed().as_secs_f64());
-    load::application(mesh.app).await?;
+    traffic::application(mesh.app).await?;
     let server = mesh.server().await?;
     let client = mesh.client().await?;
 
@@ -199,11 +199,11 @@ endpoints: [{{addresses: [\"{}\"]}}]
         requests: usize,
         sidecars: &[(&str, &Process)],
     ) -> Result<(), String> {
-        load::drive(self.outbound, host, requests / 10 + 1).await?;
+        traffic::drive(self.outbound, host, requests / 10 + 1).await?;
         let cpu =
             || sidecars.iter().map(|(_, sidecar)| sidecar.usage().map(|usage| usage.cpu).unwrap_or_default());
         let before: Vec<_> = cpu().collect();
-        let took = load::drive(self.outbound, host, requests).await?;
+        let took = traffic::drive(self.outbound, host, requests).await?;
         print!("{how}: {:.0} requests/s", requests as f64 / took.as_secs_f64());
         for (((name, _), before), after) in sidecars.iter().zip(before).zip(cpu()) {
             let spent = after.saturating_sub(before).as_secs_f64() * 1e6 / requests as f64;
