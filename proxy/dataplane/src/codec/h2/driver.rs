@@ -10,6 +10,7 @@ use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
@@ -24,6 +25,8 @@ use crate::socket::stream::{Peer, Stream};
 /// Capacity for a read, and for reads of a peer that fills it.
 const READ: usize = 16 * 1024;
 const LARGE_READ: usize = 64 * 1024;
+/// How long an idle connection keeps the memory that its next request needs.
+const KEPT_FOR: Duration = Duration::from_secs(1);
 /// Slices of one write.
 const SLICES: usize = 64;
 /// Reads before what was caused by them is written.
@@ -41,6 +44,9 @@ pub(super) struct Driver {
     /// Whether all that was written has left the stream's own buffers.
     flushed: bool,
     relief: Watchdog,
+    /// Whether no stream is left and nothing is to be written, and when memory is released because of that.
+    idle: bool,
+    release: Watchdog,
     /// Set when the client has half-closed and waits for responses.
     half_closed: Option<HalfClosed>,
 }
@@ -62,6 +68,8 @@ impl Driver {
             capacity: READ,
             flushed: true,
             relief: Watchdog::new(),
+            idle: false,
+            release: Watchdog::new(),
             half_closed: None,
         }
     }
@@ -72,7 +80,6 @@ impl Driver {
         self.connection.borrow_mut().runs();
         loop {
             let now = Instant::now();
-            self.relieve(cx);
             // One of the handlers may be what this task was woken for, and may accept what would hold back reading.
             work(cx);
             let reading = self.poll_receive(cx, now);
@@ -81,13 +88,20 @@ impl Driver {
             if self.has_ended() && (blocked || self.poll_close(cx).is_ready() || self.is_broken()) {
                 return Poll::Ready(());
             }
-            if reading.is_ready() {
+            if reading.is_ready() || self.relieve(cx) {
                 continue;
             }
             let mut connection = self.connection.borrow_mut();
-            if connection.active_streams() == 0 && self.read.is_empty() && connection.is_flushed() {
-                self.read = BytesMut::new();
-                connection.shrink();
+            if connection.active_streams() > 0 || !self.read.is_empty() || !connection.is_flushed() {
+                self.idle = false;
+            } else {
+                if !std::mem::replace(&mut self.idle, true) {
+                    self.release.set(KEPT_FOR);
+                }
+                if self.release.poll_passed(cx).is_ready() {
+                    self.read = BytesMut::new();
+                    connection.shrink();
+                }
             }
             connection.wait(cx);
             return Poll::Pending;
@@ -153,7 +167,7 @@ impl Driver {
                 // client that still reads cannot answer.
                 connection.borrow_mut().ping(Instant::now());
                 let mut look = Watchdog::new();
-                look.set(std::time::Duration::ZERO);
+                look.set(Duration::ZERO);
                 HalfClosed { since: Instant::now(), look }
             });
             let mut gone = false;
@@ -211,20 +225,16 @@ impl Driver {
         Pin::new(&mut self.stream).poll_shutdown(cx).map(drop)
     }
 
-    /// Frees the connection's receive window, if it is time.
-    fn relieve(&mut self, cx: &mut Context<'_>) {
-        loop {
-            let now = Instant::now();
-            let due = self.connection.borrow().relief_due();
-            let Some(due) = due else { return };
-            if now < due {
-                self.relief.set(due - now);
-                if self.relief.poll_passed(cx).is_pending() {
-                    return;
-                }
-            }
-            self.connection.borrow_mut().relieve(now);
+    /// Frees the connection's receive window, if it is time. Returns whether that may have caused something to write.
+    fn relieve(&mut self, cx: &mut Context<'_>) -> bool {
+        let due = self.connection.borrow().relief_due();
+        let Some(due) = due else { return false };
+        self.relief.set(due.saturating_duration_since(Instant::now()));
+        let is_due = self.relief.poll_passed(cx).is_ready();
+        if is_due {
+            self.connection.borrow_mut().relieve(Instant::now());
         }
+        is_due
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
+use super::frames::{DATA, END_HEADERS, HEADERS, POST, WINDOW_UPDATE, frame, frames, opening};
 use super::support::{echo, get, http2_to, run, serving_within, whole};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::{Body, Frame, Source};
@@ -280,4 +281,26 @@ fn a_body_that_is_read_slowly_is_not_reset() {
         assert!(read > 4 * 10);
         assert_eq!(other.await.unwrap().unwrap(), LARGE);
     });
+}
+
+/// However many reads it takes, and though nothing else wakes the task of the connection.
+#[test]
+fn an_exhausted_window_is_noticed_without_anything_else_happening() {
+    for pieces in 4..12_u32 {
+        run(async {
+            let window = pieces * 16 * 1024;
+            let limits = Limits { connection_window: window, stream_window: window, ..Limits::default() };
+            let mut served = serving_within(limits, Protocol::Http2, |_, body, _| async move {
+                std::future::pending::<()>().await;
+                drop(body);
+            });
+            let whole_window = frame(DATA, 0, 1, &[0; 16 * 1024]).repeat(pieces as usize);
+            let bytes = opening(&[], &[frame(HEADERS, END_HEADERS, 1, POST), whole_window]);
+            served.client.write_all(&bytes).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let granted = frames(&mut served.client).await;
+            let more = (WINDOW_UPDATE, 0, 0, window.to_be_bytes().to_vec());
+            assert!(granted.contains(&more), "{pieces} pieces: {granted:?}");
+        });
+    }
 }
