@@ -6,6 +6,7 @@ mod timeouts;
 mod head_size;
 mod targets;
 mod half_close;
+mod h2spec;
 mod responses;
 mod http2;
 mod h2_malformed;
