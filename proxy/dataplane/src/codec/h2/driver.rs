@@ -39,6 +39,8 @@ pub(super) struct Driver {
     read: BytesMut,
     /// Whether `read` contains bytes that were not yet passed on.
     unreceived: bool,
+    /// Whether nothing was read because of what is to be written first.
+    held_back: bool,
     /// Capacity for the next read.
     capacity: usize,
     /// Whether all that was written has left the stream's own buffers.
@@ -65,6 +67,7 @@ impl Driver {
             stream,
             unreceived: !first.is_empty(),
             read: BytesMut::from(first),
+            held_back: false,
             capacity: READ,
             flushed: true,
             relief: Watchdog::new(),
@@ -88,7 +91,9 @@ impl Driver {
             if self.has_ended() && (blocked || self.poll_close(cx).is_ready() || self.is_broken()) {
                 return Poll::Ready(());
             }
-            if reading.is_ready() || self.relieve(cx) {
+            // What was written may have been what held back reading.
+            let resumes = std::mem::take(&mut self.held_back) && self.connection.borrow().may_read();
+            if reading.is_ready() || resumes || self.relieve(cx) {
                 continue;
             }
             let mut connection = self.connection.borrow_mut();
@@ -136,6 +141,7 @@ impl Driver {
     /// Ready when bytes were read, or the input has ended.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.connection.borrow().may_read() {
+            self.held_back = true;
             return Poll::Pending;
         }
         if self.half_closed.is_some() {

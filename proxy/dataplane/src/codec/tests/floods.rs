@@ -116,6 +116,25 @@ fn a_client_that_sends_requests_and_never_reads_is_not_read_further() {
 }
 
 #[test]
+fn a_client_that_reads_the_answers_to_its_pings_is_read_further() {
+    run(async {
+        let mut served = serving(Protocol::Http2, echo);
+        let get = frame(HEADERS, END_HEADERS | END_STREAM, 1, GET);
+        let bytes = opening(&[], &[frame(PING, 0, 0, &[7; 8]).repeat(9000), get]);
+        let (mut read, mut write) = tokio::io::split(&mut served.client);
+        let mut answers = Vec::new();
+        let reading = async {
+            // The answers to PING, to SETTINGS and to the request.
+            while answers.len() < 9000 * 17 + 100 {
+                read.read_buf(&mut answers).await.unwrap();
+            }
+        };
+        let both = async { tokio::join!(write.write_all(&bytes), reading).0.unwrap() };
+        tokio::time::timeout(Duration::from_secs(5), both).await.expect("all is answered");
+    });
+}
+
+#[test]
 fn an_answer_that_no_window_lets_through_ends_in_time() {
     run(async {
         let (told, outcome) = tokio::sync::oneshot::channel();
