@@ -49,3 +49,10 @@ pub(crate) async fn fill<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesM
     read.reserve(READ);
     Ok(stream.read_buf(read).await? > 0)
 }
+
+/// Returns false if bytes or the end of a connection have arrived that nobody asked for: it is not to be used again.
+pub(crate) async fn is_quiet<S: AsyncRead + Unpin>(stream: &mut S) -> bool {
+    let mut byte = [0];
+    let mut into = ReadBuf::new(&mut byte);
+    poll_fn(|context| Poll::Ready(Pin::new(&mut *stream).poll_read(context, &mut into).is_pending())).await
+}

@@ -106,7 +106,14 @@ impl Exchange for Http1 {
     }
 
     async fn exchange(&mut self) -> Result<Received, Failure> {
-        let mut stream = match self.stream.take() {
+        // A server may close a connection that was idle for long: no failure of the next request.
+        let mut kept = self.stream.take();
+        if let Some(stream) = &mut kept
+            && !duplex::is_quiet(stream).await
+        {
+            kept = None;
+        }
+        let mut stream = match kept {
             Some(stream) => stream,
             None => self.connector.connect().await?,
         };

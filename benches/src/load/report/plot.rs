@@ -9,6 +9,8 @@ use super::Report;
 const SIZE: (u32, u32) = (960, 1080);
 /// The percentile plot ends at this share of the requests: 99.999 %.
 const NINES: f64 = 5.0;
+/// Labels of an axis: one for each nine of the percentiles.
+const LABELS: usize = 6;
 const FONT: (&str, u32) = ("sans-serif", 14);
 
 type Area<'svg> = DrawingArea<SVGBackend<'svg>, plotters::coord::Shift>;
@@ -27,8 +29,9 @@ pub(in super::super) fn plots(report: &Report<'_>) -> Result<String, String> {
     root.fill(&WHITE).map_err(failed)?;
     let areas = root.split_evenly((3, 1));
     if let [rates, times, quantiles] = &areas[..] {
-        over_time(rates, "requests per second", &throughput(report))?;
-        over_time(times, "latency in ms, by when the answer came", &latencies(report))?;
+        let end = report.measured.elapsed.as_secs_f64().max(1.0);
+        over_time(rates, "requests per second", &throughput(report), end)?;
+        over_time(times, "latency in ms, by when the answer came", &latencies(report), end)?;
         by_quantile(quantiles, report)?;
     }
     root.present().map_err(failed)?;
@@ -68,8 +71,8 @@ fn whole(report: &Report<'_>, value: impl Fn(&super::super::recorder::Second) ->
     seconds.map(|(number, second)| (number as f64 + 0.5, value(second))).collect()
 }
 
-fn over_time(area: &Area<'_>, title: &str, lines: &[Line]) -> Result<(), String> {
-    draw(area, title, "seconds", lines, last(lines).max(1.0), |time| format!("{time}"))
+fn over_time(area: &Area<'_>, title: &str, lines: &[Line], end: f64) -> Result<(), String> {
+    draw(area, title, "seconds", lines, end, |time| format!("{time}"))
 }
 
 fn by_quantile(area: &Area<'_>, report: &Report<'_>) -> Result<(), String> {
@@ -115,7 +118,14 @@ fn draw(
         .y_label_area_size(72)
         .build_cartesian_2d(0.0..end, 0.0..highest.max(1e-3) * 1.1)
         .map_err(failed)?;
-    chart.configure_mesh().x_desc(x).x_label_formatter(&label).max_light_lines(0).draw().map_err(failed)?;
+    chart
+        .configure_mesh()
+        .x_desc(x)
+        .x_labels(LABELS)
+        .x_label_formatter(&label)
+        .max_light_lines(0)
+        .draw()
+        .map_err(failed)?;
     for line in lines {
         let color = line.color;
         chart
@@ -130,10 +140,6 @@ fn draw(
         .background_style(WHITE.mix(0.8))
         .draw()
         .map_err(failed)
-}
-
-fn last(lines: &[Line]) -> f64 {
-    lines.iter().flat_map(|line| &line.points).map(|(x, _)| *x).fold(0.0, f64::max)
 }
 
 fn failed(error: impl Display) -> String {

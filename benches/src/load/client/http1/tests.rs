@@ -120,6 +120,20 @@ async fn a_connection_that_the_server_closes_is_opened_again() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_closed_while_it_was_idle_is_no_failure() {
+    let answers = &["HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n"];
+    let shared = Arc::new(Shared::default());
+    let connector = Connector::new(server(answers).await, None, Arc::clone(&shared));
+    let mut client = Http1::new(Rc::new(connector), &request(Method::GET, b""), false);
+    client.exchange().await.unwrap();
+    while duplex::is_quiet(client.stream.as_mut().unwrap()).await {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    client.exchange().await.unwrap();
+    assert_eq!(shared.connections.load(std::sync::atomic::Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
 async fn a_server_that_answers_while_it_reads_does_not_deadlock() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
