@@ -86,6 +86,10 @@ where
             return Poll::Ready(false);
         }
         if driver.poll(cx, |cx| server.work(cx)).is_ready() {
+            if connection.borrow().end().is_none() {
+                // It has drained: the last response was just written, and its handler is to return.
+                server.work(cx);
+            }
             return Poll::Ready(false);
         }
         if !draining && server.has_taken_all() {

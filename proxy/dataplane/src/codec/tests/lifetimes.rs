@@ -1,5 +1,7 @@
 //! Connections that end by themselves: after so long, or after so many requests, and never within one.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -103,5 +105,36 @@ fn an_http2_client_gets_goaway_in_time() {
         assert_eq!(answered(served, Duration::from_secs(1)).await, 2);
         let served = serving_within(short_life(), Protocol::Http2, echo);
         assert_eq!(answered(served, Duration::from_secs(25)).await, 3);
+    });
+}
+
+/// What a handler does behind its response, such as recording it, is not lost.
+#[test]
+fn the_handler_of_the_last_response_of_a_connection_returns() {
+    run(async {
+        let returned = Rc::new(Cell::new(false));
+        let flag = returned.clone();
+        let limits = Limits { requests: Some(1), ..Limits::default() };
+        let served = serving_within(limits, Protocol::Http2, move |_, _, responder| {
+            let flag = flag.clone();
+            async move {
+                let body = Body::full(Bytes::from(vec![0; 1024 * 1024]));
+                responder.respond(ResponseHead::new(http::StatusCode::OK), body).await.unwrap();
+                flag.set(true);
+            }
+        });
+        let (mut send, connection) = h2::client::handshake(served.client).await.unwrap();
+        spawn_local(connection);
+        let request = http::Request::get("http://cart/").body(()).unwrap();
+        let (response, _) = send.send_request(request, true).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        let mut bytes = 0;
+        while let Some(data) = body.data().await {
+            let length = data.unwrap().len();
+            bytes += length;
+            body.flow_control().release_capacity(length).unwrap();
+        }
+        assert!(served.done.await.unwrap().is_ok());
+        assert_eq!((bytes, returned.get()), (1024 * 1024, true));
     });
 }
