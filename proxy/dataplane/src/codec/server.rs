@@ -3,10 +3,11 @@
 //! Called by a worker for each accepted connection. Malformed requests are answered here (400, 408, 414, 431, or an HTTP/2
 //! error) and only reported to the service. If a client goes away, the future of its request is dropped.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::Either;
 use http::{StatusCode, Version};
 use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
@@ -172,13 +173,19 @@ impl Responder {
     ///
     /// Returns an error if the body was not delivered completely: an upstream failure if reading it failed, a downstream
     /// failure if writing it failed.
-    pub(crate) async fn respond(self, head: ResponseHead, body: Body) -> Result<(), Failure> {
-        if head.status.is_informational() {
-            return Err(Failure::local(Reason::LocalError, "that is no final response"));
-        }
+    pub(crate) fn respond(
+        self,
+        head: ResponseHead,
+        body: Body,
+    ) -> impl Future<Output = Result<(), Failure>> + Unpin + use<> {
         match self.inner {
-            Inner::H1(inner) => inner.respond(head, body).await,
-            Inner::H2(inner) => inner.respond(head, body).await,
+            _ if head.status.is_informational() => {
+                let failure = Failure::local(Reason::LocalError, "that is no final response");
+                Either::Left(Either::Left(ready(Err(failure))))
+            }
+            Inner::H1(inner) => Either::Left(Either::Right(inner.respond(head, body))),
+            // Boxed, so that it makes no request over HTTP/1 larger.
+            Inner::H2(inner) => Either::Right(Box::pin(inner.respond(head, body))),
         }
     }
 

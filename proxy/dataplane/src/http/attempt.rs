@@ -100,17 +100,26 @@ impl Failed {
 const STALE_WITHIN: Duration = Duration::from_secs(1);
 
 impl Attempt<'_> {
+    /// A connection to `host` that can carry the request at once; None if it has to be waited for ([`Self::connect`]).
+    pub(super) fn ready_connection(&self, host: &Host) -> Option<Lease> {
+        host.ready_lease(self.purpose(), self.speaks, self.peer)
+    }
+
+    fn purpose(&self) -> Purpose {
+        if self.head.upgrade.is_some() { Purpose::Upgrade } else { Purpose::Requests }
+    }
+
     /// A connection to the host of `asking`; or to the one that `rival` gives when the first takes too long, which is then
     /// the host of `asking`. `failed` is called for a host that failed while the other was still connecting.
     pub(super) async fn connect(
         &self,
         asking: &mut HostAttempt,
         journal: &mut Journal,
-        moved: impl Fn() -> u64,
+        moved: impl Fn() -> u64 + Unpin,
         rival: impl FnOnce(&Host) -> Option<HostAttempt>,
         failed: impl FnOnce(&HostAttempt, &Failure),
     ) -> Result<Lease, Failed> {
-        let purpose = if self.head.upgrade.is_some() { Purpose::Upgrade } else { Purpose::Requests };
+        let purpose = self.purpose();
         let lease =
             |host: &Rc<Host>| Host::lease_of(Rc::clone(host), purpose, self.speaks, Rc::clone(self.peer));
         let first = Rc::clone(asking.host());
@@ -154,7 +163,7 @@ impl Attempt<'_> {
         host: &Host,
         journal: &mut Journal,
         responder: &mut Responder,
-        moved: impl Fn() -> u64,
+        moved: impl Fn() -> u64 + Unpin,
         mut moving: impl FnMut() -> Option<RetryPermit>,
     ) -> Result<Response, Failed> {
         let Self { head, body, limit, .. } = self;
@@ -176,7 +185,7 @@ impl Attempt<'_> {
             let _ = responder.interim(head).await;
         };
         let answer = pin!(response(lease.send(head, body.next()), peer, interim));
-        let mut answered = pin!(limit.run(answer, moved));
+        let mut answered = limit.run(answer, moved);
         loop {
             tokio::select! {
                 biased;
@@ -203,14 +212,16 @@ pub(super) async fn response(
     mut interim: impl AsyncFnMut(ResponseHead),
 ) -> Result<Response, Failure> {
     loop {
-        match exchange.answer().await.map_err(|failure| of_sidecar(failure, peer.as_ref()))? {
-            Answer::Interim(head) => interim(head).await,
+        let head = match exchange.answer().await.map_err(|failure| of_sidecar(failure, peer.as_ref()))? {
+            Answer::Interim(head) => head,
             Answer::Final(mut head, payload) => {
                 refusal::check(&mut head.headers, peer.as_ref())?;
                 let facts = ResponseFacts::read(head.status, &head.headers, SystemTime::now);
                 return Ok(Response { head, facts, payload, exchange });
             }
-        }
+        };
+        // Boxed, since it is rare.
+        Box::pin(interim(head)).await;
     }
 }
 

@@ -257,13 +257,16 @@ impl Forwarding<'_> {
             })
         };
         let blame = |asking: &HostAttempt, failure: &Failure| self.blame(asking, failure, Freshness::Fresh);
-        let outcome = match attempt.connect(&mut asking, journal, moved, rival, blame).await {
-            Ok(lease) => {
-                let moving = || rules.moving(head, body, progress);
-                attempt.send(lease, asking.host(), journal, responder, moved, moving).await
-            }
-            Err(failed) => Err(failed),
+        let lease = match attempt.ready_connection(asking.host()) {
+            Some(lease) => lease,
+            // Boxed, because most requests find a connection and would be twice as large with it.
+            None => match Box::pin(attempt.connect(&mut asking, journal, moved, rival, blame)).await {
+                Ok(lease) => lease,
+                Err(failed) => return Ended { asking, outcome: Err(failed), paid: None },
+            },
         };
+        let moving = || rules.moving(head, body, progress);
+        let outcome = attempt.send(lease, asking.host(), journal, responder, moved, moving).await;
         Ended { asking, outcome, paid: None }
     }
 

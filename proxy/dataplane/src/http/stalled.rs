@@ -20,14 +20,14 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs a delivery. `still_since` holds the time since which its client has read nothing; `owe` lists the delivery as one that
 /// may be cut. Returns None if it was cut.
-pub(super) async fn unless_cut<T>(
-    mut delivery: Pin<&mut impl Future<Output = T>>,
+pub(super) fn unless_cut<F: Future + Unpin>(
+    mut delivery: F,
     still_since: StillSince,
     owe: impl Fn(&Waker) -> Debt,
-) -> Option<T> {
-    let (mut timer, mut debt, mut listed) = (Watchdog::new(), None::<Debt>, None);
-    poll_fn(|cx| {
-        if let Poll::Ready(done) = delivery.as_mut().poll(cx) {
+) -> impl Future<Output = Option<F::Output>> {
+    let (mut timer, mut debt, mut listed) = (None::<Watchdog>, None::<Debt>, None);
+    poll_fn(move |cx| {
+        if let Poll::Ready(done) = Pin::new(&mut delivery).poll(cx) {
             return Poll::Ready(Some(done));
         }
         let since = still_since.get();
@@ -37,6 +37,7 @@ pub(super) async fn unless_cut<T>(
         let Some(since) = since else { return Poll::Pending };
         if debt.is_none() {
             let now = Instant::now();
+            let timer = timer.get_or_insert_with(Watchdog::new);
             timer.set((since + GRACE).saturating_duration_since(now));
             std::task::ready!(timer.poll_passed(cx));
             debt = Some(owe(cx.waker()));
@@ -44,7 +45,6 @@ pub(super) async fn unless_cut<T>(
         let cut = debt.as_ref().is_some_and(|debt| debt.is_cut(cx.waker()));
         if cut { Poll::Ready(None) } else { Poll::Pending }
     })
-    .await
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! A limit on time: a deadline, and how long no byte may move.
 
-use std::future::Future;
-use std::pin::{Pin, pin};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Both limits. `None` means unlimited.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,21 +28,30 @@ pub(super) enum TimedOut {
 impl TimeLimit {
     /// Runs `work` within the limits. `moved` counts bytes.
     ///
-    /// The timer is reset when it fires and not for every byte, so idleness is noticed within twice `idle`.
-    pub(super) async fn run<F: Future>(
+    /// There is no timer before there is something to wait for. It is reset when it fires and not for every byte, so idleness
+    /// is noticed within twice `idle`.
+    pub(super) fn run<F: Future + Unpin>(
         self,
-        mut work: Pin<&mut F>,
-        moved: impl Fn() -> u64,
-    ) -> Result<F::Output, TimedOut> {
+        mut work: F,
+        moved: impl Fn() -> u64 + Unpin,
+    ) -> impl Future<Output = Result<F::Output, TimedOut>> + Unpin {
         let Self { deadline, idle } = self;
-        let mut still_at = idle.map(|idle| Instant::now() + idle);
-        let Some(first) = deadline.into_iter().chain(still_at).min() else { return Ok(work.await) };
-        let mut timer = pin!(sleep_until(first));
-        let mut seen = moved();
-        std::future::poll_fn(|cx| {
-            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+        let (mut timer, mut still_at, mut seen) = (None::<Pin<Box<Sleep>>>, None, 0);
+        poll_fn(move |cx| {
+            if let Poll::Ready(done) = Pin::new(&mut work).poll(cx) {
                 return Poll::Ready(Ok(done));
             }
+            let timer = match &mut timer {
+                Some(timer) => timer,
+                None => {
+                    still_at = idle.map(|idle| Instant::now() + idle);
+                    seen = moved();
+                    let Some(first) = deadline.into_iter().chain(still_at).min() else {
+                        return Poll::Pending;
+                    };
+                    timer.insert(Box::pin(sleep_until(first)))
+                }
+            };
             while timer.as_mut().poll(cx).is_ready() {
                 let now = Instant::now();
                 if deadline.is_some_and(|deadline| now >= deadline) {
@@ -61,13 +70,13 @@ impl TimeLimit {
             }
             Poll::Pending
         })
-        .await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::pin::pin;
 
     use tokio::time::sleep;
 

@@ -143,6 +143,11 @@ impl Bounds {
         Some(RequestPermit { peer, _share: share })
     }
 
+    /// Acquires the use of one connection for the peer, if one is available to it now.
+    pub(super) fn connection_at_once(&self, peer: &Peer) -> Option<Share> {
+        peer.connections.try_take()
+    }
+
     /// Acquires the use of one connection for the peer. Waits in the queue if a slot is available there. The value that `waits`
     /// returns is kept while it waits.
     pub(super) async fn connection<W>(&self, peer: &Peer, waits: impl FnOnce() -> W) -> Option<Share> {

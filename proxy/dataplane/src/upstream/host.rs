@@ -41,6 +41,12 @@ impl Host {
         self.weight == endpoint.weight && self.takes_new == takes_new && self.instance == endpoint.instance
     }
 
+    /// Leases a connection that can carry a request of `peer` at once. Returns None if it has to wait or to dial
+    /// ([`Self::lease_of`]).
+    pub(crate) fn ready_lease(&self, purpose: Purpose, speaks: Speaks, peer: &Peer) -> Option<Lease> {
+        self.pool.ready(purpose, speaks, peer)
+    }
+
     /// Leases a connection for one request of `peer`. The future keeps the host alive.
     pub(crate) async fn lease_of(
         host: Rc<Self>,

@@ -1,13 +1,15 @@
 //! Writes the response to one request: interim heads, the final head and its body, or the head that opens a tunnel.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use http::{StatusCode, Version};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
+use tokio::time::error::Elapsed;
 
 use super::buffered_stream::BufferedStream;
 use super::session::{ResponseState, Session, SessionState, gone, over};
@@ -56,45 +58,60 @@ impl Responder {
             state.owes_continue &= head.status != StatusCode::CONTINUE;
             write::bare_response(&mut connection.out, &head);
         })?;
-        self.flush().await
+        flush(Rc::clone(&self.session)).await
     }
 
-    pub(crate) async fn respond(mut self, head: ResponseHead, body: Body) -> Result<(), Failure> {
+    /// Queues the head at once, so that the future does not hold it; the future sends it and the body. It can be moved while it
+    /// is polled, and so has one place in what holds it.
+    pub(crate) fn respond(
+        mut self,
+        head: ResponseHead,
+        body: Body,
+    ) -> impl Future<Output = Result<(), Failure>> + Unpin + use<> {
         self.answering.keep_alive &= !self.session.is_ending() && !self.owes_continue();
         let (answering, length) = (&self.answering, body.length());
         let begun = self.write(|connection, state| {
             state.response = ResponseState::Started;
             write::response(&mut connection.out, &head, length, answering)
         });
-        let (encoder, keep_alive) = begun?;
-        let mut transfer = Transfer::new(body, encoder);
-        let mut patience = self.session.patience();
-        let sent = poll_fn(|cx| match transfer.poll(cx, &self.session.connection) {
-            Poll::Pending => self
-                .session
-                .poll_stalled(cx, &mut patience)
-                .map(|()| Err(TransferError::Socket(reads_nothing()))),
-            done => done,
-        })
-        .await;
-        let failure = match sent {
-            Ok(()) => {
-                self.session.state.borrow_mut().response = ResponseState::Complete { keep_alive };
-                return Ok(());
+        let session = self.session;
+        let mut begun =
+            begun.map(|(encoder, keep_alive)| (Transfer::new(body, encoder), session.patience(), keep_alive));
+        let mut cut = None::<Cut>;
+        poll_fn(move |cx| {
+            let (transfer, patience, keep_alive) = begun.as_mut().map_err(|failure| failure.clone())?;
+            if cut.is_none() {
+                let sent = match transfer.poll(cx, &session.connection) {
+                    Poll::Pending => session
+                        .poll_stalled(cx, patience)
+                        .map(|()| Err(TransferError::Socket(reads_nothing()))),
+                    done => done,
+                };
+                match ready!(sent) {
+                    Ok(()) => {
+                        session.state.borrow_mut().response =
+                            ResponseState::Complete { keep_alive: *keep_alive };
+                        return Poll::Ready(Ok(()));
+                    }
+                    Err(TransferError::Body(failure)) => {
+                        let failure = Failure { reached: Reached::ResponseStarted, ..failure };
+                        let flushed = tokio::time::timeout(CUT_WITHIN, flush(Rc::clone(&session)));
+                        cut = Some(Cut { failure, flushed: Box::pin(flushed) });
+                    }
+                    Err(TransferError::Socket(error)) => {
+                        session.reset();
+                        return Poll::Ready(Err(gone(&error)));
+                    }
+                }
             }
-            Err(TransferError::Body(mut failure)) => {
-                failure.reached = Reached::ResponseStarted;
+            if let Some(Cut { failure, flushed }) = &mut cut {
                 // The client receives what preceded the failure.
-                let _ = tokio::time::timeout(CUT_WITHIN, self.flush()).await;
-                failure
+                let _ = ready!(flushed.as_mut().poll(cx));
+                session.reset();
+                return Poll::Ready(Err(failure.clone()));
             }
-            Err(TransferError::Socket(error)) => gone(&error),
-        };
-        // Cut off: the client must not take what it got for the whole.
-        if let Some(connection) = self.session.connection.take() {
-            connection.reset();
-        }
-        Err(failure)
+            Poll::Pending
+        })
     }
 
     pub(crate) async fn upgrade(self, head: ResponseHead) -> Result<Upgraded, Failure> {
@@ -105,7 +122,7 @@ impl Responder {
             state.response = ResponseState::Started;
             write::bare_response(&mut connection.out, &head);
         })?;
-        self.flush().await?;
+        flush(Rc::clone(&self.session)).await?;
         let connection = self.session.connection.take().ok_or_else(over)?;
         let (stream, read) = connection.into_parts();
         Ok(Upgraded { stream, read })
@@ -126,23 +143,30 @@ impl Responder {
         let connection = &mut *self.session.connection.borrow_mut();
         Ok(write(connection.as_mut().ok_or_else(over)?, state))
     }
+}
 
-    async fn flush(&self) -> Result<(), Failure> {
-        let mut patience = self.session.patience();
-        poll_fn(|cx| {
-            let flushed = match &mut *self.session.connection.borrow_mut() {
-                Some(connection) => connection.poll_flush(cx).map_err(|error| gone(&error)),
-                None => Poll::Ready(Err(over())),
-            };
-            match flushed {
-                Poll::Pending => {
-                    self.session.poll_stalled(cx, &mut patience).map(|()| Err(gone(&reads_nothing())))
-                }
-                flushed => flushed,
-            }
-        })
-        .await
-    }
+type Flushed = Result<Result<(), Failure>, Elapsed>;
+
+/// A response whose body failed: what was queued before is sent first.
+struct Cut {
+    failure: Failure,
+    flushed: Pin<Box<dyn Future<Output = Flushed>>>,
+}
+
+/// Sends what is queued, as long as the client reads.
+async fn flush(session: Rc<Session>) -> Result<(), Failure> {
+    let mut patience = session.patience();
+    poll_fn(|cx| {
+        let flushed = match &mut *session.connection.borrow_mut() {
+            Some(connection) => connection.poll_flush(cx).map_err(|error| gone(&error)),
+            None => Poll::Ready(Err(over())),
+        };
+        match flushed {
+            Poll::Pending => session.poll_stalled(cx, &mut patience).map(|()| Err(gone(&reads_nothing()))),
+            flushed => flushed,
+        }
+    })
+    .await
 }
 
 fn reads_nothing() -> io::Error {

@@ -192,6 +192,13 @@ impl Session {
         }
     }
 
+    /// Resets the connection: the client must not take what it got for the whole.
+    pub(crate) fn reset(&self) {
+        if let Some(connection) = self.connection.take() {
+            connection.reset();
+        }
+    }
+
     pub(crate) async fn close(&self) {
         let unread = !self.state.borrow().body.is_ended();
         let Some(mut connection) = self.connection.take() else { return };

@@ -119,6 +119,15 @@ impl Pool {
         Ok(waiter.lease().await?.used_by(used))
     }
 
+    /// Leases an idle connection, if the peer may use one more at once.
+    pub(super) fn idle_http1(&self, peer: &Peer) -> Option<Lease> {
+        if !self.http1.has_an_idle_one() {
+            return None;
+        }
+        let used = self.bounds.connection_at_once(peer)?;
+        Some(self.take_idle()?.used_by(used))
+    }
+
     fn take_idle(&self) -> Option<Lease> {
         let now = Instant::now();
         loop {

@@ -92,12 +92,8 @@ impl Pool {
     pub(super) async fn http2(self: &Rc<Self>, peer: &Peer) -> Result<Lease, Failure> {
         let (mut queued, mut permit) = (None, None);
         loop {
-            {
-                let settings = self.settings.borrow();
-                self.http2.shared.borrow_mut().retain(|shared| !shared.is_done(&settings));
-                if let Some(lease) = self.share(|shared| shared.has_capacity(&settings), None) {
-                    return Ok(lease);
-                }
+            if let Some(lease) = self.shared_stream() {
+                return Ok(lease);
             }
             let waits = queued.get_or_insert_with(|| Queued::new(&self.series));
             if self.http2.starting.borrow().is_none() {
@@ -127,6 +123,13 @@ impl Pool {
                 return Ok(lease);
             }
         }
+    }
+
+    /// Leases a stream of a connection that can take one more request at once.
+    pub(super) fn shared_stream(&self) -> Option<Lease> {
+        let settings = self.settings.borrow();
+        self.http2.shared.borrow_mut().retain(|shared| !shared.is_done(&settings));
+        self.share(|shared| shared.has_capacity(&settings), None)
     }
 
     /// Returns the least used connection that `fits`.

@@ -147,18 +147,36 @@ impl Pool {
         speaks: Speaks,
         peer: &Peer,
     ) -> Result<Lease, Failure> {
-        let in_the_clear = self.target.tls.is_none();
+        match self.uses_http2(purpose, speaks) {
+            Some(true) => self.http2(peer).await,
+            Some(false) => self.http1(peer).await,
+            None => self.negotiated(peer).await,
+        }
+    }
+
+    /// Leases a connection that can carry the request at once: an idle one, or a stream of a shared one. Returns None if the
+    /// request has to wait or to dial ([`Self::lease`]).
+    pub(super) fn ready(&self, purpose: Purpose, speaks: Speaks, peer: &Peer) -> Option<Lease> {
+        if self.uses_http2(purpose, speaks).or(self.prefers_http2.get())? {
+            self.shared_stream()
+        } else {
+            self.idle_http1(peer)
+        }
+    }
+
+    /// Returns whether a request uses HTTP/2; None if ALPN decides.
+    fn uses_http2(&self, purpose: Purpose, speaks: Speaks) -> Option<bool> {
         match (purpose, speaks) {
-            (Purpose::Requests, _) if self.target.is_mesh() => self.http2(peer).await,
-            (Purpose::Requests, Speaks::Http2) => self.http2(peer).await,
-            (Purpose::Requests, Speaks::Negotiated) if !in_the_clear => self.negotiated(peer).await,
-            (Purpose::Requests, _) => self.http1(peer).await,
+            (Purpose::Requests, _) if self.target.is_mesh() => Some(true),
+            (Purpose::Requests, Speaks::Http2) => Some(true),
+            (Purpose::Requests, Speaks::Negotiated) if self.target.tls.is_some() => None,
+            (Purpose::Requests, _) => Some(false),
             // If requests use HTTP/2, only upgrades use these connections. If the server declines an upgrade, its connection
             // serves the next upgrade.
             // A WebSocket is one stream of a shared connection (RFC 8441). Between sidecars, upgrades have a separate ALPN
             // protocol.
-            (Purpose::Upgrade, Speaks::Http2) if !self.target.is_mesh() => self.http2(peer).await,
-            (Purpose::Upgrade, _) => self.http1(peer).await,
+            (Purpose::Upgrade, Speaks::Http2) if !self.target.is_mesh() => Some(true),
+            (Purpose::Upgrade, _) => Some(false),
         }
     }
 
