@@ -9,6 +9,7 @@ pub(crate) mod server;
 pub(crate) mod client;
 mod h2;
 mod h1;
+mod buffers;
 pub(crate) mod allowance;
 pub(crate) mod watchdog;
 mod date;

@@ -61,7 +61,8 @@ pub(crate) async fn serve<S: Service>(
     let (stream, first, http2) = match protocol {
         Protocol::Http1 => (stream, first, false),
         Protocol::Http2 => (stream, first, true),
-        Protocol::Detect => match detect(stream, first, &limits, drain.clone()).await {
+        // Each is boxed, so that a connection takes no more than its version needs.
+        Protocol::Detect => match Box::pin(detect(stream, first, &limits, drain.clone())).await {
             Some(detected) => detected,
             None => return Ok(()),
         },
@@ -70,12 +71,11 @@ pub(crate) async fn serve<S: Service>(
     if http2 {
         let call =
             |head, body, inner| Box::pin(service.call(head, body, Responder { inner: Inner::H2(inner) }));
-        h2::server::serve(stream, first, limits, drain, call, refused).await
+        Box::pin(h2::server::serve(stream, first, limits, drain, call, refused)).await
     } else {
-        // Boxed, so that idle connections are small.
         let call =
             |head, body, inner| Box::pin(service.call(head, body, Responder { inner: Inner::H1(inner) }));
-        h1::server::serve(stream, first, limits, drain, call, refused).await
+        Box::pin(h1::server::serve(stream, first, limits, drain, call, refused)).await
     }
 }
 

@@ -7,6 +7,7 @@ mod chain;
 mod silent;
 mod first_bytes;
 mod detect;
+mod http;
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -19,7 +20,8 @@ pub(crate) use detect::FirstSpeakers;
 #[cfg(feature = "fuzzing")]
 pub(crate) use detect::assert_verdict_is_stable;
 use detect::{Detection, FirstSpeaker, Verdict, detect, detect_while_silent};
-use outrigger_config::http_manager::{Codec, HttpConnectionManager, HttpSettings};
+use http::HttpConnection;
+use outrigger_config::http_manager::{Codec, HttpConnectionManager};
 use outrigger_config::listener::{
     DestinationBy, DestinationFinder, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
 };
@@ -37,8 +39,7 @@ use crate::capacity::admission::ConnectionSlot;
 use crate::client::ClientFacts;
 use crate::codec::server::Protocol;
 use crate::context::Context;
-use crate::http::downstream::{DestinationLookup, Downstream, Tunnel, TunnelHandler, find, limits};
-use crate::http::service;
+use crate::http::downstream::{DestinationLookup, Tunnel, TunnelHandler, find};
 use crate::socket::address::OriginalDestination;
 use crate::socket::listener::Accepted;
 use crate::socket::stream::{Peer, Stream};
@@ -92,12 +93,11 @@ pub(crate) async fn serve(
     let served = ConnectionHandler { context, first_speakers, drain, original };
     let serving = pin!(async {
         // Each stage is boxed, so that a connection does not hold memory for stages that are over.
-        if let Some((chain, begun)) = Box::pin(served.choose(&listener, stream, facts)).await {
-            if chain.tls.is_none() && listener.serves_mtls() {
-                Box::pin(served.filter_while_permitted(&listener, chain, begun)).await;
-            } else {
-                Box::pin(served.filter(chain, begun)).await;
-            }
+        let Some((chain, begun)) = Box::pin(served.choose(&listener, stream, facts)).await else { return };
+        if chain.tls.is_none() && listener.serves_mtls() {
+            Box::pin(served.filter_while_permitted(&listener, chain, begun)).await;
+        } else if let Some(http) = Box::pin(served.filter(chain, begun)).await {
+            http.serve().await;
         }
     });
     slot.serve(serving).await;
@@ -112,8 +112,8 @@ struct ConnectionHandler {
 }
 
 impl ConnectionHandler {
-    /// Runs the network filter of the chain.
-    async fn filter(&self, chain: &FilterChain, begun: MatchedConnection) {
+    /// Runs the network filter of the chain. Returns the connection if it speaks HTTP.
+    async fn filter(&self, chain: &FilterChain, begun: MatchedConnection) -> Option<Box<HttpConnection>> {
         let MatchedConnection { stream, first, facts, alpn, greeting } = begun;
         match &chain.filter {
             NetworkFilter::Handle(Handler::Http(manager)) => {
@@ -122,20 +122,23 @@ impl ConnectionHandler {
                     manager: Arc::clone(manager),
                 };
                 let protocol = protocol_of(manager.codec, alpn.as_deref());
-                self.http(stream, first, protocol, facts, (finder, &manager.settings)).await;
+                Some(self.http(stream, first, protocol, facts, (finder, &manager.settings)))
             }
-            NetworkFilter::Handle(Handler::Tcp(proxy)) => match greeting.map(|greeting| *greeting) {
-                None => self.tcp(stream, first, facts, proxy).await,
-                Some(Greeting { opened, spoken }) => {
-                    let client = client(stream, first, facts);
-                    Box::pin(relay::relay_opened(&self.context, proxy, client, opened, spoken)).await;
+            NetworkFilter::Handle(Handler::Tcp(proxy)) => {
+                match greeting.map(|greeting| *greeting) {
+                    None => self.tcp(stream, first, facts, proxy).await,
+                    Some(Greeting { opened, spoken }) => {
+                        let client = client(stream, first, facts);
+                        Box::pin(relay::relay_opened(&self.context, proxy, client, opened, spoken)).await;
+                    }
                 }
-            },
+                None
+            }
             NetworkFilter::Handle(Handler::Detect { http, tcp, within }) => {
                 let finder =
                     DestinationLookup::FilterChain { chain: chain.name.clone(), manager: Arc::clone(http) };
                 let either = DetectTarget { http, tcp, within: *within, finder, destination: &chain.name };
-                self.detect(stream, BytesMut::from(first), facts, either).await;
+                self.detect(stream, BytesMut::from(first), facts, either).await
             }
             NetworkFilter::Find(finder) => self.serve_destination(finder, stream, first, facts).await,
         }
@@ -148,24 +151,25 @@ impl ConnectionHandler {
         stream: Stream,
         first: Bytes,
         facts: ClientFacts,
-    ) {
+    ) -> Option<Box<HttpConnection>> {
         match &finder.by {
             DestinationBy::Authority => {
                 let way = DestinationLookup::Authority(finder.unknown, self.tunnels(&facts));
-                self.http(stream, first, Protocol::Detect, facts, (way, &finder.http)).await;
+                Some(self.http(stream, first, Protocol::Detect, facts, (way, &finder.http)))
             }
             DestinationBy::Name(name) => {
-                self.serve_named(name.clone(), finder.unknown, stream, first, facts).await;
+                self.serve_named(name.clone(), finder.unknown, stream, first, facts).await
             }
             DestinationBy::OriginalDestination => match self.original {
                 Some(original) => {
                     let name = normalized_address(original.0).into();
-                    self.serve_named(name, finder.unknown, stream, first, facts).await;
+                    self.serve_named(name, finder.unknown, stream, first, facts).await
                 }
                 None => {
                     // Dialling its destination would loop back to this listener.
                     let failure = Failure::local(Reason::NoDestination, "the connection was not redirected");
                     relay::refuse(&self.context, &facts, &failure);
+                    None
                 }
             },
         }
@@ -179,31 +183,36 @@ impl ConnectionHandler {
         stream: Stream,
         first: Bytes,
         facts: ClientFacts,
-    ) {
+    ) -> Option<Box<HttpConnection>> {
         let (found, snapshot) = match find(&self.context, &facts, &asked, unknown).await {
             Ok(found) => found,
             Err(failure) => {
-                return relay::refuse(&self.context, &facts, &failure);
+                relay::refuse(&self.context, &facts, &failure);
+                return None;
             }
         };
         let Some(found) = found else {
             drop(snapshot);
             let _running = facts.slot.begin();
-            return Box::pin(relay::relay_passthrough(&self.context, &asked, client(stream, first, facts)))
-                .await;
+            let client = client(stream, first, facts);
+            Box::pin(relay::relay_passthrough(&self.context, &asked, client)).await;
+            return None;
         };
         drop(snapshot);
         match &found.handler {
             Handler::Http(manager) => {
                 let way = (DestinationLookup::Name(asked, unknown), &*manager.settings);
-                self.http(stream, first, protocol_of(manager.codec, None), facts, way).await;
+                Some(self.http(stream, first, protocol_of(manager.codec, None), facts, way))
             }
-            Handler::Tcp(proxy) => self.tcp(stream, first, facts, proxy).await,
+            Handler::Tcp(proxy) => {
+                self.tcp(stream, first, facts, proxy).await;
+                None
+            }
             Handler::Detect { http, tcp, within } => {
                 let finder = DestinationLookup::Name(asked, unknown);
                 let either =
                     DetectTarget { http, tcp, within: *within, finder, destination: &found.canonical };
-                self.detect(stream, BytesMut::from(first), facts, either).await;
+                self.detect(stream, BytesMut::from(first), facts, either).await
             }
         }
     }
@@ -215,29 +224,13 @@ impl ConnectionHandler {
         TunnelHandler::new(move |Tunnel { connection, requested: asked, unknown }| {
             let (served, facts) = (served.clone(), facts.clone());
             Box::pin(async move {
-                served.serve_named(asked, unknown, connection.stream, connection.read, facts).await;
+                let (stream, read) = (connection.stream, connection.read);
+                let found = Box::pin(served.serve_named(asked, unknown, stream, read, facts)).await;
+                if let Some(http) = found {
+                    http.serve().await;
+                }
             })
         })
-    }
-
-    /// HTTP.
-    async fn http(
-        &self,
-        stream: Stream,
-        first: Bytes,
-        protocol: Protocol,
-        facts: ClientFacts,
-        (finder, http): (DestinationLookup, &HttpSettings),
-    ) {
-        let context = Rc::clone(&self.context);
-        let limits = limits(&context.limits, http, &facts);
-        let drain = self.drain.clone();
-        let on = Downstream { context, client: facts, lookup: finder, limits, drain };
-        // The largest of what becomes of a connection, and none of it is needed before this.
-        let served = Box::pin(service::serve(&on, stream, first, protocol));
-        if let Err(failure) = served.await {
-            tracing::debug!(client = %on.client.address, %failure, "connection ended");
-        }
     }
 
     async fn tcp(&self, stream: Stream, first: Bytes, facts: ClientFacts, proxy: &TcpProxy) {
@@ -253,7 +246,7 @@ impl ConnectionHandler {
         mut first: BytesMut,
         facts: ClientFacts,
         either: DetectTarget<'_>,
-    ) {
+    ) -> Option<Box<HttpConnection>> {
         let wait = match self.first_speakers.of(either.destination) {
             Some(FirstSpeaker::Server) => Duration::ZERO,
             Some(FirstSpeaker::Client) => either.within,
@@ -262,14 +255,15 @@ impl ConnectionHandler {
         match detect(&mut stream, &mut first, wait).await {
             Ok(Detection::Decided(verdict)) => {
                 self.first_speakers.learn(either.destination, FirstSpeaker::Client);
-                self.serve_detected(verdict, stream, first.freeze(), facts, either).await;
+                self.serve_detected(verdict, stream, first.freeze(), facts, either).await
             }
             Ok(Detection::TimedOut) => Box::pin(self.detect_both(stream, first, facts, either)).await,
             // It may wait for the server's bytes. One that has closed the connection only probed the port.
             Ok(Detection::Closed) if stream.peer() != Peer::Gone => {
                 self.tcp(stream, Bytes::new(), facts, either.tcp).await;
+                None
             }
-            Ok(Detection::Closed) | Err(_) => {}
+            Ok(Detection::Closed) | Err(_) => None,
         }
     }
 
@@ -280,13 +274,16 @@ impl ConnectionHandler {
         first: Bytes,
         facts: ClientFacts,
         either: DetectTarget<'_>,
-    ) {
+    ) -> Option<Box<HttpConnection>> {
         let protocol = match (either.http.codec, verdict) {
-            (_, Verdict::Opaque) => return self.tcp(stream, first, facts, either.tcp).await,
+            (_, Verdict::Opaque) => {
+                self.tcp(stream, first, facts, either.tcp).await;
+                return None;
+            }
             (Codec::Auto, Verdict::Http1) | (Codec::Http1, _) => Protocol::Http1,
             (Codec::Auto, Verdict::Http2) | (Codec::Http2, _) => Protocol::Http2,
         };
-        self.http(stream, first, protocol, facts, (either.finder, &either.http.settings)).await;
+        Some(self.http(stream, first, protocol, facts, (either.finder, &either.http.settings)))
     }
 
     /// The client is silent: dials an endpoint, and the side that sends first decides.
@@ -296,13 +293,14 @@ impl ConnectionHandler {
         mut first: BytesMut,
         facts: ClientFacts,
         either: DetectTarget<'_>,
-    ) {
+    ) -> Option<Box<HttpConnection>> {
         let running = facts.slot.begin();
         let snapshot = self.context.view.snapshot();
         let mut opened = match dial::open(&self.context, &snapshot, either.tcp, &facts).await {
             Ok(opened) => opened,
             Err(failure) => {
-                return relay::refuse(&self.context, &facts, &failure);
+                relay::refuse(&self.context, &facts, &failure);
+                return None;
             }
         };
         drop(snapshot);
@@ -312,7 +310,7 @@ impl ConnectionHandler {
             heard = detect_while_silent(&mut stream, &mut first, LONGEST_DETECTION, either.within) => match heard {
                 Ok(Detection::Decided(verdict)) => Some(verdict),
                 Ok(Detection::TimedOut | Detection::Closed) => Some(Verdict::Opaque),
-                Err(_) => return,
+                Err(_) => return None,
             },
             // An endpoint that hangs up, or whose connection fails, is relayed as just that.
             _ = opened.stream.read_buf(&mut spoken) => None,
@@ -324,11 +322,12 @@ impl ConnectionHandler {
                 }
                 let client = client(stream, first.freeze(), facts);
                 relay::relay_opened(&self.context, either.tcp, client, opened, spoken.freeze()).await;
+                None
             }
             Some(verdict) => {
                 drop((opened, running));
                 self.first_speakers.learn(either.destination, FirstSpeaker::Client);
-                self.serve_detected(verdict, stream, first.freeze(), facts, either).await;
+                self.serve_detected(verdict, stream, first.freeze(), facts, either).await
             }
         }
     }

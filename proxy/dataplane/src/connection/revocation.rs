@@ -41,8 +41,14 @@ impl ConnectionHandler {
             }
             sleep(DRAIN_TIME).await;
         };
+        let filtered = Box::pin(self.filter(chain, begun));
+        let served = async {
+            if let Some(http) = filtered.await {
+                http.serve().await;
+            }
+        };
         tokio::select! {
-            () = self.filter(chain, begun) => {}
+            () = served => {}
             () = revoked => {}
         }
     }

@@ -52,6 +52,8 @@ pub struct World {
     pub connections: Arc<ConnectionBudget>,
     /// Whether spans are exported.
     pub traced: bool,
+    /// Whether there is an access log; [`Proxy::record`] reads it.
+    pub logged: bool,
 }
 
 /// A running worker.
@@ -77,7 +79,13 @@ impl World {
             wildcard: true,
             connections: ConnectionBudget::new(20_000, u32::MAX),
             traced: false,
+            logged: true,
         }
+    }
+
+    /// Without an access log.
+    pub fn unlogged(self) -> Self {
+        Self { logged: false, ..self }
     }
 
     /// Exports spans; the records from which they are made come from [`Proxy::record`] as well.
@@ -186,7 +194,7 @@ impl World {
             }),
             drain: drains.guards(),
             registry: Arc::clone(&registry),
-            sinks: Sinks { log: Some(log), spans, ..Sinks::default() },
+            sinks: Sinks { log: self.logged.then_some(log), spans, ..Sinks::default() },
             clusters: Arc::clone(&shared),
             tracing: Tracing::DEFAULT,
             connections: self.connections,

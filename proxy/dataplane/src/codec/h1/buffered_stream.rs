@@ -1,6 +1,7 @@
 //! A stream with two buffers: bytes that were read and not yet parsed, and bytes that were written and not yet sent.
 //!
-//! Both buffers are bounded: reading stops until the bytes are parsed, writing until they are sent.
+//! Both buffers are bounded: reading stops until the bytes are parsed, writing until they are sent. An empty buffer belongs to
+//! the worker ([`buffers`]).
 
 use std::future::{Future, pending, poll_fn};
 use std::io;
@@ -12,10 +13,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::write::Outgoing;
+use crate::codec::buffers;
 use crate::socket::stream::Stream;
 
-/// The size of a first read; enough for nearly every head.
-const READ_MIN: usize = 8 * 1024;
+/// The size of a first read.
+const READ_MIN: usize = buffers::SIZE;
 /// The maximum size of a read, while bodies arrive fast.
 const READ_MAX: usize = 64 * 1024;
 
@@ -53,23 +55,33 @@ impl BufferedStream {
 
     /// Reads once. Returns the number of bytes, 0 at the end of the stream.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.read.capacity() == 0 {
+            self.read = buffers::take();
+        }
         let mut room = self.read.capacity() - self.read.len();
         // The rest of a buffer that a head still shares is used up before another is allocated.
         if room < self.read_size / 4 {
             self.read.reserve(self.read_size);
             room = self.read.capacity() - self.read.len();
         }
-        let got = ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx))?;
+        let Poll::Ready(got) = pin!(self.stream.read_buf(&mut self.read)).poll(cx)? else {
+            self.return_read_buffer();
+            return Poll::Pending;
+        };
         self.read_size = if got == room { (self.read_size * 2).min(READ_MAX) } else { READ_MIN };
         Poll::Ready(Ok(got))
     }
 
-    /// Frees empty buffers; the next read or write allocates them again.
+    /// Holds no memory for what is empty, until the next read or write.
     pub(crate) fn rest(&mut self) {
-        if self.read.is_empty() {
-            self.read = BytesMut::new();
-        }
+        self.return_read_buffer();
         self.out.rest();
+    }
+
+    fn return_read_buffer(&mut self) {
+        if self.read.is_empty() {
+            buffers::give(std::mem::take(&mut self.read));
+        }
     }
 
     /// Sends all queued bytes.

@@ -266,13 +266,7 @@ impl Shared {
         let Some(under_way) = sending else { return Ok(()) };
         match under_way.poll(cx, &self.wire) {
             Poll::Pending => {}
-            Poll::Ready(Ok(())) => {
-                *sending = None;
-                // The response may take long, and the head is no longer needed.
-                if let Some(wire) = &mut *self.wire.borrow_mut() {
-                    wire.out.rest_if_large();
-                }
-            }
+            Poll::Ready(Ok(())) => *sending = None,
             Poll::Ready(Err(TransferError::Socket(error))) => {
                 *sending = None;
                 self.state.borrow_mut().write_error = Some(error.to_string());
@@ -316,6 +310,9 @@ impl Shared {
             state.expires = timeout
                 .map(|seconds| state.idle_since + Duration::from_secs(u64::from(seconds.saturating_sub(1))));
             state.turn += 1;
+            if let Some(wire) = &mut *self.wire.borrow_mut() {
+                wire.rest();
+            }
             state.write_error.is_none()
                 && response.is_some_and(|response| response.keep_alive && response.body.is_ended())
                 && self.sending.borrow().is_none()

@@ -14,9 +14,6 @@ use crate::codec::head::Scheme;
 use crate::codec::limits::{FIRST_REQUEST, Limits};
 use crate::codec::watchdog::Watchdog;
 
-/// Idle time after which a connection frees its buffers.
-const REST_AFTER: Duration = Duration::from_secs(5);
-
 /// Why there is no next request.
 pub(crate) enum NoRequest {
     /// The client has closed or was idle for too long, or the connection drains.
@@ -37,8 +34,10 @@ impl Session {
     /// Starts to wait for a request.
     pub(crate) fn listen(&self) {
         let state = &mut *self.state.borrow_mut();
-        state.resting = false;
-        state.watchdog.set(REST_AFTER.min(self.longest_silence(state.requests)));
+        if let Some(connection) = &mut *self.connection.borrow_mut() {
+            connection.rest();
+        }
+        state.watchdog.set(self.longest_silence(state.requests));
     }
 
     pub(crate) fn poll_head(
@@ -79,17 +78,12 @@ impl Session {
                 Poll::Pending => break,
             }
         }
-        while state.watchdog.poll_passed(cx).is_ready() {
+        if state.watchdog.poll_passed(cx).is_ready() {
             if state.in_head {
                 let late = Failure::downstream(Reason::DownstreamTimeout, "the head came too slowly");
                 return Poll::Ready(Err(NoRequest::Refused(late)));
             }
-            if state.resting {
-                return Poll::Ready(Err(NoRequest::End));
-            }
-            state.resting = true;
-            connection.rest();
-            state.watchdog.set(self.longest_silence(state.requests).saturating_sub(REST_AFTER));
+            return Poll::Ready(Err(NoRequest::End));
         }
         if !*registered {
             *registered = drained.poll(cx).is_pending();

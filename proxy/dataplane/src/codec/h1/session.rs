@@ -65,8 +65,6 @@ pub(crate) struct SessionState {
     pub(crate) watchdog: Watchdog,
     /// A head was partly received: its timeout runs.
     pub(crate) in_head: bool,
-    /// The buffers were freed because the connection is idle.
-    pub(super) resting: bool,
     /// When the kernel is next asked whether the client is still there.
     pub(super) look: Watchdog,
     pub(super) looking: bool,
@@ -86,7 +84,8 @@ pub(crate) enum ResponseState {
 pub(crate) enum Disposition {
     Reuse,
     Close,
-    Unanswered,
+    /// It is answered with this failure, and the connection closes.
+    Unanswered(Failure),
     Taken,
 }
 
@@ -109,7 +108,6 @@ impl Session {
             response: ResponseState::Complete { keep_alive: true },
             watchdog: Watchdog::new(),
             in_head: false,
-            resting: false,
             look: Watchdog::new(),
             looking: false,
             half_closed: None,
@@ -148,7 +146,10 @@ impl Session {
         state.turn += 1;
         let Some(open) = connection else { return Disposition::Taken };
         match state.response {
-            ResponseState::Awaited => Disposition::Unanswered,
+            ResponseState::Awaited => Disposition::Unanswered(Failure::local(
+                Reason::LocalError,
+                "a request was left without an answer",
+            )),
             ResponseState::Started => {
                 if let Some(cut) = connection.take() {
                     cut.reset();
@@ -175,9 +176,9 @@ impl Session {
         state.ending || self.drain.is_draining()
     }
 
-    /// Responds to a refused request, and closes.
-    pub(crate) async fn answer_refusal(&self, failure: &Failure) {
-        let Some(mut connection) = self.connection.take() else { return };
+    /// Responds to a refused request, and closes. Returns why it was refused.
+    pub(crate) async fn answer_refusal(&self, failure: Failure) -> Result<(), Failure> {
+        let Some(mut connection) = self.connection.take() else { return Err(failure) };
         let mut head = ResponseHead::new(failure.reason.status());
         head.headers.insert(Reason::FIELD, HeaderValue::from_static(failure.reason.name()));
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -190,6 +191,7 @@ impl Session {
         if matches!(tokio::time::timeout(self.limits.head_timeout, written).await, Ok(Ok(()))) {
             connection.linger().await;
         }
+        Err(failure)
     }
 
     /// Resets the connection: the client must not take what it got for the whole.
@@ -199,14 +201,15 @@ impl Session {
         }
     }
 
-    pub(crate) async fn close(&self) {
+    pub(crate) async fn close(&self) -> Result<(), Failure> {
         let unread = !self.state.borrow().body.is_ended();
-        let Some(mut connection) = self.connection.take() else { return };
+        let Some(mut connection) = self.connection.take() else { return Ok(()) };
         if unread || !connection.read.is_empty() {
             connection.linger().await;
         } else {
             connection.shutdown().await;
         }
+        Ok(())
     }
 
     /// Ready when the client has stalled for too long.

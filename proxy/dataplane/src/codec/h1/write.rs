@@ -15,7 +15,7 @@ use outrigger_core::reason::Reason;
 use tokio::io::AsyncWrite;
 
 use crate::codec::head::{RequestHead, ResponseHead};
-use crate::codec::{date, hop};
+use crate::codec::{buffers, date, hop};
 use crate::socket::stream::Stream;
 
 /// Pieces up to this size are copied to the queue, which costs less than another I/O vector.
@@ -51,19 +51,16 @@ impl Outgoing {
     /// Frees memory that is not in use.
     pub(crate) fn rest(&mut self) {
         if self.waiting == 0 {
-            *self = Self::default();
-        }
-    }
-
-    /// Frees the memory if it is more than most heads need.
-    pub(crate) fn rest_if_large(&mut self) {
-        if self.last.capacity() > HIGH_WATER / 4 {
-            self.rest();
+            buffers::give(std::mem::take(&mut self.last));
+            self.queue = VecDeque::new();
         }
     }
 
     /// Queues a copy of the bytes.
     pub(crate) fn copy(&mut self, bytes: &[u8]) {
+        if self.last.capacity() == 0 {
+            self.last = buffers::take();
+        }
         self.last.put_slice(bytes);
         self.waiting += bytes.len();
     }
@@ -116,8 +113,8 @@ impl Outgoing {
             self.queue.pop_front();
         }
         if written == self.last.len() {
-            // Nothing is queued: the allocation is reused from its start.
-            self.last.clear();
+            // Nothing is queued, and the next message may be long in coming.
+            buffers::give(std::mem::take(&mut self.last));
         } else {
             self.last.advance(written);
         }

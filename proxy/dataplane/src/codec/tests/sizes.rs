@@ -15,11 +15,11 @@ fn stream() -> Stream {
 }
 
 #[test]
-fn an_http1_connection_fits_in_two_and_a_half_kib() {
+fn an_http1_connection_fits_in_one_and_a_half_kib() {
     let (limits, guard) = (Rc::<Limits>::default(), Drain::new().guard());
     let task = h1::server::serve(stream(), Bytes::new(), limits, guard, |_, _, _| async {}, |_| {});
     let size = size_of_val(&task) + size_of::<h1::Session>();
-    assert!(size <= 2560, "it takes {size} bytes");
+    assert!(size <= 1536, "it takes {size} bytes");
 }
 
 #[test]

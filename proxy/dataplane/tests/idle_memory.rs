@@ -1,0 +1,106 @@
+//! What idle connections hold: alone in its file, since the allocator counts for the whole process.
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::time::Duration;
+
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::ok;
+use support::sidecar::inbound_listener;
+use support::tls::{Authority, Peer};
+use support::{World, forward};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Bytes that are allocated by the workers.
+static LIVE: AtomicI64 = AtomicI64::new(0);
+
+thread_local! {
+    /// Whether this thread is the test's own.
+    static OWN: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn count(bytes: i64) {
+    if !OWN.get() {
+        LIVE.fetch_add(bytes, Relaxed);
+    }
+}
+
+fn size(layout: Layout) -> i64 {
+    i64::try_from(layout.size()).unwrap_or_default()
+}
+
+// SAFETY: every call goes to the system's allocator as it is. Counting allocates nothing and cannot unwind: the thread-local
+// has no destructor.
+#[allow(unsafe_code, reason = "an allocator cannot be implemented without")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(size(layout));
+        // SAFETY: the caller's promises are those that the system's allocator requires.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        count(-size(layout));
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+const CONNECTIONS: i64 = 200;
+
+/// Returns how many bytes each of [`CONNECTIONS`] connections adds, which `open` opens and uses, and then leaves idle.
+async fn held_by_each<T>(open: impl AsyncFn() -> T) -> i64 {
+    let mut idle = Vec::new();
+    let mut before = 0;
+    for at in 0..2 * CONNECTIONS {
+        if at == CONNECTIONS {
+            // What all connections share is there by now.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            before = LIVE.load(Relaxed);
+        }
+        idle.push(open().await);
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    (LIVE.load(Relaxed) - before) / CONNECTIONS
+}
+
+#[tokio::test]
+async fn idle_connections_hold_little() {
+    OWN.set(true);
+    let (authority, application) = (Authority::new(), Application::http(|_| ok("served")).await);
+    let world = World::new().unlogged().proxy().own(inbound_listener());
+    let world = world.cluster("app", &[application.address]).http("app:80", forward("app"));
+    world.secrets.publish(authority.secrets("cart"));
+    let proxy = world.start();
+
+    let fresh = held_by_each(async || Client::connect(proxy.address(0)).await).await;
+    let http1 = held_by_each(async || {
+        let mut client = Client::connect(proxy.address(0)).await;
+        assert_eq!(client.get("app", "/").await.body, "served");
+        client
+    });
+    let http1 = http1.await;
+    let peer = Peer::new(&authority, "web", "http/1.1");
+    let mtls = held_by_each(async || {
+        let mut stream = peer.connect(proxy.address(1)).await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: app\r\n\r\n").await.unwrap();
+        let mut response = Vec::new();
+        while !response.ends_with(b"served") {
+            stream.read_buf(&mut response).await.unwrap();
+        }
+        stream
+    });
+    let mtls = mtls.await;
+    println!("an idle connection holds: before its first request {fresh} bytes, HTTP/1 {http1}, mTLS {mtls}");
+    assert!(fresh <= 4096 && http1 <= 4096, "{fresh}, {http1}");
+    assert!(mtls <= 16 * 1024, "{mtls}");
+}
