@@ -1,6 +1,6 @@
 //! HTTP/1.1 (RFC 9112): one request at a time on a connection that is kept open.
 //!
-//! Our own, because it costs less than a general client: 8.8 µs of CPU per GET of 200 bytes on loopback where hyper's took 15
+//! Our own, because it costs less than a general client: 5.6 µs of CPU per GET of 200 bytes on loopback where hyper's took 8.1
 //! (both with opt-level 1, same machine, in turns). The request is encoded once, and an answer is verified in place. An answer
 //! that breaks the protocol is a failure and ends the connection.
 

@@ -117,6 +117,18 @@ fn a_stall_shows_in_the_percentiles_of_a_constant_rate() {
 }
 
 #[test]
+fn a_server_that_does_not_answer_is_a_timeout_for_every_stream() {
+    let address = backend::start(Service::Stalled { stall: Duration::from_secs(60) }).unwrap();
+    let timeout = Duration::from_millis(100);
+    let until = Until::Elapsed(Duration::from_millis(250));
+    let measured = run(Spec { timeout, until, ..spec(address, Protocol::Http1(get(address))) });
+    let failures: Vec<_> = measured.tally.failures.keys().cloned().collect();
+    assert_eq!((measured.tally.answered, &failures[..]), (0, &[super::super::Failure::Timeout][..]));
+    assert!(measured.tally.failed() >= 4 && measured.tally.failed() <= 12, "{}", measured.tally.failed());
+    assert!(Duration::from_nanos(measured.tally.latency.min()) >= timeout * 99 / 100);
+}
+
+#[test]
 fn a_test_that_is_stopped_says_what_it_has_measured() {
     let address = backend::start(Service::Http1 { size: 5 }).unwrap();
     let hour = Until::Elapsed(Duration::from_secs(3600));
