@@ -5,7 +5,7 @@
 //! client connects, for which everything is translated; and while four connect at once, which share the translation. A
 //! wildcard client has connected when it has every cluster, endpoint, listener and route.
 
-mod client;
+pub(crate) mod client;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

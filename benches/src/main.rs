@@ -1,5 +1,7 @@
 //! Measures what a mesh costs and which faults it survives. Nothing is asserted.
 //!
+//! `cargo build --release && cargo run --release -p outrigger-benches -- compare` measures Outrigger beside other proxies (docs/benchmarks.md).
+//!
 //! `cargo build --release && cargo run --release -p outrigger-benches -- mesh --services 10000 --updates 1000` measures
 //! the memory and CPU of sidecars. `cargo run --release -p outrigger-benches -- faults` breaks endpoints under load and
 //! prints what was lost (root). `cargo run --release -p outrigger-benches -- instructions` counts the instructions of a
@@ -8,6 +10,7 @@
 //! whole mesh connect. `cargo run --release -p outrigger-benches -- load URL` sends load to anything (docs/load-testing.md).
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it reports to a person
 
+mod compare;
 mod faults;
 mod heartbeats;
 mod instructions;
@@ -31,6 +34,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    Compare(compare::CompareArgs),
     Mesh(mesh::MeshArgs),
     Faults(faults::FaultsArgs),
     Heartbeats(heartbeats::HeartbeatsArgs),
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
             match bench {
                 Bench::Load(args) => load::run(*args).await,
                 Bench::Backend(args) => backend::run(&args),
+                Bench::Compare(args) => compare::run(args).await,
                 Bench::Mesh(args) => mesh::measure(args).await,
                 Bench::Instructions(args) => instructions::run(args).await,
                 Bench::Membership(args) => membership::run(args).await,

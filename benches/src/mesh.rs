@@ -104,7 +104,7 @@ pub(crate) struct Mesh<'run> {
     admin: SocketAddr,
     pub(crate) app: SocketAddr,
     pub(crate) http2_app: SocketAddr,
-    inbound: SocketAddr,
+    pub(crate) inbound: SocketAddr,
     server_admin: SocketAddr,
     server_outbound: SocketAddr,
     client_admin: SocketAddr,
@@ -240,7 +240,13 @@ endpoints: [{{addresses: [\"{}\"]}}]
     }
 
     pub(crate) async fn client(&self) -> Result<Process, String> {
-        let flags = self.sidecar_flags("client", self.client_admin, self.outbound)?;
+        self.client_with(&[]).await
+    }
+
+    /// Like [`Mesh::client`], with more flags.
+    pub(crate) async fn client_with(&self, more: &[(&'static str, OsString)]) -> Result<Process, String> {
+        let mut flags = self.sidecar_flags("client", self.client_admin, self.outbound)?;
+        flags.extend_from_slice(more);
         let mut sidecar = self.start("client", &["proxy"], &flags)?;
         admin::wait_ready(self.client_admin, &mut sidecar, PATIENCE).await?;
         Ok(sidecar)

@@ -84,7 +84,6 @@ pub(crate) fn run(args: &BackendArgs) -> Result<(), String> {
 }
 
 /// Starts a backend in a thread, which runs until the process ends, on a free port of loopback. Returns its address.
-#[cfg_attr(not(test), allow(dead_code))] // for measurements within one process
 pub(crate) fn start(service: Service) -> Result<SocketAddr, String> {
     let listener = listen((Ipv4Addr::LOCALHOST, 0).into())?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;

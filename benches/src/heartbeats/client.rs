@@ -38,6 +38,12 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// Returns the certificate chain and the key, for a TLS client.
+    pub(crate) fn into_parts(self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = PrivatePkcs8KeyDer::from(self.key.serialize_der());
+        (self.chain, key.into())
+    }
+
     /// Gets the first certificate with a join token.
     pub(crate) async fn join(mesh: &Mesh<'_>) -> Result<Self, String> {
         let token = std::fs::read_to_string(mesh.token("server")?).map_err(text)?;

@@ -1,0 +1,171 @@
+//! The load of a run: a closed loop over connections that stay open. Returns an error if a request fails.
+//!
+//! HTTP/2 in the clear is sent by nghttp2's h2load: like the application, a client on a library would be too slow to keep the fastest
+//! proxy busy. All else is sent by our load engine.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use super::account::{Account, Spent};
+use super::cores::Cores;
+use crate::load::{self, Pace, Protocol, Spec, Tls, Until};
+
+/// How long a request may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// CPU time below which a run is too inexact, at ticks of 10 ms.
+const LEAST: Duration = Duration::from_millis(50);
+
+/// Where requests go.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) address: SocketAddr,
+    pub(super) tls: Option<Tls>,
+    pub(super) authority: String,
+    pub(super) path: String,
+}
+
+/// How it is requested.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Load {
+    pub(super) connections: usize,
+    /// Concurrent requests of one connection. More than one are HTTP/2.
+    pub(super) streams: usize,
+    /// Bytes of a POST's body, or 0 for GET.
+    pub(super) body: usize,
+}
+
+/// What is measured, and for how long.
+pub(super) struct Run<'run> {
+    pub(super) cores: &'run Cores,
+    /// The proxies.
+    pub(super) processes: &'run [u32],
+    /// With the same load, before the measurement.
+    pub(super) warm_up: Duration,
+    pub(super) duration: Duration,
+}
+
+impl Run<'_> {
+    fn account(&self) -> Result<Account, String> {
+        Account::read(self.processes, self.cores.proxy)
+    }
+}
+
+/// Sends what `protocol` says over so many connections, each as soon as the one before is answered, with our load engine; with a new
+/// connection for each if `connect`. Returns how many were answered in the measurement, and what they cost.
+pub(super) async fn closed_loop(
+    target: &Target,
+    protocol: Protocol,
+    connections: usize,
+    connect: bool,
+    run: &Run<'_>,
+) -> Result<(u64, Spent), String> {
+    let running = load::start(Spec {
+        address: target.address,
+        tls: target.tls.clone(),
+        protocol,
+        connections,
+        streams: 1,
+        connection_per_request: connect,
+        pace: Pace::ClosedLoop,
+        // Its own warm-up would hide failures.
+        warm_up: Duration::ZERO,
+        until: Until::Elapsed(run.warm_up + run.duration + TIMEOUT),
+        timeout: TIMEOUT,
+        threads: 1,
+        cores: vec![run.cores.load()],
+    })?;
+    tokio::time::sleep(run.warm_up).await;
+    let (before, first) = (run.account()?, running.ended());
+    tokio::time::sleep(run.duration).await;
+    let (after, last) = (run.account()?, running.ended());
+    running.stop();
+    let measurement = running.finish()?;
+    match measurement.tally.failures.iter().next() {
+        Some((failure, count)) => Err(format!("{count} requests failed: {failure}")),
+        None => exact(last - first, before.until(&after)),
+    }
+}
+
+/// The same in HTTP/2, with h2load. Accounts for its connections' beginning and end, too.
+pub(super) async fn h2load(target: &Target, load: &Load, run: &Run<'_>) -> Result<(u64, Spent), String> {
+    run_h2load(target, load, run.warm_up).await?;
+    let before = run.account()?;
+    let requests = run_h2load(target, load, run.duration).await?;
+    exact(requests, before.until(&run.account()?))
+}
+
+/// Returns an error if the proxies had too little to do, as where the load hardly gets CPU.
+fn exact(requests: u64, spent: Spent) -> Result<(u64, Spent), String> {
+    match spent.cpu() < LEAST {
+        true => Err(format!("only {requests} requests and {:?} of CPU in a run", spent.cpu())),
+        false => Ok((requests, spent)),
+    }
+}
+
+/// Returns how many requests it sent in `duration`. Returns an error if one was not answered by 2xx.
+async fn run_h2load(target: &Target, load: &Load, duration: Duration) -> Result<u64, String> {
+    let Target { address, authority, path, .. } = target;
+    let mut command = Command::new("h2load");
+    command
+        .args(["-t", "1", "-c", &load.connections.to_string(), "-m", &load.streams.to_string()])
+        .args(["-D", &format!("{}ms", duration.as_millis())])
+        .arg(format!("--connect-to={address}"));
+    let body = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
+    if load.body > 0 {
+        std::fs::write(body.path(), vec![b'y'; load.body]).map_err(|error| error.to_string())?;
+        command.arg("-d").arg(body.path());
+    }
+    command.arg(format!("http://{authority}{path}")).kill_on_drop(true);
+    let output =
+        command.output().await.map_err(|error| format!("h2load (benches/install-peers): {error}"))?;
+    let report = String::from_utf8_lossy(&output.stdout);
+    let counts = counts(&report).ok_or_else(|| format!("h2load: {report}"))?;
+    match counts.failed {
+        0 if counts.succeeded > 0 => Ok(counts.succeeded),
+        _ => Err(format!("{} requests succeeded and {} failed", counts.succeeded, counts.failed)),
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Counts {
+    succeeded: u64,
+    failed: u64,
+}
+
+/// Reads `status codes: 10 2xx, 0 3xx, 0 4xx, 0 5xx` and the number of errors in `requests: ..., 0 failed, 0 errored, 0 timeout`.
+fn counts(report: &str) -> Option<Counts> {
+    let line = |name| report.lines().find_map(|line| line.strip_prefix(name));
+    let numbers = |line: &str| -> Vec<(u64, String)> {
+        line.split(',')
+            .filter_map(|part| part.trim().split_once(' '))
+            .filter_map(|(number, name)| Some((number.parse().ok()?, name.to_owned())))
+            .collect()
+    };
+    let of = |numbers: &[(u64, String)], name: &str| {
+        numbers.iter().find(|(_, known)| known == name).map(|(number, _)| *number)
+    };
+    let codes = numbers(line("status codes:")?);
+    let requests = numbers(line("requests:")?);
+    let failed: Option<u64> = ["3xx", "4xx", "5xx"].iter().map(|name| of(&codes, name)).sum();
+    Some(Counts {
+        succeeded: of(&codes, "2xx")?,
+        failed: failed? + of(&requests, "failed")? + of(&requests, "timeout")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_of_h2load_is_read() {
+        let report = "finished in 1.00s, 10 req/s, 1KB/s
+requests: 10 total, 12 started, 10 done, 9 succeeded, 1 failed, 1 errored, 0 timeout
+status codes: 9 2xx, 0 3xx, 0 4xx, 2 5xx
+";
+        assert_eq!(counts(report), Some(Counts { succeeded: 9, failed: 3 }));
+        assert_eq!(counts("requests: 10 total\n"), None);
+    }
+}

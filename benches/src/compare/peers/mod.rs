@@ -1,0 +1,180 @@
+//! The proxies that are compared: Outrigger and its peers, one file each. All get the same work: routing on as many routes, counters,
+//! one thread, connections to the application that are used again.
+
+mod envoy;
+mod haproxy;
+mod nginx;
+mod outrigger;
+mod pingora;
+mod daemon;
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+use self::daemon::Daemon;
+use super::certificates::Certificates;
+use super::cores::Cores;
+use crate::load::Tls;
+
+/// What the proxies of a scenario are to do.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    /// Between client and proxy, and between proxy and application.
+    pub(super) protocol: Protocol,
+    pub(super) shape: Shape,
+    /// Routes by path prefix, `/r0` and so on, all to the application.
+    pub(super) routes: usize,
+    /// The application.
+    pub(super) backend: SocketAddr,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    /// With prior knowledge.
+    Http2,
+    /// Bytes that no proxy looks at.
+    Tcp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// One proxy, all in the clear.
+    One,
+    /// Two proxies with mutual TLS between them, and HTTP/2 in it unless the protocol is TCP.
+    Pair,
+    /// The second one of such a pair: clients speak HTTP/2 in mutual TLS to it.
+    Inbound,
+}
+
+/// A proxy that can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(super) enum Peer {
+    Outrigger,
+    Haproxy,
+    Envoy,
+    Nginx,
+    Pingora,
+}
+
+impl Peer {
+    /// All of them, in the order of the tables.
+    pub(super) const ALL: [Self; 5] =
+        [Self::Outrigger, Self::Haproxy, Self::Envoy, Self::Nginx, Self::Pingora];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Outrigger => "Outrigger",
+            Self::Haproxy => "HAProxy",
+            Self::Envoy => "Envoy",
+            Self::Nginx => "nginx",
+            Self::Pingora => "pingora",
+        }
+    }
+
+    /// Returns its program and the line in which it tells its version. Returns None if it is not installed.
+    pub(super) fn find(self, outrigger: &Path) -> Option<(PathBuf, String)> {
+        let (program, flag) = match self {
+            Self::Outrigger => (Some(outrigger.to_owned()).filter(|file| file.is_file()), "--version"),
+            Self::Haproxy => (daemon::find("haproxy"), "-v"),
+            Self::Envoy => (daemon::find("envoy"), "--version"),
+            Self::Nginx => (daemon::find("nginx"), "-v"),
+            Self::Pingora => (daemon::find("peer-pingora"), "--version"),
+        };
+        let program = program?;
+        let version = daemon::version(&program, flag)?;
+        Some((program, version))
+    }
+
+    /// Whether it can do this work at all.
+    pub(super) fn supports(self, setup: &Setup) -> bool {
+        match self {
+            // It speaks HTTP/1 to endpoints, whatever clients speak.
+            Self::Nginx => setup.protocol == Protocol::Http1 && setup.shape != Shape::Pair,
+            // The library is of HTTP, and leaves routing to its user.
+            Self::Pingora => setup.protocol != Protocol::Tcp && setup.routes <= 20,
+            _ => true,
+        }
+    }
+
+    /// Starts it, on the proxies' core. Returns an error if it does not accept connections after some time.
+    pub(super) async fn start(
+        self,
+        program: &Path,
+        setup: &Setup,
+        with: &With<'_>,
+    ) -> Result<Running, String> {
+        let started = match self {
+            Self::Outrigger => outrigger::start(program, setup, with).await,
+            Self::Haproxy => haproxy::start(program, setup, with).await,
+            Self::Envoy => envoy::start(program, setup, with).await,
+            Self::Nginx => nginx::start(program, setup, with).await,
+            Self::Pingora => pingora::start(program, setup, with).await,
+        };
+        started.map_err(|why| format!("{}: {why}", self.name()))
+    }
+}
+
+/// What a peer is started with.
+pub(super) struct With<'run> {
+    pub(super) cores: &'run Cores,
+    pub(super) certificates: &'run Certificates,
+    /// An empty directory of its own, for configuration and logs.
+    pub(super) directory: &'run Path,
+}
+
+/// Returns the processes that `setup` needs, the first one in the path of a request last: its name, and where it listens and
+/// connects with which of `sides`: in the clear, or what is between two proxies.
+fn chain<S: Copy>(setup: &Setup, listen: SocketAddr, link: SocketAddr, [clear, mtls]: [S; 2]) -> Vec<Hop<S>> {
+    let app = (setup.backend, clear);
+    match setup.shape {
+        Shape::One => vec![Hop { name: "proxy", from: (listen, clear), to: app }],
+        Shape::Inbound => vec![Hop { name: "inbound", from: (listen, mtls), to: app }],
+        Shape::Pair => vec![
+            Hop { name: "inbound", from: (link, mtls), to: app },
+            Hop { name: "outbound", from: (listen, clear), to: (link, mtls) },
+        ],
+    }
+}
+
+/// One proxy of a peer.
+struct Hop<S> {
+    name: &'static str,
+    from: (SocketAddr, S),
+    to: (SocketAddr, S),
+}
+
+/// The started processes of a peer that is not Outrigger.
+fn running(
+    daemons: Vec<Daemon>,
+    address: SocketAddr,
+    setup: &Setup,
+    with: &With<'_>,
+) -> Result<Running, String> {
+    let tls = (setup.shape == Shape::Inbound).then(|| with.certificates.client()).transpose()?;
+    Ok(Running {
+        processes: daemons.iter().flat_map(Daemon::processes).collect(),
+        address,
+        tls,
+        authority: "app.mesh".into(),
+        keep: Box::new(daemons),
+    })
+}
+
+/// A started peer. Dropping it ends its processes.
+pub(super) struct Running {
+    /// The measured processes.
+    pub(super) processes: Vec<u32>,
+    /// Where clients connect.
+    pub(super) address: SocketAddr,
+    /// TLS of clients, if they connect with it.
+    pub(super) tls: Option<Tls>,
+    /// The authority of requests.
+    pub(super) authority: String,
+    /// Processes and files, until they are dropped.
+    #[expect(dead_code, reason = "held")]
+    keep: Box<dyn Any>,
+}
