@@ -111,6 +111,28 @@ fn unread_uploads_block_no_other_stream() {
     });
 }
 
+#[test]
+fn stalled_bodies_in_both_directions_delay_no_small_request() {
+    run(async {
+        let connection = connected(&Limits::default()).await;
+        let mut stalled = Vec::new();
+        for _ in 0..16 {
+            stalled.push(body_of(&mut connection.send(get("/large"), Body::empty())).await);
+            let mut exchange = connection.send(post("/still"), large());
+            spawn_local(async move { exchange.answer().await.map(drop) });
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let began = Instant::now();
+        for _ in 0..100 {
+            let body = Body::full(Bytes::from_static(b"small"));
+            let (text, _) = whole(&mut body_of(&mut connection.send(post("/"), body)).await).await.unwrap();
+            assert_eq!(text, "POST http://cart:80/ small");
+        }
+        assert_eq!(began.elapsed().as_millis(), 0);
+        assert!(!connection.is_crowded() && connection.streams() == 32);
+    });
+}
+
 /// Windows that four streams use up.
 fn narrow() -> Limits {
     Limits { connection_window: 1024 * 1024, ..Limits::default() }
