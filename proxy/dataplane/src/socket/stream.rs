@@ -153,6 +153,14 @@ impl Stream {
         }
     }
 
+    /// Returns the socket, if bytes are sent as they are.
+    pub(crate) fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
     fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(stream) => Some(stream),

@@ -2,30 +2,20 @@
 //!
 //! Used for TCP, CONNECT and upgrades. Each direction ends on its own: a half-close is passed on as a shutdown, and a side
 //! that reads no more is still read to its end. A side that breaks off resets the other, which must not take what it got
-//! for the whole; so does silence in both directions for the idle timeout. An idle connection holds no buffer: bytes are
-//! read into a scratch buffer of the worker, and only what the other side does not take at once is kept.
+//! for the whole; so does silence in both directions for the idle timeout.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::one_way::OneWay;
 use crate::socket::stream::Stream;
-
-/// What is read at once. What the other side does not take of it is the most that a direction holds.
-const SCRATCH_BYTES: usize = 64 * 1024;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
-}
 
 /// What went through, and how it ended.
 #[derive(Debug)]
@@ -137,124 +127,6 @@ pub(crate) async fn copy_both(client: Side, upstream: Side, limits: CopyLimits) 
     let refused = up.refused.map(End::Upstream).or(down.refused.map(End::Client));
     let end = end.or(refused).unwrap_or(End::Closed);
     Copied { received: up.bytes, sent: down.bytes, end }
-}
-
-/// Where an error came from.
-enum Fault {
-    Read(io::Error),
-    Write(io::Error),
-}
-
-struct OneWay {
-    /// Read and not yet written.
-    waiting: Bytes,
-    state: DirectionState,
-    unflushed: bool,
-    bytes: u64,
-    /// Why the receiver reads no more. What it sends is still relayed: a server may answer before it has read
-    /// everything, and close.
-    refused: Option<io::Error>,
-}
-
-enum DirectionState {
-    Reading,
-    Closing,
-    Closed,
-}
-
-impl OneWay {
-    fn new(waiting: Bytes) -> Self {
-        Self { waiting, state: DirectionState::Reading, unflushed: false, bytes: 0, refused: None }
-    }
-
-    /// Ready when the sender has closed or the receiver takes no more; fails when the sender has broken off.
-    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<io::Result<()>> {
-        while !matches!(self.state, DirectionState::Closed) {
-            match ready!(self.poll_step(cx, from, to)) {
-                Ok(()) => {}
-                Err(Fault::Read(error)) => return Poll::Ready(Err(error)),
-                Err(Fault::Write(error)) => {
-                    self.waiting = Bytes::new();
-                    self.state = DirectionState::Closed;
-                    self.refused = Some(error);
-                }
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_step(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
-    ) -> Poll<Result<(), Fault>> {
-        if !self.waiting.is_empty() {
-            let written = ready!(Pin::new(to).poll_write(cx, &self.waiting)).map_err(Fault::Write)?;
-            self.wrote(written)?;
-            self.waiting.advance(written);
-            return Poll::Ready(Ok(()));
-        }
-        match self.state {
-            DirectionState::Reading => match self.poll_pass(cx, from, to)? {
-                Poll::Ready(true) => {}
-                Poll::Ready(false) => self.state = DirectionState::Closing,
-                Poll::Pending => {
-                    if self.unflushed {
-                        ready!(Pin::new(to).poll_flush(cx)).map_err(Fault::Write)?;
-                        self.unflushed = false;
-                    }
-                    return Poll::Pending;
-                }
-            },
-            DirectionState::Closing => {
-                match ready!(Pin::new(to).poll_shutdown(cx)) {
-                    // The other end is gone already: nothing is left to be closed.
-                    Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
-                    shut => shut.map_err(Fault::Write)?,
-                }
-                self.state = DirectionState::Closed;
-            }
-            DirectionState::Closed => {}
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Reads once and writes what it can of it; false at the sender's end.
-    fn poll_pass(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
-    ) -> Poll<Result<bool, Fault>> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(from).poll_read(cx, &mut buffer)).map_err(Fault::Read)?;
-            if buffer.filled().is_empty() {
-                return Poll::Ready(Ok(false));
-            }
-            let written = match Pin::new(to).poll_write(cx, buffer.filled()) {
-                Poll::Ready(written) => written.map_err(Fault::Write)?,
-                Poll::Pending => 0,
-            };
-            if written > 0 {
-                self.wrote(written)?;
-            }
-            if written < buffer.filled().len() {
-                self.waiting = Bytes::copy_from_slice(&buffer.filled()[written..]);
-            }
-            Poll::Ready(Ok(true))
-        })
-    }
-
-    fn wrote(&mut self, bytes: usize) -> Result<(), Fault> {
-        if bytes == 0 {
-            return Err(Fault::Write(io::ErrorKind::WriteZero.into()));
-        }
-        self.unflushed = true;
-        self.bytes += bytes as u64;
-        Ok(())
-    }
 }
 
 #[cfg(test)]

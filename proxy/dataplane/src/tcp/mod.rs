@@ -3,3 +3,5 @@
 pub(crate) mod relay;
 pub(crate) mod dial;
 pub(crate) mod copy;
+mod one_way;
+mod splice;
