@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
@@ -49,6 +50,16 @@ pub(super) struct Daemon {
     name: String,
     child: Child,
     log: PathBuf,
+}
+
+/// A worker of nginx outlives its master if the master alone is killed.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        for pid in self.processes().into_iter().filter_map(|id| Pid::from_raw(id as i32)) {
+            // One that has ended already needs no signal.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
 }
 
 impl Daemon {
