@@ -7,9 +7,10 @@
 //! prints what was lost (root). `cargo run --release -p outrigger-benches -- instructions` counts the instructions of a
 //! request (valgrind). `cargo run --release -p outrigger-benches -- membership` changes endpoints of a large cluster under load.
 //! `cargo run --release -p outrigger-benches -- heartbeats` measures heartbeats and certificate requests while clients of the
-//! whole mesh connect. `cargo run --release -p outrigger-benches -- load URL` sends load to anything (docs/load-testing.md).
+//! whole mesh connect. `cargo run --release -p outrigger-benches -- scale` measures a control plane with 5,000 proxies. `cargo run --release -p outrigger-benches -- load URL` sends load to anything (docs/load-testing.md).
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it reports to a person
 
+mod scale;
 mod compare;
 mod faults;
 mod heartbeats;
@@ -38,6 +39,7 @@ enum Bench {
     Mesh(mesh::MeshArgs),
     Faults(faults::FaultsArgs),
     Heartbeats(heartbeats::HeartbeatsArgs),
+    Scale(scale::ScaleArgs),
     Instructions(instructions::InstructionsArgs),
     Membership(membership::MembershipArgs),
     Load(Box<load::LoadArgs>),
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
                 Bench::Membership(args) => membership::run(args).await,
                 Bench::Faults(args) => faults::run(args).await,
                 Bench::Heartbeats(args) => heartbeats::measure(args).await,
+                Bench::Scale(args) => scale::run(args).await,
                 Bench::Endpoint(args) => faults::endpoint::serve(args).await,
             }
         })

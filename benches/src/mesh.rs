@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use crate::traffic;
 
 /// Number of services that get traffic.
-const USED: usize = 5;
+pub(crate) const USED: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Measures a sidecar in a mesh of a given size.

@@ -11,7 +11,7 @@ pub(super) const DISTURBED: f64 = 0.03;
 
 /// The CPU time of the measured processes since their start, and the state of their core.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Account {
+pub(crate) struct Account {
     at: Instant,
     user: Duration,
     system: Duration,
@@ -20,20 +20,20 @@ pub(super) struct Account {
 
 /// What happened between two accounts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Spent {
+pub(crate) struct Spent {
     /// Duration of the run.
-    pub(super) wall: Duration,
+    pub(crate) wall: Duration,
     /// User time of the measured processes.
-    pub(super) user: Duration,
+    pub(crate) user: Duration,
     /// System time of the measured processes.
-    pub(super) system: Duration,
+    pub(crate) system: Duration,
     /// Share of the core's time that went to other processes or other virtual machines (0 to 1).
-    pub(super) other: f64,
+    pub(crate) other: f64,
 }
 
 impl Account {
     /// Reads the accounts of `processes`, which run on `core`. Returns an error if one of them has ended.
-    pub(super) fn read(processes: &[u32], core: usize) -> Result<Self, String> {
+    pub(crate) fn read(processes: &[u32], core: usize) -> Result<Self, String> {
         let (mut user, mut system) = (Duration::ZERO, Duration::ZERO);
         for pid in processes {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
@@ -48,7 +48,7 @@ impl Account {
     }
 
     /// Returns what was spent from `self` to `later`.
-    pub(super) fn until(&self, later: &Self) -> Spent {
+    pub(crate) fn until(&self, later: &Self) -> Spent {
         let wall = later.at - self.at;
         let (user, system) = (later.user.saturating_sub(self.user), later.system.saturating_sub(self.system));
         let idle = later.core.idle.saturating_sub(self.core.idle);
@@ -61,7 +61,7 @@ impl Account {
 
 impl Spent {
     /// User and system time.
-    pub(super) fn cpu(&self) -> Duration {
+    pub(crate) fn cpu(&self) -> Duration {
         self.user + self.system
     }
 }

@@ -7,16 +7,16 @@ use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
 /// The division of the machine.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Cores {
+pub(crate) struct Cores {
     /// The core of the proxies.
-    pub(super) proxy: usize,
+    pub(crate) proxy: usize,
     others: CpuSet,
 }
 
 impl Cores {
     /// Takes the first core that this process may use for the proxies, and moves all threads of this process to the others.
     /// Returns an error if there is only one core.
-    pub(super) fn divide() -> Result<Self, String> {
+    pub(crate) fn divide() -> Result<Self, String> {
         let all = sched_getaffinity(None).map_err(|error| format!("cannot read the affinity: {error}"))?;
         let mut cores = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core));
         let proxy = cores.next().ok_or("no core")?;
@@ -38,12 +38,12 @@ impl Cores {
     }
 
     /// A core for the load.
-    pub(super) fn load(&self) -> usize {
+    pub(crate) fn load(&self) -> usize {
         (0..CpuSet::MAX_CPU).find(|core| self.others.is_set(*core)).unwrap_or_default()
     }
 
     /// Until the guard is dropped, processes that this thread starts run on the proxies' core.
-    pub(super) fn on_proxy_core(&self) -> Result<Pinned, String> {
+    pub(crate) fn on_proxy_core(&self) -> Result<Pinned, String> {
         let mut one = CpuSet::new();
         one.set(self.proxy);
         sched_setaffinity(None, &one)
@@ -53,7 +53,7 @@ impl Cores {
 }
 
 /// See [`Cores::on_proxy_core`]. It belongs to the thread that created it.
-pub(super) struct Pinned {
+pub(crate) struct Pinned {
     others: CpuSet,
     thread: PhantomData<*const ()>,
 }

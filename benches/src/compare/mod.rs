@@ -23,9 +23,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+pub(crate) use self::account::{Account, Spent};
 use self::certificates::Certificates;
-use self::cores::Cores;
+pub(crate) use self::cores::Cores;
 use self::peers::Peer;
+pub(crate) use self::report::describe_machine;
 use self::results::Results;
 use self::rounds::Bench;
 

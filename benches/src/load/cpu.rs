@@ -71,7 +71,7 @@ pub(crate) fn pin(core: usize) -> Result<(), String> {
 }
 
 /// Raises the limit of open files to what the process may have. Returns an error if `files` are still too many.
-pub(super) fn allow_files(files: usize) -> Result<(), String> {
+pub(crate) fn allow_files(files: usize) -> Result<(), String> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // What was not raised is found by the comparison below.

@@ -37,5 +37,5 @@ pub(crate) use self::{
 pub(crate) use args::LoadArgs;
 pub(crate) use client::{body, duplex};
 pub(crate) use command::run;
-pub(crate) use cpu::pin;
+pub(crate) use cpu::{allow_files, pin};
 pub(crate) use failure::Failure;

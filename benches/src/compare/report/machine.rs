@@ -1,7 +1,7 @@
 //! The machine that the figures are of: processor, cores, kernel, memory.
 
 /// Describes it in one line, as far as `/proc` tells.
-pub(super) fn describe() -> String {
+pub(crate) fn describe() -> String {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let field = |text: &str, name: &str| {
         text.lines()

@@ -7,6 +7,7 @@ mod machine;
 
 use std::path::Path;
 
+pub(crate) use self::machine::describe as describe_machine;
 use super::results::Results;
 use super::{Found, Plan};
 
@@ -26,7 +27,7 @@ pub(super) fn write(report: &Report<'_>, directory: &Path) -> Result<(), String>
         let file = directory.join(name);
         std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))
     };
-    let machine = machine::describe();
+    let machine = describe_machine();
     file("compare.json", json::print(report, &machine)?)?;
     let tables = markdown::print(report, &machine);
     println!("{tables}");
