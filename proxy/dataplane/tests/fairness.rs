@@ -132,15 +132,16 @@ async fn streams_whose_bodies_never_come_leave_capacity_for_other_peers() {
         senders.push(hog.http2(proxy.address(0)).await);
     }
     let mut streams = Vec::new();
-    // The queue begins when the others are in flight: a slot in it is kept for ten seconds, however busy this machine is.
-    for number in [960, 290] {
+    // The queue begins when the others are in flight: a slot in it is kept for ten seconds, however busy this machine is. In groups,
+    // each of which the application's backlog holds.
+    for (number, forwarded) in [(240, 240), (240, 480), (240, 720), (240, 960), (290, 960)] {
         for _ in 0..number {
             let sender = &senders[streams.len() % 5];
             let request =
                 http::Request::post("https://app/").header("content-length", "10").body(()).unwrap();
             streams.push(sender.clone().ready().await.unwrap().send_request(request, false).unwrap());
         }
-        until("complete heads are forwarded at once", || application.requests() == 960).await;
+        until("complete heads are forwarded at once", || application.requests() == forwarded).await;
     }
     until("the others wait", || proxy.totals().clusters["app"].pending == 290).await;
     let guest = Peer::new(&authority, "guest", "h2").http2(proxy.address(0)).await;

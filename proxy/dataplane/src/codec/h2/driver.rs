@@ -78,7 +78,8 @@ impl Driver {
     }
 
     /// Reads and writes as far as possible. `work` is called before what was received is written, and must accept all requests. Ready when
-    /// the connection has ended ([`Connection::end`]) or has drained, and what was left has been written as far as the peer takes it.
+    /// the connection has ended ([`Connection::end`]) and what was left was written as far as the peer takes it at once, or when it has drained
+    /// and all was written.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, mut work: impl FnMut(&mut Context<'_>)) -> Poll<()> {
         self.connection.borrow_mut().runs();
         loop {
@@ -88,7 +89,12 @@ impl Driver {
             let reading = self.poll_receive(cx, now);
             work(cx);
             let blocked = self.poll_write(cx, now).is_pending();
-            if self.has_ended() && (blocked || self.poll_close(cx).is_ready() || self.is_broken()) {
+            let ended = self.connection.borrow().end().is_some();
+            if ended && (blocked || self.poll_close(cx).is_ready() || self.is_broken()) {
+                return Poll::Ready(());
+            }
+            // The last response has to reach the client, however slowly it reads.
+            if !blocked && self.connection.borrow().is_drained() && self.poll_close(cx).is_ready() {
                 return Poll::Ready(());
             }
             // What was written may have been what held back reading.
@@ -127,11 +133,6 @@ impl Driver {
             self.unreceived = !self.read.is_empty();
         }
         Poll::Ready(())
-    }
-
-    fn has_ended(&self) -> bool {
-        let connection = self.connection.borrow();
-        connection.end().is_some() || connection.is_drained()
     }
 
     fn is_broken(&self) -> bool {

@@ -65,7 +65,7 @@ where
     };
     let mut drain = drain;
     let mut drained = pin!(drain.started());
-    let mut draining = false;
+    let (mut draining, mut unflushed) = (false, false);
     let (mut idle, mut life, mut head) = (Watchdog::new(), Watchdog::new(), Watchdog::new());
     idle.set(limits.idle_timeout);
     if let Some(longest) = limits.longest_life {
@@ -106,9 +106,14 @@ where
                 return Poll::Ready(true);
             }
         }
-        if !server.handlers.is_empty() {
+        let is_flushed = connection.borrow().is_flushed();
+        if !is_flushed {
+            // A client that reads the end of the last response slowly is not cut off.
+            idle.set(limits.write_timeout);
+        } else if !server.handlers.is_empty() || unflushed {
             idle.set(if draining { limits.head_timeout } else { limits.idle_timeout });
         }
+        unflushed = !is_flushed;
         Poll::Pending
     })
     .await;

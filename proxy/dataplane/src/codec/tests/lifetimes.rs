@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
+use super::frames::*;
 use super::support::{Served, echo, read_for_a_while, run, serving_within};
 use crate::codec::body::Body;
 use crate::codec::head::ResponseHead;
@@ -136,5 +137,35 @@ fn the_handler_of_the_last_response_of_a_connection_returns() {
         }
         assert!(served.done.await.unwrap().is_ok());
         assert_eq!((bytes, returned.get()), (1024 * 1024, true));
+    });
+}
+
+#[test]
+fn a_client_that_reads_slowly_gets_the_end_of_the_last_response() {
+    const LENGTH: usize = 300 * 1024;
+    run(async {
+        let limits = Limits { requests: Some(1), ..Limits::default() };
+        let mut served = serving_within(limits, Protocol::Http2, |_, _, responder| async move {
+            let body = Body::full(Bytes::from(vec![0; LENGTH]));
+            let _ = responder.respond(ResponseHead::new(http::StatusCode::OK), body).await;
+        });
+        // Windows of 1 MiB, and the answer to the PING between the two GOAWAYs.
+        let window = 1_u32 << 20;
+        let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
+        let bytes = opening(
+            &settings,
+            &[
+                frame(WINDOW_UPDATE, 0, 0, &window.to_be_bytes()),
+                frame(HEADERS, END_HEADERS | END_STREAM, 1, GET),
+                frame(PING, ACK, 0, b"\0leaving"),
+            ],
+        );
+        served.client.write_all(&bytes).await.unwrap();
+        sleep(Duration::from_secs(60)).await;
+        let all = frames(&mut served.client).await;
+        let data: Vec<_> = all.iter().filter(|(kind, ..)| *kind == DATA).collect();
+        assert_eq!(data.iter().map(|(.., payload)| payload.len()).sum::<usize>(), LENGTH);
+        assert_eq!(data.last().unwrap().1, END_STREAM);
+        assert!(served.done.await.unwrap().is_ok());
     });
 }
