@@ -180,7 +180,9 @@ impl ServerStream {
         self.send_head(status, fields, ended)
     }
 
-    fn interim(&self, head: ResponseHead) -> Result<(), Failure> {
+    fn interim(&self, mut head: ResponseHead) -> Result<(), Failure> {
+        // It has no content, and clients refuse one that announces a length (RFC 9110 section 8.6).
+        head.headers.remove(header::CONTENT_LENGTH);
         if head.status == StatusCode::CONTINUE {
             self.owes_continue.set(false);
         }

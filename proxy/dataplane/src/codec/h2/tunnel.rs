@@ -74,12 +74,13 @@ impl AsyncWrite for Tunnel {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !std::mem::replace(&mut this.shut, true) {
             this.handle.send_data(Bytes::new(), true).map_err(|error| broken(&error))?;
         }
-        Poll::Ready(Ok(()))
+        // A tunnel that is dropped after this does not lose what is still queued.
+        this.handle.poll_sent(cx).map_err(|error| broken(&error))
     }
 }
 

@@ -3,14 +3,15 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use outrigger_core::error::Reached;
 use outrigger_core::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio::time::Instant;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep};
 
 use super::frames::*;
-use super::support::{Uncounted, get, run, whole};
+use super::support::{Uncounted, get, http2_to, run, whole};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
 use crate::codec::h2::client::ClientConnection;
@@ -31,13 +32,13 @@ fn a_peer_that_does_not_answer_a_ping_for_a_second_is_quiet_until_it_does() {
     for of_proxy in [true, false] {
         run(async {
             let (connection, mut upstream) = to_upstream(vec![], of_proxy).await;
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            sleep(Duration::from_secs(5)).await;
             assert!(!connection.is_quiet(), "no PING was sent");
             connection.ask();
             connection.ask();
-            tokio::time::sleep(Duration::from_millis(999)).await;
+            sleep(Duration::from_millis(999)).await;
             assert!(!connection.is_quiet());
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            sleep(Duration::from_millis(2)).await;
             assert!(connection.is_quiet() && connection.is_open());
             let mut preface = [0; 24];
             upstream.read_exact(&mut preface).await.unwrap();
@@ -45,7 +46,7 @@ fn a_peer_that_does_not_answer_a_ping_for_a_second_is_quiet_until_it_does() {
             let pings: Vec<_> = asked.into_iter().filter(|(kind, ..)| *kind == PING).collect();
             assert_eq!(pings.len(), 1, "one question, though it was asked for twice");
             upstream.write_all(&frame(PING, ACK, 0, &pings[0].3)).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            sleep(Duration::from_millis(2)).await;
             assert!(!connection.is_quiet(), "late is early enough");
         });
     }
@@ -99,7 +100,7 @@ fn an_upstream_that_breaks_the_rules_of_answers_fails_its_request() {
             let (connection, mut upstream) = to_upstream(vec![], false).await;
             let mut exchange = connection.send(get("/"), Body::empty());
             let script = async {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                sleep(Duration::from_millis(1)).await;
                 upstream.write_all(&frames.concat()).await.unwrap();
             };
             let answered = async {
@@ -163,8 +164,40 @@ fn a_peer_that_answers_its_pings_may_take_as_long_as_it_likes() {
         tokio::select! {
             answer = exchange.answer() => panic!("{answer:?}"),
             () = pongs => {}
-            () = tokio::time::sleep(Duration::from_secs(600)) => {}
+            () = sleep(Duration::from_secs(600)) => {}
         }
         assert!(connection.is_open());
+    });
+}
+
+#[test]
+fn a_tunnel_that_is_shut_and_dropped_sends_its_last_bytes() {
+    run(async {
+        let (ours, mut theirs) = duplex(64 * 1024);
+        let connection = http2_to(ours, &Limits::default()).await;
+        let sent = spawn_local(async move {
+            let mut head = get("/");
+            head.upgrade = Some(HeaderValue::from_static("websocket"));
+            head.headers.insert("sec-websocket-key", HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
+            let mut exchange = connection.send(head, Body::empty());
+            let Ok(Answer::Final(_, Payload::Tunnel(mut tunnel))) = exchange.answer().await else { panic!() };
+            tunnel.stream.write_all(b"last").await.unwrap();
+            tunnel.stream.shutdown().await.unwrap();
+        });
+        theirs.read_exact(&mut [0; 24]).await.unwrap();
+        // Extended CONNECT is served, and the windows of streams are closed.
+        let settings = [[0, 8, 0, 0, 0, 1], [0, 4, 0, 0, 0, 0]].concat();
+        theirs.write_all(&frame(SETTINGS, 0, 0, &settings)).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        let answer = [frame(HEADERS, END_HEADERS, 1, &[0x88]), frame(DATA, END_STREAM, 1, b"")].concat();
+        theirs.write_all(&answer).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        theirs.write_all(&frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 100])).await.unwrap();
+        sent.await.unwrap();
+        let all = frames(&mut theirs).await;
+        let data: Vec<_> = all.iter().filter(|(kind, ..)| *kind == DATA).collect();
+        let payload: Vec<u8> = data.iter().flat_map(|(.., payload)| payload.clone()).collect();
+        assert_eq!((&payload[..], data.last().unwrap().1), (&b"last"[..], END_STREAM), "{all:?}");
+        assert!(all.iter().all(|(kind, ..)| *kind != RST_STREAM), "{all:?}");
     });
 }

@@ -347,3 +347,20 @@ fn the_version_is_detected_however_its_bytes_are_split() {
         });
     }
 }
+
+#[test]
+fn an_interim_response_announces_no_length() {
+    run(async {
+        let mut served = serving(Protocol::Http2, |_, _, mut responder: Responder| async move {
+            let mut hints = ResponseHead::new(StatusCode::EARLY_HINTS);
+            hints.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("5"));
+            responder.interim(hints).await.unwrap();
+            let _ = responder.respond(ResponseHead::new(StatusCode::NO_CONTENT), Body::empty()).await;
+        });
+        let mut client = stranger(&mut served).await;
+        let (mut response, _) =
+            client.send_request(Request::get("http://cart/").body(()).unwrap(), true).unwrap();
+        let hints = std::future::poll_fn(|cx| response.poll_informational(cx)).await.unwrap().unwrap();
+        assert_eq!((hints.status(), hints.headers().len()), (StatusCode::EARLY_HINTS, 0));
+    });
+}
