@@ -28,6 +28,15 @@ enum PathMatcher {
     Regex(Regex),
 }
 
+/// The path of a route whose bytes decide, for an index.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Literal<'a> {
+    /// Only this path matches.
+    Exact(&'a str),
+    /// Only paths with this prefix match. `*` also matches the prefix `/`.
+    Prefix(&'a str),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Case {
     Counts,
@@ -93,6 +102,20 @@ impl RouteMatcher {
             && (!self.grpc || is_grpc(head))
             && self.headers.iter().all(|matcher| matcher.matches(head))
             && self.query.iter().all(|matcher| matcher.matches(query))
+    }
+
+    /// Returns what a matching path must be or begin with, or `None` if that is not a fixed sequence of bytes.
+    pub(super) fn literal(&self) -> Option<Literal<'_>> {
+        match &self.path {
+            PathMatcher::Exact(path, Case::Counts) => Some(Literal::Exact(path)),
+            PathMatcher::Prefix(prefix, Case::Counts) | PathMatcher::SegmentPrefix(prefix, Case::Counts) => {
+                Some(Literal::Prefix(prefix))
+            }
+            PathMatcher::Regex(_) => None,
+            PathMatcher::Exact(_, Case::Ignored)
+            | PathMatcher::Prefix(_, Case::Ignored)
+            | PathMatcher::SegmentPrefix(_, Case::Ignored) => None,
+        }
     }
 
     /// Returns the path that it matches in a form of low cardinality (OpenTelemetry's `http.route`): an exact path, a prefix with
@@ -195,6 +218,11 @@ impl QueryMatcher {
             (Some(_), None) => false,
         }
     }
+}
+
+/// Returns the path without the query.
+pub(super) fn path<'a>(head: &Head<'a>) -> &'a str {
+    split_query(head.path).0
 }
 
 fn split_query(path_and_query: &str) -> (&str, &str) {

@@ -3,6 +3,8 @@
 //! Tables are compiled once. Finding a route does not allocate if the request's host is in lower case.
 
 mod table;
+mod domains;
+mod index;
 mod decode;
 mod attempts;
 mod matcher;

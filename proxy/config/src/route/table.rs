@@ -1,9 +1,7 @@
 //! Route tables: virtual hosts by domain, each with its routes in order. The first matching route wins.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use foldhash::HashMap;
 use outrigger_core::Name;
 use outrigger_policy::direct_response::MAX_BODY;
 use outrigger_policy::field::{Unusable, each, non_empty, number, unsupported_any};
@@ -16,6 +14,9 @@ use outrigger_proto::xds::route;
 use super::Route;
 use super::attempts::{Attempts, kept_bytes};
 use super::decode::{Outer, cors_policy};
+use super::domains::Domains;
+use super::index::{PathIndex, WORTHWHILE};
+use super::matcher::path;
 
 /// A route table.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +25,7 @@ pub struct RouteTable {
     pub name: Name,
     /// The virtual hosts, in order.
     pub hosts: Box<[VirtualHost]>,
-    pub(super) domains: Domains,
+    domains: Domains,
 }
 
 /// A virtual host: the routes of a set of domains.
@@ -34,61 +35,37 @@ pub struct VirtualHost {
     pub name: Name,
     /// Its routes, in order.
     pub routes: Box<[Arc<Route>]>,
-}
-
-/// Maps domains to indices of virtual hosts.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Domains {
-    pub(super) exact: HashMap<Box<str>, usize>,
-    /// `*.shop`, without the star; longest first.
-    pub(super) suffixes: Vec<(Box<str>, usize)>,
-    /// `cart.*`, without the star; longest first.
-    pub(super) prefixes: Vec<(Box<str>, usize)>,
-    pub(super) any: Option<usize>,
-    pub(super) ignore_port: bool,
+    /// `None` if there are few routes.
+    index: Option<PathIndex>,
 }
 
 impl RouteTable {
     /// Creates a table with one virtual host that matches every domain.
     pub fn for_any_host(name: Name, routes: Vec<Arc<Route>>) -> Self {
-        let hosts = Box::new([VirtualHost { name: name.clone(), routes: routes.into() }]);
-        Self { name, hosts, domains: Domains { any: Some(0), ..Domains::default() } }
+        let hosts = Box::new([VirtualHost::new(name.clone(), routes)]);
+        Self { name, hosts, domains: Domains::any(0) }
     }
 
     /// Returns the first route that matches the request. `sample` is uniform over `u32`.
     pub fn find(&self, head: &Head<'_>, sample: u32) -> Option<&Arc<Route>> {
         let host = self.hosts.get(self.domains.find(head.authority)?)?;
-        host.routes.iter().find(|route| route.matcher.matches(head, sample))
+        host.find(head, sample)
     }
 }
 
-impl Domains {
-    /// Returns the virtual host in Envoy's order: exact, longest suffix, longest prefix, any.
-    fn find(&self, authority: &str) -> Option<usize> {
-        if self.exact.is_empty() && self.suffixes.is_empty() && self.prefixes.is_empty() {
-            return self.any;
+impl VirtualHost {
+    fn new(name: Name, routes: Vec<Arc<Route>>) -> Self {
+        let matchers = routes.iter().map(|route| &route.matcher);
+        let index = (routes.len() >= WORTHWHILE).then(|| PathIndex::new(matchers));
+        Self { name, routes: routes.into(), index }
+    }
+
+    fn find(&self, head: &Head<'_>, sample: u32) -> Option<&Arc<Route>> {
+        let matches = |route: &&Arc<Route>| route.matcher.matches(head, sample);
+        match &self.index {
+            Some(index) => index.candidates(path(head)).filter_map(|at| self.routes.get(at)).find(matches),
+            None => self.routes.iter().find(matches),
         }
-        let host = if self.ignore_port { without_port(authority) } else { authority };
-        let host = match host.bytes().any(|b| b.is_ascii_uppercase()) {
-            true => Cow::Owned(host.to_ascii_lowercase()),
-            false => Cow::Borrowed(host),
-        };
-        // A star stands for at least one character.
-        let suffix =
-            |(suffix, _): &&(Box<str>, usize)| host.len() > suffix.len() && host.ends_with(&**suffix);
-        let prefix =
-            |(prefix, _): &&(Box<str>, usize)| host.len() > prefix.len() && host.starts_with(&**prefix);
-        (self.exact.get(&*host).copied())
-            .or_else(|| self.suffixes.iter().find(suffix).map(|(_, host)| *host))
-            .or_else(|| self.prefixes.iter().find(prefix).map(|(_, host)| *host))
-            .or(self.any)
-    }
-}
-
-fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
-        _ => authority,
     }
 }
 
@@ -144,15 +121,13 @@ impl RouteTable {
             mirrors: each("request_mirror_policies", request_mirror_policies, Mirror::decode)?,
             max_body: number(max_direct_response_body_size_bytes).map_or(MAX_BODY, |bytes| bytes as usize),
         };
-        let mut domains = Domains { ignore_port: ignore_port_in_host_matching, ..Default::default() };
+        let mut domains = Domains::new(ignore_port_in_host_matching);
         let mut at = 0;
         let hosts = each("virtual_hosts", virtual_hosts, |host| {
             let host = VirtualHost::decode(host, &outer, |domain| domains.add(domain, at))?;
             at += 1;
             Ok(host)
         })?;
-        domains.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
-        domains.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         Ok(Self { name: name.into(), hosts: hosts.into(), domains })
     }
 
@@ -237,34 +212,7 @@ impl VirtualHost {
             max_body: table.max_body,
         };
         let routes = each("routes", routes, |wire| Route::decode(wire, &outer).map(Arc::new))?;
-        Ok(Self { name: non_empty("name", name)?.into(), routes: routes.into() })
-    }
-}
-
-impl Domains {
-    fn add(&mut self, domain: &str, host: usize) -> Result<(), Unusable> {
-        let domain = domain.to_ascii_lowercase();
-        let twice = || Unusable::new("", format_args!("{domain:?} is also a domain of another virtual host"));
-        let wildcards = domain.bytes().filter(|b| *b == b'*').count();
-        let list = match (wildcards, domain.strip_prefix('*'), domain.strip_suffix('*')) {
-            (1, Some(""), _) => {
-                return if self.any.replace(host).is_none() { Ok(()) } else { Err(twice()) };
-            }
-            (0, ..) if !domain.is_empty() => {
-                return match self.exact.insert(domain.as_str().into(), host) {
-                    None => Ok(()),
-                    Some(_) => Err(twice()),
-                };
-            }
-            (1, Some(suffix), _) => (&mut self.suffixes, suffix),
-            (1, None, Some(prefix)) => (&mut self.prefixes, prefix),
-            _ => return Err(Unusable::new("", format_args!("{domain:?} is no domain"))),
-        };
-        if list.0.iter().any(|(known, _)| &**known == list.1) {
-            return Err(twice());
-        }
-        list.0.push((list.1.into(), host));
-        Ok(())
+        Ok(Self::new(non_empty("name", name)?.into(), routes))
     }
 }
 
@@ -290,6 +238,28 @@ mod tests {
                 ..Default::default()
             }],
             ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_first_of_many_routes_wins() {
+        let mut host = host("many", &["*"]);
+        let Some(mut last) = host.routes.pop() else { panic!("has one") };
+        host.routes.extend((0..100).map(|at| {
+            let mut route = last.clone();
+            route.name = at.to_string();
+            let prefix = route::route_match::PathSpecifier::Prefix(format!("/{}/", at % 50));
+            route.r#match = Some(route::RouteMatch { path_specifier: Some(prefix), ..Default::default() });
+            route
+        }));
+        last.name = "last".into();
+        host.routes.push(last);
+        let table = route::RouteConfiguration { virtual_hosts: vec![host], ..Default::default() };
+        let table = RouteTable::decode(table).unwrap();
+        for (path, expected) in [("/49/a?b", "49"), ("/4/", "4"), ("/4", "last"), ("*", "last")] {
+            let headers = HeaderMap::new();
+            let head = Head { method: &Method::GET, scheme: "http", authority: "a", path, headers: &headers };
+            assert_eq!(table.find(&head, 0).map(|route| &*route.name), Some(expected), "{path}");
         }
     }
 
