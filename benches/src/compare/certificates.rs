@@ -18,10 +18,10 @@ pub(super) const SPIFFE_ID: &str = "spiffe://cluster.local/ns/mesh/sa/peer";
 
 /// Files in PEM.
 #[derive(Debug)]
-pub(super) struct Certificates {
-    pub(super) roots: PathBuf,
-    pub(super) chain: PathBuf,
-    pub(super) key: PathBuf,
+pub(crate) struct Certificates {
+    pub(crate) roots: PathBuf,
+    pub(crate) chain: PathBuf,
+    pub(crate) key: PathBuf,
     /// Chain and key in one file.
     pub(super) combined: PathBuf,
 }
@@ -34,7 +34,7 @@ fn named(name: &str) -> DistinguishedName {
 
 impl Certificates {
     /// Creates them in `directory`.
-    pub(super) fn create(directory: &Path) -> Result<Self, String> {
+    pub(crate) fn create(directory: &Path) -> Result<Self, String> {
         let text = |error: rcgen::Error| format!("cannot create certificates: {error}");
         let key = KeyPair::generate().map_err(text)?;
         let mut params = CertificateParams::default();
@@ -45,7 +45,8 @@ impl Certificates {
         let issuer = Issuer::from_params(&params, &key);
 
         let leaf_key = KeyPair::generate().map_err(text)?;
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).map_err(text)?;
+        let mut params =
+            CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).map_err(text)?;
         // OpenSSL takes a certificate with its issuer's name for a self-signed one.
         params.distinguished_name = named("a peer");
         params.subject_alt_names.push(SanType::URI(SPIFFE_ID.try_into().map_err(text)?));

@@ -24,9 +24,10 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 pub(crate) use self::account::{Account, Spent};
-use self::certificates::Certificates;
+pub(crate) use self::certificates::Certificates;
 pub(crate) use self::cores::Cores;
 use self::peers::Peer;
+pub(crate) use self::peers::find_program;
 pub(crate) use self::report::describe_machine;
 use self::results::Results;
 use self::rounds::Bench;

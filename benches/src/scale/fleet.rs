@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::ControlPlane;
+use super::connection::{ControlPlane, Credential};
 use super::proxy::{Event, Proxy, Report};
 use crate::mesh::USED;
 
@@ -30,7 +30,7 @@ const TOKENS_AT_ONCE: usize = 16;
 /// The proxies of a run. Dropping it disconnects them.
 pub(super) struct Fleet {
     size: usize,
-    start: watch::Sender<bool>,
+    starts: watch::Sender<u32>,
     reports: mpsc::UnboundedReceiver<Report>,
     failures: BTreeMap<String, usize>,
     _proxies: JoinSet<()>,
@@ -52,7 +52,7 @@ impl Fleet {
         size: usize,
         services: usize,
     ) -> Result<Self, String> {
-        let control_plane = Arc::new(ControlPlane::new(address, &state.join("roots.pem"))?);
+        let control_plane = ControlPlane::new(address, &state.join("roots.pem"))?;
         let tokens: Vec<String> = stream::iter(0..size)
             .map(async |number| {
                 let request = TokenRequest {
@@ -65,14 +65,32 @@ impl Fleet {
             .buffered(TOKENS_AT_ONCE)
             .try_collect()
             .await?;
-        let (start, started) = watch::channel(false);
+        let proxies = tokens.into_iter().enumerate().map(|(number, token)| {
+            Proxy::new(number, token, destinations(number, services), SHARED_ENDPOINTS)
+        });
+        Ok(Self::of(control_plane, proxies.collect::<Result<_, _>>()?))
+    }
+
+    /// Creates `size` proxies that have a certificate, for another control plane with the same services.
+    pub(super) fn with_certificate(
+        control_plane: ControlPlane,
+        credential: &Credential,
+        size: usize,
+        services: usize,
+    ) -> Self {
+        let proxies = (0..size).map(|number| {
+            Proxy::with_certificate(number, credential, destinations(number, services), SHARED_ENDPOINTS)
+        });
+        Self::of(control_plane, proxies.collect())
+    }
+
+    fn of(control_plane: ControlPlane, proxies: Vec<Proxy>) -> Self {
+        let (control_plane, size) = (Arc::new(control_plane), proxies.len());
+        let (starts, started) = watch::channel(0);
         let (sender, reports) = mpsc::unbounded_channel();
-        let mut proxies = JoinSet::new();
-        for (number, token) in tokens.into_iter().enumerate() {
-            let proxy = Proxy::new(number, token, destinations(number, services), SHARED_ENDPOINTS)?;
-            proxies.spawn(proxy.run(Arc::clone(&control_plane), started.clone(), sender.clone()));
-        }
-        Ok(Self { size, start, reports, failures: BTreeMap::new(), _proxies: proxies })
+        let run = |proxy: Proxy| proxy.run(Arc::clone(&control_plane), started.clone(), sender.clone());
+        let running = proxies.into_iter().map(run).collect();
+        Self { size, starts, reports, failures: BTreeMap::new(), _proxies: running }
     }
 
     /// Starts all proxies at once and waits until each has its certificate and its resources. Returns an error if one has not
@@ -80,7 +98,7 @@ impl Fleet {
     pub(super) async fn cold_start(&mut self, patience: Duration) -> Result<ColdStart, String> {
         let (mut certified, mut configured) = (Arrivals::new(self.size), Arrivals::new(self.size));
         let begin = Instant::now();
-        self.start.send_replace(true);
+        self.starts.send_replace(1);
         while !configured.are_complete() {
             let Some(Report { proxy, at, event }) = self.next(begin + patience).await else {
                 return Err(format!(
@@ -100,6 +118,14 @@ impl Fleet {
         Ok(ColdStart { certified: certified.sorted(), configured: configured.sorted() })
     }
 
+    /// Closes all connections and opens them again at once, with the certificates that the proxies have. Returns after how long
+    /// each has all resources again, sorted, or an error if one does not have them within `patience`.
+    pub(super) async fn reconnect(&mut self, patience: Duration) -> Result<Vec<Duration>, String> {
+        let since = Instant::now();
+        self.starts.send_modify(|starts| *starts += 1);
+        self.arrivals(since, patience, "are back", |event| matches!(event, Event::Configured)).await
+    }
+
     /// Waits until each proxy has the endpoint of the shared service with this port, which was written at `since`. Returns how
     /// long each took, sorted, or an error if one does not have it within `patience`.
     pub(super) async fn received(
@@ -108,16 +134,29 @@ impl Fleet {
         since: Instant,
         patience: Duration,
     ) -> Result<Vec<Duration>, String> {
+        let has_it =
+            |event: &Event| matches!(event, Event::Endpoint(received) if *received == u32::from(port));
+        self.arrivals(since, patience, "received a change", has_it).await
+    }
+
+    /// Waits until such an event has happened to each proxy after `since`.
+    async fn arrivals(
+        &mut self,
+        since: Instant,
+        patience: Duration,
+        what: &str,
+        of: impl Fn(&Event) -> bool,
+    ) -> Result<Vec<Duration>, String> {
         let mut arrivals = Arrivals::new(self.size);
         while !arrivals.are_complete() {
             let Some(Report { proxy, at, event }) = self.next(since + patience).await else {
-                let received = arrivals.times.len();
+                let arrived = arrivals.times.len();
                 return Err(format!(
-                    "within {patience:?}, {received} of {} proxies received a change: {:?}",
+                    "within {patience:?}, {arrived} of {} proxies {what}: {:?}",
                     self.size, self.failures
                 ));
             };
-            if matches!(event, Event::Endpoint(received) if received == u32::from(port)) {
+            if at >= since && of(&event) {
                 arrivals.add(proxy, at - since);
             }
         }
@@ -216,6 +255,7 @@ mod tests {
         mesh.write_plain(SHARED, "http", second).unwrap();
         let received = fleet.received(second.port(), since, PATIENCE).await.unwrap();
         assert!(received.len() == 20 && received.is_sorted());
+        assert_eq!(fleet.reconnect(PATIENCE).await.unwrap().len(), 20);
         assert_eq!(fleet.take_failures(), BTreeMap::new());
         let silent = fleet.received(1, Instant::now(), Duration::from_millis(50)).await;
         assert!(silent.unwrap_err().contains("0 of 20"));

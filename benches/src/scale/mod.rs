@@ -1,17 +1,18 @@
 //! `scale`: a control plane with thousands of services and thousands of proxies.
 //!
-//! Starts a control plane and simulates the proxies in this process: each has a connection, a certificate, a delta ADS stream and
-//! five destinations, one of which all of them use. Measures a start of all proxies at once, the time from a change of the shared
-//! endpoint to the last proxy, and the control plane's CPU and private memory. The control plane has a core to itself. The proxies register no workloads and send no
+//! Starts a control plane on a core of its own and simulates the proxies in this process: each has a connection, a certificate, a
+//! delta ADS stream and five destinations, one of which all of them use. Measures a start of all proxies at once, the time from a
+//! change of the shared endpoint to the last proxy, a reconnect of all, and the control plane's CPU and private memory. The same
+//! for go-control-plane, if `benches/install-peers` has built its program. The proxies register no workloads and send no
 //! heartbeats, as in Kubernetes. A phase that does not end in time ends the run with an error.
 
+mod subject;
 mod fleet;
 mod proxy;
 mod connection;
 mod subscriptions;
 mod results;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,11 +22,10 @@ use outrigger::process::Process;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
-use self::fleet::{Fleet, SHARED};
 use self::results::{Cpu, Results};
-use crate::compare::{Account, Cores, describe_machine};
+use self::subject::{FIRST_PORT, Subject};
+use crate::compare::{Account, Cores};
 use crate::load::allow_files;
-use crate::mesh::Mesh;
 
 /// Time within which all proxies must have started.
 const COLD_START: Duration = Duration::from_secs(300);
@@ -36,8 +36,6 @@ const PAUSE: Duration = Duration::from_millis(330);
 /// Pause after which memory is read, and how long the mesh is then observed at rest.
 const SETTLE: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_secs(20);
-/// The first port of the shared endpoint, which nobody calls.
-const FIRST_PORT: u16 = 20_000;
 /// Descriptors of this process beside those of the proxies.
 const OTHER_FILES: usize = 200;
 
@@ -64,29 +62,50 @@ pub(crate) struct ScaleArgs {
     outrigger: PathBuf,
 }
 
-/// Measures, prints and writes the results. Returns an error if the control plane does not start, or if a proxy has not what it
+/// The size of a run.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    proxies: usize,
+    services: usize,
+    changes: u16,
+}
+
+/// Measures, prints and writes the results. Returns an error if a control plane does not start, or if a proxy has not what it
 /// needs in time.
 pub(crate) async fn run(args: ScaleArgs) -> Result<(), String> {
     let or =
         |given: Option<u32>, full, quick| given.unwrap_or(if args.quick { quick } else { full }) as usize;
-    let (proxies, services) = (or(args.proxies, 5_000, 500), or(args.services, 10_000, 1_000));
-    let changes = args.changes.unwrap_or(if args.quick { 5 } else { 20 });
-    allow_files(proxies + OTHER_FILES)?;
+    let size = Size {
+        proxies: or(args.proxies, 5_000, 500),
+        services: or(args.services, 10_000, 1_000),
+        changes: args.changes.unwrap_or(if args.quick { 5 } else { 20 }),
+    };
+    allow_files(size.proxies + OTHER_FILES)?;
     let cores = Cores::divide()?;
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let mesh = Mesh::new(&args.outrigger, directory.path())?;
-    for service in 0..services - 1 {
-        mesh.write(service, 0)?;
+    let mut all = Vec::new();
+    for subject in [
+        Some(Subject::outrigger(&args.outrigger, directory.path(), size.services)?),
+        Subject::go_control_plane(directory.path(), size.services)?,
+    ] {
+        match subject {
+            Some(subject) => all.push(Box::pin(measure(&subject, size, cores)).await?),
+            None => eprintln!("go-control-plane is not installed: benches/install-peers installs it"),
+        }
     }
-    let shared = |port| mesh.write_plain(SHARED, "http", SocketAddr::from(([127, 0, 0, 1], port)));
-    shared(FIRST_PORT)?;
+    for results in &all {
+        println!("{}", results.table());
+    }
+    results::write(&all, &args.results)
+}
+
+async fn measure(subject: &Subject<'_>, size: Size, cores: Cores) -> Result<Results, String> {
+    let Size { proxies, services, changes } = size;
     let begin = Instant::now();
-    let mut run = Run::start(&mesh, cores).await?;
-    eprintln!("control plane with {services} services ready after {:.1} s", begin.elapsed().as_secs_f64());
-    let begin = Instant::now();
-    let state = directory.path().join("control-plane");
-    let mut fleet = Fleet::prepare(mesh.listen, &state, proxies, services).await?;
-    eprintln!("{proxies} join tokens created in {:.1} s", begin.elapsed().as_secs_f64());
+    let mut run = Run::start(subject, cores).await?;
+    let name = subject.name();
+    eprintln!("{name} with {services} services ready after {:.1} s", begin.elapsed().as_secs_f64());
+    let mut fleet = subject.fleet(proxies).await?;
 
     tokio::time::sleep(SETTLE).await;
     let before = run.memory()?;
@@ -94,7 +113,7 @@ pub(crate) async fn run(args: ScaleArgs) -> Result<(), String> {
     let started = fleet.cold_start(COLD_START).await?;
     let cold_cpu = run.cpu()?;
     let cold_failures = fleet.take_failures();
-    eprintln!("all proxies have their resources");
+    eprintln!("{name}: all proxies have their resources");
     tokio::time::sleep(SETTLE).await;
     let cold = run.memory()?;
     run.cpu()?;
@@ -105,28 +124,32 @@ pub(crate) async fn run(args: ScaleArgs) -> Result<(), String> {
     for port in FIRST_PORT + 1..=FIRST_PORT + changes {
         tokio::time::sleep(PAUSE).await;
         let since = Instant::now();
-        shared(port)?;
+        subject.change(port).await?;
         times.push(fleet.received(port, since, CHANGE).await?);
         run.check()?;
     }
     let changes_cpu = run.cpu()?;
     tokio::time::sleep(SETTLE).await;
-    let results = Results {
+    let changed = run.memory()?;
+    run.cpu()?;
+    let reconnected = fleet.reconnect(COLD_START).await?;
+    let reconnect_cpu = run.cpu()?;
+    Ok(Results {
+        name,
         proxies,
         services,
-        machine: describe_machine(),
-        certified: started.certified,
+        certified: if subject.signs() { started.certified } else { Vec::new() },
         configured: started.configured,
         cold_failures,
         later_failures: fleet.take_failures(),
         cold_cpu,
         changes: times,
         changes_cpu,
+        reconnected,
+        reconnect_cpu,
         idle_cpu,
-        memory: [before, cold, run.memory()?],
-    };
-    println!("{}", results.table());
-    results.write(&args.results)
+        memory: [before, cold, changed],
+    })
 }
 
 /// The control plane that is measured, and the CPU time until the last reading.
@@ -138,9 +161,9 @@ struct Run {
 
 impl Run {
     /// Starts the control plane on its core, from the thread that runs `main`: it polls this future alone.
-    async fn start(mesh: &Mesh<'_>, cores: Cores) -> Result<Self, String> {
+    async fn start(subject: &Subject<'_>, cores: Cores) -> Result<Self, String> {
         let pinned = cores.on_proxy_core()?;
-        let control_plane = mesh.control_plane().await?;
+        let control_plane = subject.start().await?;
         drop(pinned);
         let read = account(&control_plane, cores.proxy)?;
         Ok(Self { control_plane, core: cores.proxy, read })

@@ -31,11 +31,18 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(400), Duration::fro
 /// A proxy that has not started. Its key and request are made before, since a sidecar makes them on a machine of its own.
 pub(super) struct Proxy {
     number: usize,
-    token: String,
+    admission: Admission,
     key: PrivateKeyDer<'static>,
-    csr: String,
     destinations: Vec<String>,
     watched: &'static str,
+}
+
+/// How a proxy gets its certificate.
+enum Admission {
+    /// From the control plane, with a join token and a request.
+    Token { token: String, csr: String },
+    /// It has one. Its control plane is not Outrigger's, for which `*` would mean the listeners of all services.
+    Certificate(Vec<CertificateDer<'static>>),
 }
 
 /// What happened to a proxy.
@@ -71,18 +78,30 @@ impl Proxy {
         let csr = CertificateParams::default().serialize_request(&key).and_then(|csr| csr.pem());
         let csr = csr.map_err(|error| error.to_string())?;
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        Ok(Self { number, token, key, csr, destinations, watched })
+        Ok(Self { number, admission: Admission::Token { token, csr }, key, destinations, watched })
     }
 
-    /// Runs from the moment that `start` is true until the task is aborted or nobody reads its reports.
+    /// Creates a proxy that has a certificate.
+    pub(super) fn with_certificate(
+        number: usize,
+        Credential { chain, key }: &Credential,
+        destinations: Vec<String>,
+        watched: &'static str,
+    ) -> Self {
+        let admission = Admission::Certificate(chain.clone());
+        Self { number, admission, key: key.clone_key(), destinations, watched }
+    }
+
+    /// Starts once `starts` is not 0. Whenever it changes, the connection is closed and opened again at once. Runs until the task
+    /// is aborted or nobody reads its reports.
     pub(super) async fn run(
         self,
         control_plane: Arc<ControlPlane>,
-        mut start: watch::Receiver<bool>,
+        mut starts: watch::Receiver<u32>,
         reports: mpsc::UnboundedSender<Report>,
     ) {
         let report = |event| reports.send(Report { proxy: self.number, at: Instant::now(), event }).is_ok();
-        if start.wait_for(|start| *start).await.is_err() {
+        if starts.wait_for(|starts| *starts > 0).await.is_err() {
             return;
         }
         let mut failures = 0;
@@ -99,10 +118,15 @@ impl Proxy {
         failures = 0;
         loop {
             let mut has_received = false;
-            let Err(error) = self.stream(&control_plane, &credential, &report, &mut has_received).await
-            else {
-                return;
+            starts.borrow_and_update();
+            let ended = tokio::select! {
+                ended = self.stream(&control_plane, &credential, &report, &mut has_received) => ended,
+                changed = starts.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
             };
+            let Err(error) = ended else { return };
             if has_received {
                 failures = 0;
             }
@@ -115,10 +139,14 @@ impl Proxy {
         &self,
         control_plane: &ControlPlane,
     ) -> Result<Vec<CertificateDer<'static>>, String> {
+        let (token, csr) = match &self.admission {
+            Admission::Token { token, csr } => (token, csr.clone()),
+            Admission::Certificate(chain) => return Ok(chain.clone()),
+        };
         let channel = control_plane.connect(self.source(), None).await?;
-        let request = IstioCertificateRequest { csr: self.csr.clone(), ..Default::default() };
+        let request = IstioCertificateRequest { csr, ..Default::default() };
         let mut request = Request::new(request);
-        let bearer = format!("Bearer {}", self.token).parse().map_err(|_| "the token is no header")?;
+        let bearer = format!("Bearer {token}").parse().map_err(|_| "the token is no header")?;
         request.metadata_mut().insert("authorization", bearer);
         let mut authority = IstioCertificateServiceClient::new(channel);
         let answer = timeout(CERTIFICATE_TIMEOUT, authority.create_certificate(request)).await;
@@ -145,7 +173,8 @@ impl Proxy {
         let mut subscriptions = Subscriptions::new(&self.destinations, self.watched);
         let (requests, outgoing) = mpsc::unbounded_channel();
         // The receiver lives as long as the call.
-        let _ = requests.send(subscriptions.open(self.node()));
+        let own = matches!(self.admission, Admission::Token { .. });
+        let _ = requests.send(subscriptions.open(self.node(), own));
         let mut client = AggregatedDiscoveryServiceClient::new(channel);
         let call = client.delta_aggregated_resources(UnboundedReceiverStream::new(outgoing));
         let answers = timeout(STREAM_TIMEOUT, call).await.map_err(|_| "no answer in time")?;
@@ -212,8 +241,8 @@ mod tests {
     fn every_proxy_has_an_address_of_its_own() {
         let source = |number| {
             let key = PrivatePkcs8KeyDer::from(Vec::new()).into();
-            let (token, csr) = (String::new(), String::new());
-            Proxy { number, token, key, csr, destinations: Vec::new(), watched: "" }.source()
+            let credential = Credential { chain: Vec::new(), key };
+            Proxy::with_certificate(number, &credential, Vec::new(), "").source()
         };
         assert_eq!(source(0), Ipv4Addr::new(127, 64, 0, 0));
         assert_eq!(source(4_999), Ipv4Addr::new(127, 64, 19, 135));

@@ -7,15 +7,25 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::compare::Spent;
+use crate::compare::{Spent, describe_machine};
+
+/// Writes `scale.json` into `directory`, which is created. Returns an error if that fails.
+pub(super) fn write(all: &[Results], directory: &Path) -> Result<(), String> {
+    std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let file = directory.join("scale.json");
+    let control_planes: Vec<_> = all.iter().map(Results::json).collect();
+    let json = json!({"machine": describe_machine(), "control_planes": control_planes});
+    std::fs::write(&file, format!("{json:#}\n")).map_err(|error| format!("{}: {error}", file.display()))
+}
 
 /// What was measured.
 #[derive(Debug)]
 pub(super) struct Results {
+    /// The control plane.
+    pub(super) name: &'static str,
     pub(super) proxies: usize,
     pub(super) services: usize,
-    pub(super) machine: String,
-    /// When each proxy had its certificate, and all resources, after the start of all; sorted.
+    /// When each proxy had its certificate, if the control plane signs any, and all resources, after the start of all; sorted.
     pub(super) certified: Vec<Duration>,
     pub(super) configured: Vec<Duration>,
     /// What was refused or failed and was repeated, with how often: in the cold start, and later.
@@ -25,6 +35,9 @@ pub(super) struct Results {
     /// For each change: when each proxy had it, sorted.
     pub(super) changes: Vec<Vec<Duration>>,
     pub(super) changes_cpu: Cpu,
+    /// When each proxy had all resources again after all connections were closed and opened at once, sorted.
+    pub(super) reconnected: Vec<Duration>,
+    pub(super) reconnect_cpu: Cpu,
     /// While nothing changes.
     pub(super) idle_cpu: Cpu,
     /// The control plane's private memory (RssAnon) in bytes: before the first proxy, after the cold start, after the changes.
@@ -45,10 +58,10 @@ impl Results {
         total / self.proxies as f64
     }
 
-    /// Certificates signed a second, from the start to the last of them.
-    fn certificates_a_second(&self) -> f64 {
-        let last = self.certified.last().map_or(f64::NAN, Duration::as_secs_f64);
-        self.certified.len() as f64 / last
+    /// Certificates signed a second, from the start to the last of them. None if there are none.
+    fn certificates_a_second(&self) -> Option<f64> {
+        let last = self.certified.last()?;
+        Some(self.certified.len() as f64 / last.as_secs_f64())
     }
 
     /// When the last proxy had each change, sorted.
@@ -82,30 +95,37 @@ impl Results {
     /// Returns the table.
     pub(super) fn table(&self) -> String {
         let mut table = String::new();
-        let _ = writeln!(table, "{} proxies, {} services; {}\n", self.proxies, self.services, self.machine);
+        let _ = writeln!(table, "{}: {} proxies, {} services\n", self.name, self.proxies, self.services);
         let _ = writeln!(table, "| | median | p99 | last |\n|---|---|---|---|");
         for (name, times) in [
             ("cold start: certificate after, s", &self.certified),
             ("cold start: all resources after, s", &self.configured),
+            ("reconnect of all: all resources after, s", &self.reconnected),
             ("a change at one proxy after, s", &self.each_proxy()),
             ("a change at the last proxy after, s", &self.to_last()),
         ] {
-            let [median, p99, last] = [0.5, 0.99, 1.0].map(|share| percentile(times, share));
-            let _ = writeln!(table, "| {name} | {median:.3} | {p99:.3} | {last:.3} |");
+            if !times.is_empty() {
+                let [median, p99, last] = [0.5, 0.99, 1.0].map(|share| percentile(times, share));
+                let _ = writeln!(table, "| {name} | {median:.3} | {p99:.3} | {last:.3} |");
+            }
+        }
+        table.push('\n');
+        if let Some(rate) = self.certificates_a_second() {
+            let _ = writeln!(table, "certificates signed a second in the cold start: {rate:.0}");
         }
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let [before, cold, changed] = self.memory.map(mib);
         let _ = write!(
             table,
-            "
-certificates signed a second in the cold start: {:.0}
-CPU of the control plane: {} in the cold start, {:.0} µs per proxy and change, {:.1} µs per proxy and second at rest
+            "\
+CPU of the control plane: {} in the cold start, {} in the reconnect, {:.0} µs per proxy and change, {:.1} µs per proxy and second \
+at rest
 private memory of the control plane: {before:.1} MiB before, {cold:.1} MiB after the cold start, {changed:.1} MiB after the \
 changes; {:.1} and {:.1} KiB per proxy
 CPU of the simulated proxies: {:.1} s in the cold start, {:.0} µs per proxy and change
 ",
-            self.certificates_a_second(),
             self.cold_cpu,
+            self.reconnect_cpu,
             self.change_cpu_us(),
             self.idle_cpu_us(),
             self.memory_per_proxy(1) / 1024.0,
@@ -122,14 +142,6 @@ CPU of the simulated proxies: {:.1} s in the cold start, {:.0} µs per proxy and
         table
     }
 
-    /// Writes `scale.json` into `directory`, which is created. Returns an error if that fails.
-    pub(super) fn write(&self, directory: &Path) -> Result<(), String> {
-        std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-        let file = directory.join("scale.json");
-        std::fs::write(&file, format!("{:#}\n", self.json()))
-            .map_err(|error| format!("{}: {error}", file.display()))
-    }
-
     fn json(&self) -> Value {
         let summary = |times: &[Duration]| {
             let [median, p99, last] = [0.5, 0.99, 1.0].map(|share| percentile(times, share));
@@ -139,7 +151,7 @@ CPU of the simulated proxies: {:.1} s in the cold start, {:.0} µs per proxy and
         json!({
             "proxies": self.proxies,
             "services": self.services,
-            "machine": self.machine,
+            "name": self.name,
             "cold_start": {
                 "certificate_seconds": summary(&self.certified),
                 "resources_seconds": summary(&self.configured),
@@ -147,6 +159,7 @@ CPU of the simulated proxies: {:.1} s in the cold start, {:.0} µs per proxy and
                 "cpu": self.cold_cpu.json(),
                 "repeated": self.cold_failures,
             },
+            "reconnect": {"resources_seconds": summary(&self.reconnected), "cpu": self.reconnect_cpu.json()},
             "changes": {
                 "to_last_seconds": summary(&to_last),
                 "each_proxy_seconds": summary(&self.each_proxy()),
@@ -210,7 +223,7 @@ mod tests {
         Results {
             proxies: 2,
             services: 10,
-            machine: "a machine".into(),
+            name: "ours",
             certified: seconds(&[1, 4]),
             configured: seconds(&[2, 5]),
             cold_failures: [("certificate: Unavailable".to_owned(), 3)].into(),
@@ -218,6 +231,8 @@ mod tests {
             cold_cpu: cpu(3),
             changes: vec![seconds(&[1, 9]), seconds(&[2, 3])],
             changes_cpu: cpu(8),
+            reconnected: seconds(&[1, 1]),
+            reconnect_cpu: cpu(2),
             idle_cpu: cpu(1),
             memory: [1 << 20, 3 << 20, 5 << 20],
         }
@@ -241,9 +256,12 @@ mod tests {
         assert!(table.contains("| cold start: all resources after, s | 2.000 | 5.000 | 5.000 |"), "{table}");
         assert!(table.contains("repeated in the cold start: 3 x certificate: Unavailable"), "{table}");
         let directory = tempfile::tempdir().unwrap();
-        results().write(&directory.path().join("new")).unwrap();
+        write(&[results()], &directory.path().join("new")).unwrap();
         let written = std::fs::read_to_string(directory.path().join("new/scale.json")).unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), results().json());
+        let written: Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(written["control_planes"], json!([results().json()]));
+        let unsigned = Results { certified: Vec::new(), ..results() }.table();
+        assert!(!unsigned.contains("certificate after") && !unsigned.contains("signed"), "{unsigned}");
     }
 
     #[test]

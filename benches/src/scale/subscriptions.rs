@@ -48,9 +48,10 @@ impl Subscriptions {
         Self { names, watched }
     }
 
-    /// Returns the first request of the stream.
-    pub(super) fn open(&self, node: Node) -> DeltaDiscoveryRequest {
-        let names = self.names[Kind::Listener].keys().cloned().chain([WILDCARD.to_owned()]);
+    /// Returns the first request of the stream. With `own`, it also subscribes to the listeners of the proxy's own application.
+    pub(super) fn open(&self, node: Node, own: bool) -> DeltaDiscoveryRequest {
+        let own = own.then(|| WILDCARD.to_owned());
+        let names = self.names[Kind::Listener].keys().cloned().chain(own);
         DeltaDiscoveryRequest { node: Some(node), ..subscribe(Kind::Listener, names.collect()) }
     }
 

@@ -16,7 +16,7 @@ use crate::compare::cores::Cores;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Returns the path of a program.
-pub(super) fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     cache()
         .into_iter()

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use self::daemon::Daemon;
+pub(crate) use self::daemon::find as find_program;
 use super::certificates::Certificates;
 use super::cores::Cores;
 use crate::load::Tls;
