@@ -96,8 +96,9 @@ pub(crate) struct Limits {
 /// (CVE-2023-44487, CVE-2025-8671), but also by a legitimate peer that cancels many requests at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ResetLimits {
-    /// Burst of streams that may be reset before they were accepted; a tenth of it is restored per second. `None`: no limit.
-    pub unseen: Option<u32>,
+    /// Burst of streams that may be reset without a response within 100 ms; a tenth of it is restored per second, and one by each
+    /// response. `None`: no limit.
+    pub early: Option<u32>,
     /// Streams reset by us whose late frames are ignored, for a second each. Late frames of other streams count as errors.
     pub remembered: usize,
     /// Resets sent because of the peer's errors, over the lifetime of the connection. `None`: no limit.
@@ -106,10 +107,10 @@ pub(crate) struct ResetLimits {
 
 impl ResetLimits {
     /// For an unknown peer. An application that cancels its requests while this proxy was starved of CPU stays well below.
-    pub(crate) const STRANGER: Self = Self { unseen: Some(1000), remembered: 512, errors: Some(1024) };
+    pub(crate) const STRANGER: Self = Self { early: Some(1000), remembered: 512, errors: Some(1024) };
     /// For an authenticated peer of the mesh, and for upstreams: cancelling all requests at once, after a pause of either
     /// side, is not an attack.
-    pub(crate) const MEMBER: Self = Self { unseen: None, remembered: 2048, errors: None };
+    pub(crate) const MEMBER: Self = Self { early: None, remembered: 2048, errors: None };
 }
 
 impl Default for Limits {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::frame::Code;
+use super::lingering::Lingering;
 use crate::codec::limits::{HALF_CLOSED, LOOK_AFTER};
 use crate::codec::watchdog::Watchdog;
 use crate::socket::stream::{Peer, Stream};
@@ -51,6 +52,8 @@ pub(super) struct Driver {
     release: Watchdog,
     /// Set when the client has half-closed and waits for responses.
     half_closed: Option<HalfClosed>,
+    /// Set when everything was written and this side is closed.
+    lingering: Option<Lingering>,
 }
 
 struct HalfClosed {
@@ -74,6 +77,7 @@ impl Driver {
             idle: false,
             release: Watchdog::new(),
             half_closed: None,
+            lingering: None,
         }
     }
 
@@ -81,6 +85,10 @@ impl Driver {
     /// the connection has ended ([`Connection::end`]) and what was left was written as far as the peer takes it at once, or when it has drained
     /// and all was written.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, mut work: impl FnMut(&mut Context<'_>)) -> Poll<()> {
+        if let Some(lingering) = &mut self.lingering {
+            work(cx);
+            return lingering.poll(&mut self.stream, cx);
+        }
         self.connection.borrow_mut().runs();
         loop {
             let now = Instant::now();
@@ -90,12 +98,21 @@ impl Driver {
             work(cx);
             let blocked = self.poll_write(cx, now).is_pending();
             let ended = self.connection.borrow().end().is_some();
-            if ended && (blocked || self.poll_close(cx).is_ready() || self.is_broken()) {
+            if ended && (blocked || self.is_broken()) {
                 return Poll::Ready(());
             }
             // The last response has to reach the client, however slowly it reads.
-            if !blocked && self.connection.borrow().is_drained() && self.poll_close(cx).is_ready() {
-                return Poll::Ready(());
+            let complete = ended || (!blocked && self.connection.borrow().is_drained());
+            if complete && self.poll_close(cx).is_ready() {
+                if !self.connection.borrow().lingers() {
+                    return Poll::Ready(());
+                }
+                self.read = BytesMut::new();
+                return self.lingering.insert(Lingering::new()).poll(&mut self.stream, cx);
+            }
+            if self.half_closed.is_some() && !blocked && !self.owes_responses() {
+                // The last one was just written.
+                continue;
             }
             // What was written may have been what held back reading.
             let resumes = std::mem::take(&mut self.held_back) && self.connection.borrow().may_read();
@@ -167,8 +184,9 @@ impl Driver {
 
     /// Ends the input, when no responses are owed to the peer any more, not all of its requests are complete, or it is gone.
     fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let owes = self.owes_responses();
         let (stream, connection) = (&mut self.stream, &self.connection);
-        if connection.borrow_mut().owes_only_responses() {
+        if owes {
             let half_closed = self.half_closed.get_or_insert_with(|| {
                 // A client that has closed both sides answers any packet with a reset, which tells the kernel that it is gone; a
                 // client that still reads cannot answer.
@@ -192,6 +210,11 @@ impl Driver {
         }
         connection.borrow_mut().end_of_input();
         Poll::Ready(())
+    }
+
+    /// Returns whether nothing but responses, or the rest of the last one, is owed to the peer.
+    fn owes_responses(&self) -> bool {
+        self.connection.borrow_mut().owes_only_responses(self.flushed)
     }
 
     /// Ready when everything was written that can be sent now.

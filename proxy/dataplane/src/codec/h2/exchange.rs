@@ -160,6 +160,10 @@ impl Exchange {
 
     /// Opens the stream.
     fn begin(&mut self) -> Result<(), Failure> {
+        let invalid = || Failure::local(Reason::LocalError, "a request without authority");
+        if matches!(&self.state, ExchangeState::Waiting { head, .. } if head.authority.is_none()) {
+            return Err(invalid());
+        }
         let (Some(slot), ExchangeState::Waiting { mut head, body, .. }) =
             (&self.slot, std::mem::replace(&mut self.state, ExchangeState::Over))
         else {
@@ -171,7 +175,6 @@ impl Exchange {
         }
         let held = !body.is_ended() && expects_continue(&head.headers);
         length::announce(&mut head.headers, body.length());
-        let invalid = || Failure::local(Reason::LocalError, "a request without authority");
         let authority = head.authority.as_ref().ok_or_else(invalid)?;
         let is_connect = head.method == Method::CONNECT;
         let pseudo = Pseudo::Request {

@@ -17,6 +17,7 @@ mod websocket;
 mod incoming;
 mod outgoing;
 mod driver;
+mod lingering;
 mod length;
 mod promised;
 mod head_memory;

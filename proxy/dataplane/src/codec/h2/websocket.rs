@@ -5,7 +5,7 @@
 //! HTTP/2 application does not send, so it is computed.
 
 use aws_lc_rs::digest;
-use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
+use http::header::{CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::codec::head::ResponseHead;
@@ -43,6 +43,8 @@ pub(super) fn asking(headers: &mut HeaderMap) -> Option<HeaderValue> {
 pub(super) fn opened(head: &mut ResponseHead, proof: Option<HeaderValue>) {
     head.status = StatusCode::SWITCHING_PROTOCOLS;
     head.upgrade = Some(HeaderValue::from_static(NAME));
+    // It has no meaning here, and a 101 has no body (RFC 9110 section 9.3.6).
+    head.headers.remove(CONTENT_LENGTH);
     if let Some(proof) = proof {
         head.headers.insert(SEC_WEBSOCKET_ACCEPT, proof);
     }

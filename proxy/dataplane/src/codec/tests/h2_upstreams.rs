@@ -15,6 +15,7 @@ use super::support::{Uncounted, get, http2_to, run, whole};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
 use crate::codec::h2::client::ClientConnection;
+use crate::codec::head::RequestHead;
 use crate::codec::limits::Limits;
 use crate::socket::stream::Stream;
 
@@ -200,4 +201,34 @@ fn a_tunnel_that_is_shut_and_dropped_sends_its_last_bytes() {
         assert_eq!((&payload[..], data.last().unwrap().1), (&b"last"[..], END_STREAM), "{all:?}");
         assert!(all.iter().all(|(kind, ..)| *kind != RST_STREAM), "{all:?}");
     });
+}
+
+#[test]
+fn a_request_that_fails_when_it_is_its_turn_leaves_it_to_the_next() {
+    let mut handshake = get("/a");
+    handshake.upgrade = Some(HeaderValue::from_static("websocket"));
+    handshake.headers.insert("sec-websocket-key", HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
+    let without_authority = RequestHead { authority: None, ..get("/a") };
+    for failing in [handshake, without_authority] {
+        run(async {
+            let one_at_a_time = frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1]);
+            let (connection, mut upstream) = to_upstream(vec![one_at_a_time], false).await;
+            sleep(Duration::from_millis(1)).await;
+            let ask = |head| {
+                let mut exchange = connection.send(head, Body::empty());
+                spawn_local(async move { exchange.answer().await.map(drop) })
+            };
+            let (first, failing, last) = (ask(get("/first")), ask(failing), ask(get("/last")));
+            sleep(Duration::from_millis(1)).await;
+            let response = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88]);
+            upstream.write_all(&response(1)).await.unwrap();
+            assert!(first.await.unwrap().is_ok() && failing.await.unwrap().is_err());
+            let mut preface = [0; 24];
+            upstream.read_exact(&mut preface).await.unwrap();
+            let opened = frames(&mut upstream).await;
+            assert!(opened.iter().any(|(kind, _, stream, _)| (*kind, *stream) == (HEADERS, 3)), "{opened:?}");
+            upstream.write_all(&response(3)).await.unwrap();
+            assert!(last.await.unwrap().is_ok());
+        });
+    }
 }

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use outrigger_core::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::frames::*;
 use super::support::{echo, run, serving};
+use crate::codec::body::Body;
+use crate::codec::head::ResponseHead;
 use crate::codec::server::Protocol;
 
 #[test]
@@ -38,6 +42,29 @@ fn a_client_that_closes_its_side_behind_whole_requests_gets_its_answers() {
             assert!(served.done.await.unwrap().is_ok());
         });
     }
+}
+
+#[test]
+fn a_client_that_closes_its_side_and_reads_slowly_gets_the_end_of_its_response() {
+    const LENGTH: usize = 300 * 1024;
+    run(async {
+        let mut served = serving(Protocol::Http2, |_, _, responder| async move {
+            let body = Body::full(Bytes::from(vec![0; LENGTH]));
+            let _ = responder.respond(ResponseHead::new(http::StatusCode::OK), body).await;
+        });
+        let window = 1_u32 << 20;
+        let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
+        let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, GET);
+        let bytes = opening(&settings, &[frame(WINDOW_UPDATE, 0, 0, &window.to_be_bytes()), request]);
+        served.client.write_all(&bytes).await.unwrap();
+        served.client.shutdown().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let all = frames(&mut served.client).await;
+        let data: Vec<_> = all.iter().filter(|(kind, ..)| *kind == DATA).collect();
+        assert_eq!(data.iter().map(|(.., payload)| payload.len()).sum::<usize>(), LENGTH);
+        assert_eq!(data.last().unwrap().1, END_STREAM);
+        assert!(served.done.await.unwrap().is_ok());
+    });
 }
 
 #[test]

@@ -169,3 +169,36 @@ fn a_client_that_reads_slowly_gets_the_end_of_the_last_response() {
         assert!(served.done.await.unwrap().is_ok());
     });
 }
+
+/// What a client sends while it reads the end must not meet a closed socket: the kernel would drop what it has not read.
+#[test]
+fn a_connection_that_has_ended_is_read_until_the_client_closes_it_or_is_silent() {
+    let drained = frame(HEADERS, END_HEADERS | END_STREAM, 1, GET);
+    let violation = frame(DATA, 0, 0, b"x");
+    for (bytes, is_ok) in [(drained, true), (violation, false)] {
+        for closes in [false, true] {
+            run(async {
+                let limits = Limits { requests: Some(1), ..Limits::default() };
+                let mut served = serving_within(limits, Protocol::Http2, echo);
+                served.client.write_all(&opening(&[], std::slice::from_ref(&bytes))).await.unwrap();
+                sleep(Duration::from_millis(1)).await;
+                if is_ok {
+                    // The answer to the PING between the two GOAWAYs.
+                    served.client.write_all(&frame(PING, ACK, 0, b"\0leaving")).await.unwrap();
+                }
+                let mut all = Vec::new();
+                served.client.read_to_end(&mut all).await.unwrap();
+                for _ in 0..3 {
+                    sleep(Duration::from_millis(900)).await;
+                    served.client.write_all(&frame(WINDOW_UPDATE, 0, 0, &[0, 0, 1, 0])).await.unwrap();
+                }
+                let began = Instant::now();
+                if closes {
+                    served.client.shutdown().await.unwrap();
+                }
+                assert_eq!(served.done.await.unwrap().is_ok(), is_ok);
+                assert_eq!(began.elapsed().as_secs(), u64::from(!closes));
+            });
+        }
+    }
+}

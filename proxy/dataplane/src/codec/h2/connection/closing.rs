@@ -101,7 +101,7 @@ impl Connection {
 
     /// Resets a stream that has no entry, because of a violation by the peer or a limit.
     pub(super) fn refuse(&mut self, id: u32, code: Code) {
-        self.output.reply(|out| write::rst_stream(out, id, code));
+        write::rst_stream(self.output.frames(), id, code);
         self.streams.remember(id);
         self.count_error();
     }
@@ -165,7 +165,8 @@ impl Connection {
         {
             // The response to a malformed request is complete; the client is told what it was (RFC 9113 section 8.1.1).
             stream.fault = Some(Fault::Violation(Code::PROTOCOL_ERROR, rule));
-            self.output.reply(|out| write::rst_stream(out, key.id, Code::PROTOCOL_ERROR));
+            write::rst_stream(self.output.frames(), key.id, Code::PROTOCOL_ERROR);
+            self.driver.wake();
             self.count_error();
         }
         self.consumed(unread);
@@ -181,7 +182,7 @@ impl Connection {
         stream.wake();
         let id = stream.id;
         if self.end.is_none() {
-            self.output.reply(|out| write::rst_stream(out, id, code));
+            write::rst_stream(self.output.frames(), id, code);
             self.driver.wake();
         }
         self.consumed(unread);

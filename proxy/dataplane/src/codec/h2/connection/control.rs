@@ -43,7 +43,7 @@ impl Connection {
             let error = Error::connection(Code::FLOW_CONTROL_ERROR, "a stream's window is above 2^31-1");
             return self.violated_on(0, error);
         }
-        self.output.reply(write::settings_ack);
+        write::settings_ack(self.output.frames());
         self.settings_wanted.drain(..).for_each(Waker::wake);
         self.wake_opening();
         self.idle_frame();

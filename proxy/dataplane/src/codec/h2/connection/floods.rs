@@ -19,7 +19,7 @@ pub(super) const TINY: u32 = 16;
 #[derive(Debug)]
 pub(super) struct Floods {
     idle: Bucket,
-    unseen: Option<Bucket>,
+    early: Option<Bucket>,
     /// Resets that may still be sent because of the peer's errors.
     errors: Option<usize>,
 }
@@ -28,7 +28,7 @@ impl Floods {
     pub(super) fn new(resets: ResetLimits, now: Instant) -> Self {
         Self {
             idle: Bucket::new(IDLE_FRAMES, now),
-            unseen: resets.unseen.map(|burst| Bucket::new(burst, now)),
+            early: resets.early.map(|burst| Bucket::new(burst, now)),
             errors: resets.errors,
         }
     }
@@ -38,9 +38,16 @@ impl Floods {
         self.idle.take(now)
     }
 
-    /// Counts a stream that was reset before it was accepted.
-    pub(super) fn unseen_reset(&mut self, now: Instant) -> bool {
-        self.unseen.as_mut().is_none_or(|bucket| bucket.take(now))
+    /// Counts a stream that the client has reset right after it opened it. Returns whether it is within the limit.
+    pub(super) fn early_reset(&mut self, now: Instant) -> bool {
+        self.early.as_mut().is_none_or(|bucket| bucket.take(now))
+    }
+
+    /// Counts a response: a client that cancels every second request, since it sends each twice, is no attacker.
+    pub(super) fn responded(&mut self) {
+        if let Some(bucket) = &mut self.early {
+            bucket.left = bucket.burst.min(bucket.left + 1);
+        }
     }
 
     /// Counts a reset that the peer's error makes this side send.

@@ -1,5 +1,7 @@
 //! Applies the frames that were received: DATA, RST_STREAM, WINDOW_UPDATE here, the others in `heads` and `control`.
 
+use std::time::Duration;
+
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::Instant;
 
@@ -9,6 +11,12 @@ use super::floods::{Floods, TINY};
 use super::stream::{Receiving, Sending};
 use super::streams::{Found, StreamKey};
 use super::{Connection, Role};
+
+/// The age below which a reset of a request without a response counts as early. The bound on concurrent streams bounds the
+/// rate of the others; a timeout is longer.
+const EARLY: Duration = Duration::from_millis(100);
+/// Keys of streams that are gone, which the schedule may hold besides one for each stream.
+const DEAD_KEYS: usize = 64;
 
 impl Connection {
     /// Processes the bytes of `read` up to the last complete frame. Returns whether it stopped early because requests wait for
@@ -86,7 +94,7 @@ impl Connection {
             Frame::Settings(settings) => self.apply_settings(&settings),
             Frame::SettingsAck | Frame::Ignored => self.idle_frame(),
             Frame::Ping(payload) => {
-                self.output.reply(|out| write::pong(out, payload));
+                write::pong(self.output.frames(), payload);
                 self.idle_frame();
             }
             Frame::Pong(payload) => self.apply_pong(payload),
@@ -186,7 +194,7 @@ impl Connection {
             self.idle_frame();
         }
         if too_tiny {
-            self.flooded("too many tiny DATA frames");
+            self.stream_violated(index, Code::ENHANCE_YOUR_CALM, "too many tiny DATA frames");
         }
     }
 
@@ -194,7 +202,7 @@ impl Connection {
     pub(super) fn closed_violated(&mut self, index: u32, code: Code, rule: &'static str) {
         let closed = self.streams.at(index).filter(|stream| stream.is_closed()).map(|stream| stream.id);
         if let Some(id) = closed {
-            self.output.reply(|out| write::rst_stream(out, id, code));
+            write::rst_stream(self.output.frames(), id, code);
         }
         self.stream_violated(index, code, rule);
     }
@@ -229,8 +237,14 @@ impl Connection {
                     stream.wake();
                     return self.settle(index);
                 }
+                let early = stream.fault.is_none()
+                    && stream.sending == Sending::Head
+                    && self.now.saturating_duration_since(stream.opened_at) < EARLY;
                 self.lose(index, Fault::Reset(code));
-                self.reset_unseen(id);
+                let unseen = self.drop_unseen(id);
+                if (unseen || early) && !self.floods.early_reset(self.now) {
+                    self.flooded("too many resets of what was just begun");
+                }
             }
         }
     }
@@ -279,6 +293,10 @@ impl Connection {
         if !stream.scheduled && stream.queued() > 0 && stream.send_window > 0 && stream.fault.is_none() {
             stream.scheduled = true;
             self.schedule.push(stream.priority.urgency, StreamKey { index, id: stream.id });
+            // A reset leaves its key there, and none is taken while the connection's window is closed.
+            if self.schedule.len() > 2 * self.streams.active as usize + DEAD_KEYS {
+                self.schedule.retain(|key| self.streams.entry(key).is_some_and(|stream| stream.scheduled));
+            }
         }
     }
 }

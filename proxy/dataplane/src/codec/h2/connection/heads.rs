@@ -108,8 +108,12 @@ impl Connection {
             stream.reader.wake();
             return;
         }
-        let has_body =
-            !stream.bodiless && status != StatusCode::NOT_MODIFIED && status != StatusCode::NO_CONTENT;
+        // The length of a response that opens a tunnel has no meaning (RFC 9110 section 9.3.6).
+        let opens_tunnel = stream.tunnel && status.is_success();
+        let has_body = !stream.bodiless
+            && !opens_tunnel
+            && status != StatusCode::NOT_MODIFIED
+            && status != StatusCode::NO_CONTENT;
         stream.outstanding = section.content_length.filter(|_| has_body);
         if end && stream.outstanding.is_some_and(|length| length > 0) {
             return self.stream_violated(index, Code::PROTOCOL_ERROR, "less DATA than content-length");

@@ -37,7 +37,7 @@ impl Connection {
     }
 
     /// Ready when a stream may be opened now. Otherwise the task has a place in the queue, which `ticket` names; it is 0 at first.
-    /// The place is to be given up with [`Self::cancel_open`] if no stream is opened.
+    /// [`Self::cancel_open`] is to be called if no stream is opened then.
     pub(in super::super) fn poll_open(
         &mut self,
         ticket: &mut u64,
@@ -51,7 +51,7 @@ impl Connection {
         }
         let waiting = &mut self.opening.waiting;
         let is_first = waiting.front().is_none_or(|(first, _)| first == ticket);
-        if is_first && self.streams.active < self.peer.concurrent_streams {
+        if is_first && self.streams.active < self.peer.concurrent_streams && !self.output.is_full() {
             if waiting.pop_front().is_some() {
                 *ticket = 0;
             }
@@ -68,17 +68,18 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Gives up a place in the queue.
+    /// Gives up a place in the queue, or the stream that [`Self::poll_open`] was ready for.
     pub(in super::super) fn cancel_open(&mut self, ticket: u64) {
         if ticket != 0 {
             self.opening.waiting.retain(|(other, _)| *other != ticket);
-            self.wake_opening();
         }
+        self.wake_opening();
     }
 
     /// Wakes the request that is next, if there is a stream for it.
     pub(super) fn wake_opening(&mut self) {
         if self.streams.active < self.peer.concurrent_streams
+            && !self.output.is_full()
             && let Some((_, first)) = self.opening.waiting.front()
         {
             first.wake_by_ref();
@@ -108,6 +109,7 @@ impl Connection {
             stream.window = i64::from(self.config.stream_window);
             stream.send_window = i64::from(self.peer.initial_window);
             stream.bodiless = matches!(pseudo, Pseudo::Request { method: &Method::HEAD, .. });
+            stream.tunnel = matches!(pseudo, Pseudo::Request { method: &Method::CONNECT, .. });
         }
         let encode = |out: &mut Vec<u8>| Encoder::encode(&mut self.encoder, pseudo, fields, out);
         write::headers(self.output.frames(), id, end, self.peer.frame_size, encode);

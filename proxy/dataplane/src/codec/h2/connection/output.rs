@@ -13,8 +13,10 @@ const COPIED: usize = 1024;
 const ENOUGH: usize = 64 * 1024;
 /// Capacity that the buffer keeps when it is empty.
 const KEPT: usize = 16 * 1024;
-/// Bytes of answers to control frames that are queued before no more frames are read.
-const REPLIES: usize = 64 * 1024;
+/// Bytes that are queued before no more requests are read or opened. DATA alone stays below.
+const FULL: usize = 4 * ENOUGH;
+/// The same limit for a client's reading. It is higher, so that two sidecars never both wait for the other to read.
+const FULL_OF_ANSWERS: usize = 4 * FULL;
 
 /// What is to be written, in order.
 #[derive(Debug, Default)]
@@ -25,8 +27,6 @@ pub(super) struct Output {
     payloads: VecDeque<Payload>,
     /// The bytes of `payloads`.
     shared: usize,
-    /// Bytes of answers to control frames since the output was last empty.
-    replies: usize,
 }
 
 /// A payload that is written when `at` of `bytes` are.
@@ -40,13 +40,6 @@ impl Output {
     /// The buffer to append frames to.
     pub(super) fn frames(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
-    }
-
-    /// The buffer to append a frame to that answers one of the peer's.
-    pub(super) fn reply(&mut self, append: impl FnOnce(&mut Vec<u8>)) {
-        let before = self.bytes.len();
-        append(&mut self.bytes);
-        self.replies += self.bytes.len() - before;
     }
 
     /// Appends a DATA frame.
@@ -70,9 +63,14 @@ impl Output {
         self.len() < ENOUGH
     }
 
-    /// Returns whether the peer causes more answers than it reads.
-    pub(super) fn is_flooded(&self) -> bool {
-        self.replies >= REPLIES
+    /// Returns whether the peer reads too slowly for more requests.
+    pub(super) fn is_full(&self) -> bool {
+        self.len() >= FULL
+    }
+
+    /// Returns whether a server causes more answers than it reads.
+    pub(super) fn is_full_of_answers(&self) -> bool {
+        self.len() >= FULL_OF_ANSWERS
     }
 
     /// Fills `slices` with what is to be written next, and returns how many it used.
@@ -117,7 +115,6 @@ impl Output {
             self.bytes.clear();
             self.bytes.shrink_to(KEPT);
             self.written = 0;
-            self.replies = 0;
         } else if self.written >= ENOUGH {
             self.bytes.drain(..self.written);
             self.payloads.iter_mut().for_each(|payload| payload.at -= self.written);

@@ -36,6 +36,21 @@ impl Schedule {
         key
     }
 
+    /// Returns how many keys it holds.
+    pub(super) fn len(&self) -> usize {
+        self.turns.iter().map(VecDeque::len).sum()
+    }
+
+    /// Drops the keys for which `keep` returns false.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(StreamKey) -> bool) {
+        for (urgency, turns) in self.turns.iter_mut().enumerate() {
+            turns.retain(|key| keep(*key));
+            if turns.is_empty() {
+                self.present &= !(1 << urgency);
+            }
+        }
+    }
+
     /// Returns whether no stream waits for its turn.
     pub(super) fn is_empty(&self) -> bool {
         self.present == 0

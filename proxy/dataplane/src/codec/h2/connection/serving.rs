@@ -80,17 +80,16 @@ impl Connection {
     }
 
     /// Drops the request on a stream that the client has reset, if it was not accepted yet. It no longer holds back reading.
-    pub(super) fn reset_unseen(&mut self, id: u32) {
+    /// Returns whether it did.
+    pub(super) fn drop_unseen(&mut self, id: u32) -> bool {
         // In the order of their streams.
         let requests = &mut self.accepting.requests;
         let found = requests.binary_search_by_key(&id, |request| request.key.id);
-        let Some(request) = found.ok().and_then(|at| requests.remove(at)) else { return };
+        let Some(request) = found.ok().and_then(|at| requests.remove(at)) else { return false };
         self.accepting.bytes -= request.section.list_bytes;
         self.accepting.refusals.push_back(Refusal::ResetUnseen);
         self.release(request.key);
-        if !self.floods.unseen_reset(self.now) {
-            self.flooded("too many resets of what was just begun");
-        }
+        true
     }
 
     /// Returns the bytes of field sections that were received, as they were on the wire.

@@ -88,6 +88,9 @@ pub(super) struct Stream {
     pub(super) outstanding: Option<u64>,
     /// Whether the response has no body whatever its length says.
     pub(super) bodiless: bool,
+    /// Whether a successful response opens a tunnel.
+    pub(super) tunnel: bool,
+    pub(super) opened_at: Instant,
 
     queue: VecDeque<Bytes>,
     queued: usize,
@@ -128,6 +131,8 @@ impl Stream {
             credit: 0,
             outstanding: None,
             bodiless: false,
+            tunnel: false,
+            opened_at: now,
             queue: VecDeque::new(),
             queued: 0,
             last: None,
@@ -179,6 +184,8 @@ impl Stream {
         if behind {
             let joined = self.joined.split().freeze();
             self.data.push_back(joined);
+            // A piece takes no more memory for having come in tiny frames.
+            self.tiny = 0;
         }
         self.data.push_back(data);
     }

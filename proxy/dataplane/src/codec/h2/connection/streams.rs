@@ -89,6 +89,7 @@ impl Streams {
             stream.held = true;
             stream.active = true;
             stream.read_at = now;
+            stream.opened_at = now;
         }
         self.ids.insert(id, index);
         self.active += 1;

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use tokio::time::Instant;
 
 use super::super::frame::{Code, write};
 use super::super::hpack::{Encoder, Pseudo};
@@ -34,6 +35,7 @@ impl Connection {
             && !interim
         {
             stream.sending = if end { Sending::Ended } else { Sending::Body };
+            self.floods.responded();
         }
         self.driver.wake();
         if end {
@@ -68,6 +70,10 @@ impl Connection {
     ) -> Result<(), StreamError> {
         self.check_sending(key, Sending::Body)?;
         let Some(stream) = self.streams.get(key) else { return Ok(()) };
+        if data.len() >= self.sending.left() {
+            // The time since when the window is exhausted counts. The driver may have been idle.
+            self.now = self.now.max(Instant::now());
+        }
         if stream.queued() == 0 && self.schedule.is_empty() {
             while !data.is_empty() && self.output.has_capacity() {
                 let window = self.sending.left().min(usize::try_from(stream.send_window).unwrap_or(0));

@@ -1,7 +1,8 @@
 //! How connections end: drained, told to by the peer, broken.
 
 use std::io;
-use std::task::Poll;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
@@ -110,6 +111,21 @@ fn a_released_stream_is_reset_unless_it_is_complete() {
 }
 
 #[test]
+fn the_reset_of_a_malformed_request_is_sent_at_once_whoever_releases_it() {
+    let mut server = Tested::server(config());
+    server.send(&frame(HEADERS, END_HEADERS, 1, POST));
+    let key = server.request();
+    server.send(&frame(HEADERS, WHOLE, 1, &field(b"X", b"1")));
+    respond(&mut server.connection, key, true).unwrap();
+    assert_eq!(server.written(), ["HEADERS 1 end"]);
+    let woken = Arc::new(Woken::default());
+    server.connection.wait(&Context::from_waker(&Arc::clone(&woken).into()));
+    server.connection.release(key);
+    assert!(woken.is_woken());
+    assert_eq!(server.written(), ["RST 1 PROTOCOL_ERROR"]);
+}
+
+#[test]
 fn a_reset_overtakes_no_data_that_has_left_the_queue() {
     let mut pair = Pair::new(config(), config());
     let (ours, theirs) = pair.post(&HeaderMap::new());
@@ -125,13 +141,13 @@ fn a_reset_overtakes_no_data_that_has_left_the_queue() {
 #[test]
 fn a_client_that_only_waits_for_responses_is_recognised() {
     let mut server = Tested::server(config());
-    assert!(!server.connection.owes_only_responses());
+    assert!(!server.connection.owes_only_responses(true));
     server.send(&frame(HEADERS, WHOLE, 1, GET));
-    assert!(server.connection.owes_only_responses());
+    assert!(server.connection.owes_only_responses(true));
     server.send(&frame(HEADERS, END_HEADERS, 3, POST));
-    assert!(!server.connection.owes_only_responses());
+    assert!(!server.connection.owes_only_responses(true));
     server.send(&frame(DATA, END_STREAM, 3, b"x"));
-    assert!(server.connection.owes_only_responses());
+    assert!(server.connection.owes_only_responses(true));
 }
 
 #[test]

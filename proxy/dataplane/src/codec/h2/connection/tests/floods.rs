@@ -1,5 +1,7 @@
 //! What costs the peer nothing is bounded; what a starved peer does is not an attack.
 
+use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use http::Method;
@@ -51,17 +53,124 @@ fn tiny_unread_data_is_bounded() {
     let mut server = Tested::server(config());
     server.send(&frame(HEADERS, END_HEADERS, 1, POST));
     server.send(&frame(DATA, 0, 1, b"x").repeat(40_000));
-    assert!(server.end().contains("ENHANCE_YOUR_CALM"), "{}", server.end());
+    assert_eq!(
+        (server.written(), server.end()),
+        (vec!["RST 1 ENHANCE_YOUR_CALM".to_owned()], "open".to_owned())
+    );
+}
+
+#[test]
+fn tiny_data_of_a_reader_that_lags_behind_is_not_counted_for_ever() {
+    let mut server = Tested::server(config());
+    server.send(&frame(HEADERS, END_HEADERS, 1, POST));
+    let key = server.request();
+    let message = [frame(DATA, 0, 1, &[0; 1100]), frame(DATA, 0, 1, b"x")].concat();
+    server.send(&message);
+    for _ in 0..40_000 {
+        server.send(&message);
+        assert_eq!((server.receive(key), server.receive(key)), ("data 1100".to_owned(), "data 1".to_owned()));
+        server.bytes();
+    }
+    assert_eq!(server.end(), "open");
 }
 
 #[test]
 fn answers_that_the_peer_does_not_take_stop_the_reading() {
     let mut server = Tested::server(config());
     assert!(server.connection.may_read());
-    server.send(&frame(PING, 0, 0, &[0; 8]).repeat(5_000));
+    for _ in 0..2 {
+        server.send(&frame(PING, 0, 0, &[0; 8]).repeat(8_000));
+        server.now += Duration::from_secs(10);
+    }
     assert!(!server.connection.may_read() && server.end() == "open");
     server.written();
     assert!(server.connection.may_read());
+}
+
+#[test]
+fn responses_that_the_client_does_not_read_stop_the_reading() {
+    let mut server = Tested::server(config());
+    let mut streams = (1..100_000).step_by(2);
+    while server.connection.may_read() {
+        server.send(&frame(HEADERS, WHOLE, streams.next().expect("an end"), GET));
+        let key = server.request();
+        respond(&mut server.connection, key, true).unwrap();
+        server.connection.release(key);
+    }
+    // The rest of a frame is not outstanding while nothing is read, and then has all its time.
+    server.send(&frame(PING, 0, 0, &[0; 8])[..5]);
+    assert_eq!(server.connection.owed_since(), None);
+    server.now += Duration::from_secs(100);
+    assert!((256 * 1024..257 * 1024).contains(&server.bytes().len()));
+    assert!(server.connection.may_read());
+    assert_eq!(server.connection.owed_since(), Some(server.now));
+}
+
+#[test]
+fn requests_wait_for_a_server_that_does_not_read() {
+    let mut client = Tested::client(&[]);
+    let mut ticket = 0;
+    let mut opened = 0;
+    while client.connection.poll_open(&mut ticket, &noop()).is_ready() {
+        client.open(&Method::GET, true);
+        opened += 1;
+        assert!(opened < 100_000, "no end");
+    }
+    // The answers to others are read all the same.
+    assert!(client.connection.may_read());
+    let woken = Arc::new(Woken::default());
+    let waker = Arc::clone(&woken).into();
+    assert!(client.connection.poll_open(&mut ticket, &Context::from_waker(&waker)).is_pending());
+    client.bytes();
+    assert!(woken.is_woken());
+    assert!(client.connection.poll_open(&mut ticket, &noop()).is_ready());
+}
+
+/// Requests that are accepted and then reset, each within `age`; of every `answered`th, the response comes before the reset.
+fn resets_of_accepted_requests(resets: ResetLimits, age: Duration, answered: u32) -> String {
+    let mut server = Tested::server(Config { resets, ..config() });
+    for at in 0..3000 {
+        let stream = 1 + 2 * at;
+        server.send(&frame(HEADERS, WHOLE, stream, GET));
+        let key = server.request();
+        server.now += age;
+        if at % answered == 1 {
+            respond(&mut server.connection, key, false).unwrap();
+        }
+        server.send(&frame(RST_STREAM, 0, stream, &reset(Code::CANCEL)));
+        if server.end() != "open" {
+            break;
+        }
+        server.connection.release(key);
+        server.bytes();
+    }
+    server.end()
+}
+
+#[test]
+fn requests_that_are_cancelled_right_after_they_were_accepted_end_the_connection_of_a_stranger() {
+    let (stranger, soon) = (ResetLimits::STRANGER, Duration::from_millis(1));
+    assert!(resets_of_accepted_requests(stranger, soon, u32::MAX).contains("ENHANCE_YOUR_CALM"));
+    assert_eq!(resets_of_accepted_requests(ResetLimits::MEMBER, soon, u32::MAX), "open");
+    // Timeouts, and requests that are sent twice.
+    assert_eq!(resets_of_accepted_requests(stranger, Duration::from_millis(100), u32::MAX), "open");
+    assert_eq!(resets_of_accepted_requests(stranger, soon, 2), "open");
+}
+
+#[test]
+fn streams_that_are_reset_while_the_connection_s_window_is_closed_leave_nothing_behind() {
+    let mut server = Tested::server(Config { resets: ResetLimits::MEMBER, ..config() });
+    for stream in (1..20_000).step_by(2) {
+        server.send(&frame(HEADERS, WHOLE, stream, GET));
+        let key = server.request();
+        respond(&mut server.connection, key, false).unwrap();
+        // More than the window in the first one.
+        server.connection.send_data(key, data(if stream == 1 { 70_000 } else { 1 }), true).unwrap();
+        server.send(&frame(RST_STREAM, 0, stream, &reset(Code::CANCEL)));
+        server.connection.release(key);
+        server.bytes();
+    }
+    assert!(server.connection.schedule.len() < 100, "{}", server.connection.schedule.len());
 }
 
 /// A request and its cancellation, for so many streams at once.

@@ -38,6 +38,17 @@ fn a_request_and_its_response_pass_with_bodies_and_trailers() {
     assert!(pair.run().is_empty() && pair.client.end().is_none() && pair.server.end().is_none());
 }
 
+#[test]
+fn the_length_of_a_response_that_opens_a_tunnel_has_no_meaning() {
+    for (status, received) in [(OK, "data 5"), (&[0x8d][..], "violation PROTOCOL_ERROR")] {
+        let mut client = Tested::client(&[]);
+        let key = client.open(&Method::CONNECT, false);
+        let head = [status, &field(b"content-length", b"0")].concat();
+        client.send(&[frame(HEADERS, END_HEADERS, 1, &head), frame(DATA, 0, 1, b"bytes")].concat());
+        assert_eq!(client.receive(key), received);
+    }
+}
+
 /// A stream that ended short of its length once made both sides wait for ever.
 #[test]
 fn a_body_that_is_not_as_long_as_announced_resets_its_stream_on_both_sides() {

@@ -1,7 +1,9 @@
 //! A connection under test, its peer made of raw frames or of another connection, and requests in their simplest form.
 
 use std::io::IoSlice;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -45,6 +47,22 @@ pub(super) fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
 
 pub(super) fn noop() -> Context<'static> {
     Context::from_waker(Waker::noop())
+}
+
+/// A waker that remembers whether it was woken.
+#[derive(Default)]
+pub(super) struct Woken(AtomicBool);
+
+impl Woken {
+    pub(super) fn is_woken(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 pub(super) fn config() -> Config {

@@ -174,6 +174,15 @@ fn unread_streams_that_exhaust_the_window_give_way_to_others_only() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_window_that_was_just_used_up_is_not_exhausted_since_the_driver_last_ran() {
+    let mut client = Tested::client(&[]);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    let key = client.open(&Method::POST, false);
+    client.connection.send_data(key, data(65_535), true).unwrap();
+    assert_eq!(client.connection.exhausted_since(), Some(tokio::time::Instant::now()));
+}
+
 #[test]
 fn small_payloads_that_wait_are_joined() {
     let mut server = Tested::server(config());
