@@ -1,5 +1,6 @@
 //! What costs the peer nothing is bounded; what a starved peer does is not an attack.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::task::Context;
 use std::time::Duration;
@@ -104,6 +105,27 @@ fn responses_that_the_client_does_not_read_stop_the_reading() {
     assert!((256 * 1024..257 * 1024).contains(&server.bytes().len()));
     assert!(server.connection.may_read());
     assert_eq!(server.connection.owed_since(), Some(server.now));
+}
+
+/// A download keeps the output from ever being empty; what is read of it contains the answers.
+#[test]
+fn answers_that_the_client_reads_within_a_download_hold_back_nothing() {
+    let mut server = Tested::server(config());
+    server.send(&frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
+    server.send(&frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0]));
+    server.send(&frame(HEADERS, WHOLE, 1, GET));
+    let key = server.request();
+    respond(&mut server.connection, key, false).unwrap();
+    server.connection.send_data(key, data(64 * 1024 * 1024), true).unwrap();
+    for _ in 0..8000 {
+        server.send(&frame(PING, 0, 0, &[0; 8]));
+        let mut slices = [IoSlice::new(&[]); 8];
+        let used = server.connection.transmit(&mut slices, server.now);
+        let bytes = slices[..used].iter().map(|slice| slice.len()).sum::<usize>();
+        assert!(bytes > 1000, "the download goes on");
+        server.connection.transmitted(1000);
+        assert!(server.connection.may_read());
+    }
 }
 
 #[test]
