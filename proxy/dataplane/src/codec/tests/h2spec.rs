@@ -1,6 +1,6 @@
 //! h2spec (<https://github.com/summerwind/h2spec>) against the server, all of its cases in strict mode.
 //!
-//! Run by hand, since it needs the program: `H2SPEC=/path/of/h2spec cargo test -p outrigger-dataplane --lib h2spec -- --ignored`.
+//! `tests/heavier h2spec` runs it, since it needs the program, a Go one.
 
 use std::process::Command;
 use std::rc::Rc;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::super::frame::{Code, Error, MAX_WINDOW, write};
 use super::error::{End, Fault, StreamError};
 use super::stream::{BadTrailers, Receiving, Sending, Stream};
-use super::streams::StreamKey;
+use super::streams::{Found, StreamKey};
 use super::{Connection, Role};
 
 /// The payload of the PING between the two GOAWAYs of a graceful end.
@@ -74,9 +74,16 @@ impl Connection {
     pub(super) fn violated(&mut self, error: Error) {
         let Some(id) = error.stream else { return self.violated_on(0, error) };
         match self.streams.find(id) {
-            super::streams::Found::Stream(index) => self.stream_violated(index, error.code, error.rule),
-            super::streams::Found::Idle => self.violated_on(id, Error::connection(error.code, error.rule)),
-            super::streams::Found::Reset | super::streams::Found::Closed => {}
+            Found::Stream(index) if self.streams.at(index).is_some_and(|stream| !stream.is_closed()) => {
+                self.stream_violated(index, error.code, error.rule);
+            }
+            // Complete in both directions. The peer may not know yet.
+            Found::Stream(_) | Found::Closed => {
+                write::rst_stream(self.output.frames(), id, error.code);
+                self.count_error();
+            }
+            Found::Idle => self.violated_on(id, Error::connection(error.code, error.rule)),
+            Found::Reset => {}
         }
     }
 

@@ -164,6 +164,11 @@ fn what_is_allowed_on_gone_streams_is_ignored() {
     server.send(&frame(WINDOW_UPDATE, 0, 3, &[0, 0, 1, 0]));
     server.send(&frame(RST_STREAM, 0, 3, &reset(Code::CANCEL)));
     assert_eq!((server.written(), server.end()), (vec!["HEADERS 3 end".to_owned()], "open".to_owned()));
+    server.send(&frame(PRIORITY, 0, 3, &[0; 4]));
+    assert_eq!(
+        (server.written(), server.end()),
+        (vec!["RST 3 FRAME_SIZE_ERROR".to_owned()], "open".to_owned())
+    );
     server.send(&frame(DATA, 0, 3, b"x"));
     assert_eq!(server.written(), ["GOAWAY 3 STREAM_CLOSED"]);
 }
