@@ -102,7 +102,7 @@ impl Pacer {
             .take_while(move |time| *time < until)
     }
 
-    /// Waits for the end of the test. Without an end it waits for ever.
+    /// Waits for the end of the test. Never returns if the test has no end.
     pub(super) async fn end(&self) {
         match self.end {
             Some(end) => tokio::time::sleep_until(end.into()).await,

@@ -48,7 +48,7 @@ impl Timer {
         woken.await.map_err(|_| io::ErrorKind::Interrupted.into())
     }
 
-    /// Wakes sleepers for ever. Returns an error of the timerfd.
+    /// Wakes sleepers, and only returns if the timerfd fails, with its error.
     pub(super) async fn run(&self) -> io::Result<()> {
         loop {
             let mut ready = self.timer.readable().await?;

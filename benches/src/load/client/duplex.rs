@@ -1,4 +1,4 @@
-//! Writing a request while the answer may already arrive. Whoever only writes until all is written deadlocks with a server
+//! Writing a request while the answer may already arrive. A client that reads nothing before all is written deadlocks with a server
 //! that answers as it reads, once the buffers of both directions are full.
 
 use std::future::poll_fn;
@@ -50,7 +50,7 @@ pub(crate) async fn fill<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesM
     Ok(stream.read_buf(read).await? > 0)
 }
 
-/// Returns false if bytes or the end of a connection have arrived that nobody asked for: it is not to be used again.
+/// Returns false if unsolicited bytes or the end of the connection have arrived: the connection is not to be used again.
 pub(crate) async fn is_quiet<S: AsyncRead + Unpin>(stream: &mut S) -> bool {
     let mut byte = [0];
     let mut into = ReadBuf::new(&mut byte);

@@ -44,7 +44,7 @@ pub(super) struct Streams {
     remembered: usize,
     /// The highest stream that was reset here and is no longer remembered.
     forgotten: u32,
-    /// Ranges of identifiers that the client has skipped, which are idle for ever.
+    /// Ranges of identifiers that the client has skipped, which stay idle.
     skipped: VecDeque<(u32, u32)>,
 }
 

@@ -111,7 +111,7 @@ fn a_released_stream_is_reset_unless_it_is_complete() {
 }
 
 #[test]
-fn the_reset_of_a_malformed_request_is_sent_at_once_whoever_releases_it() {
+fn the_reset_of_a_malformed_request_is_sent_at_once_by_any_release() {
     let mut server = Tested::server(config());
     server.send(&frame(HEADERS, END_HEADERS, 1, POST));
     let key = server.request();
@@ -166,7 +166,7 @@ fn the_rest_of_a_frame_is_outstanding_since_its_first_byte() {
     assert_eq!(server.connection.owed_since(), Some(server.now));
     server.send(&frame(PING, 0, 0, &[0; 8])[3..]);
     assert_eq!(server.connection.owed_since(), None);
-    // Whoever reads the body waits for DATA.
+    // The reader of the body waits for DATA.
     server.send(&frame(DATA, 0, 1, b"data")[..11]);
     assert_eq!(server.connection.owed_since(), None);
 }

@@ -49,7 +49,7 @@ fn the_length_of_a_response_that_opens_a_tunnel_has_no_meaning() {
     }
 }
 
-/// A stream that ended short of its length once made both sides wait for ever.
+/// A stream that ended short of its length once made both sides hang.
 #[test]
 fn a_body_that_is_not_as_long_as_announced_resets_its_stream_on_both_sides() {
     for (announced, sent) in [("10", 9), ("10", 11), ("1", 0), ("0", 1)] {
