@@ -11,7 +11,7 @@ use outrigger_test_support::application::Application;
 use outrigger_test_support::client::Client;
 use outrigger_test_support::http1::ok;
 use support::sidecar::inbound_listener;
-use support::tls::{Authority, Peer};
+use support::tls::{Authority, Peer, get};
 use support::{World, forward};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -100,7 +100,15 @@ async fn idle_connections_hold_little() {
         stream
     });
     let mtls = mtls.await;
+    let peer = Peer::new(&authority, "web", "h2");
+    let http2 = held_by_each(async || {
+        let sender = peer.http2(proxy.address(1)).await;
+        assert_eq!(get(&sender, "/").await, 200);
+        sender
+    });
+    let http2 = http2.await;
     println!("an idle connection holds: before its first request {fresh} bytes, HTTP/1 {http1}, mTLS {mtls}");
+    println!("HTTP/2 over mTLS: {http2}");
     assert!(fresh <= 4096 && http1 <= 4096, "{fresh}, {http1}");
-    assert!(mtls <= 16 * 1024, "{mtls}");
+    assert!(mtls <= 16 * 1024 && http2 <= 20 * 1024, "{mtls}, {http2}");
 }

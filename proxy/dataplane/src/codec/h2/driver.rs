@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::connection::Connection;
 use super::frame::Code;
 use super::lingering::Lingering;
+use crate::codec::buffers;
 use crate::codec::limits::{HALF_CLOSED, LOOK_AFTER};
 use crate::codec::watchdog::Watchdog;
 use crate::socket::stream::{Peer, Stream};
@@ -26,7 +27,7 @@ use crate::socket::stream::{Peer, Stream};
 /// Capacity for a read, and for reads of a peer that fills it.
 const READ: usize = 16 * 1024;
 const LARGE_READ: usize = 64 * 1024;
-/// How long an idle connection keeps the memory that its next request needs.
+/// How long an idle connection keeps the memory of its streams, which its next request needs.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 /// Slices of one write.
 const SLICES: usize = 64;
@@ -123,11 +124,11 @@ impl Driver {
             if connection.active_streams() > 0 || !self.read.is_empty() || !connection.is_flushed() {
                 self.idle = false;
             } else {
+                buffers::give(std::mem::take(&mut self.read));
                 if !std::mem::replace(&mut self.idle, true) {
                     self.release.set(KEPT_FOR);
                 }
                 if self.release.poll_passed(cx).is_ready() {
-                    self.read = BytesMut::new();
                     connection.shrink();
                 }
             }
@@ -164,6 +165,9 @@ impl Driver {
         }
         if self.half_closed.is_some() {
             return self.poll_half_closed(cx);
+        }
+        if self.read.capacity() == 0 {
+            self.read = buffers::take();
         }
         self.read.reserve(self.capacity);
         let spare = self.read.capacity() - self.read.len();
