@@ -7,8 +7,10 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// A fixed number of slots, shared between groups.
 #[derive(Debug)]
@@ -29,11 +31,18 @@ pub(crate) struct FairSlot<G: Ord + Clone> {
 #[derive(Debug)]
 struct Occupancy<G> {
     /// The occupied slots by group, the oldest first.
-    groups: BTreeMap<G, BTreeMap<u64, oneshot::Sender<()>>>,
+    groups: BTreeMap<G, BTreeMap<u64, Occupied>>,
     /// The groups by size; among equals, the one with the oldest slot comes last.
     order: BTreeSet<(usize, Reverse<u64>, G)>,
     taken: usize,
     next: u64,
+}
+
+#[derive(Debug)]
+struct Occupied {
+    since: Instant,
+    /// Dropping it notifies the slot's owner.
+    _evict: oneshot::Sender<()>,
 }
 
 impl<G: Ord + Clone> FairSlots<G> {
@@ -49,10 +58,27 @@ impl<G: Ord + Clone> FairSlots<G> {
         if state.taken >= self.limit {
             state.evict();
         }
+        self.occupy(&mut state, group)
+    }
+
+    /// Occupies a slot for a group. If none is free, the slot that is next to be evicted is, if it has been occupied for `age`; else
+    /// returns None.
+    pub(crate) fn acquire_after(&self, group: G, age: Duration) -> Option<FairSlot<G>> {
+        let mut state = lock(&self.state);
+        if state.taken >= self.limit {
+            if state.oldest()?.elapsed() < age {
+                return None;
+            }
+            state.evict();
+        }
+        Some(self.occupy(&mut state, group))
+    }
+
+    fn occupy(&self, state: &mut Occupancy<G>, group: G) -> FairSlot<G> {
         state.next += 1;
         let (number, (sender, evicted)) = (state.next, oneshot::channel());
         state.change(&group, |members| {
-            members.insert(number, sender);
+            members.insert(number, Occupied { since: Instant::now(), _evict: sender });
         });
         state.taken += 1;
         FairSlot { group, number, evicted, state: Arc::clone(&self.state) }
@@ -67,14 +93,19 @@ impl<G: Ord + Clone> FairSlots<G> {
 impl<G: Ord + Clone> Occupancy<G> {
     fn evict(&mut self) -> bool {
         let Some((_, Reverse(oldest), group)) = self.order.last().cloned() else { return false };
-        // Dropping the sender notifies the slot's owner.
         self.change(&group, |members| drop(members.remove(&oldest)));
         self.taken -= 1;
         true
     }
 
+    /// Returns since when the slot that is next to be evicted has been occupied.
+    fn oldest(&self) -> Option<Instant> {
+        let (_, Reverse(oldest), group) = self.order.last()?;
+        self.groups.get(group)?.get(oldest).map(|slot| slot.since)
+    }
+
     /// Changes a group and updates its position in the order.
-    fn change(&mut self, group: &G, change: impl FnOnce(&mut BTreeMap<u64, oneshot::Sender<()>>)) {
+    fn change(&mut self, group: &G, change: impl FnOnce(&mut BTreeMap<u64, Occupied>)) {
         let rank = |members: &BTreeMap<u64, _>| {
             let oldest = members.first_key_value().map_or(0, |(number, _)| *number);
             (members.len(), Reverse(oldest), group.clone())
@@ -143,6 +174,18 @@ mod tests {
         assert!(is_evicted(&mut a) && !is_evicted(&mut b));
         assert!(slots.evict() && is_evicted(&mut b) && !is_evicted(&mut c));
         assert!(slots.evict() && is_evicted(&mut c) && !slots.evict());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_patient_caller_gets_a_free_slot_or_one_that_is_old_enough() {
+        let (slots, age) = (FairSlots::new(2), Duration::from_secs(1));
+        let mut first = slots.acquire_after("a", age).unwrap();
+        tokio::time::advance(age / 2).await;
+        let mut second = slots.acquire_after("a", age).unwrap();
+        assert!(slots.acquire_after("b", age).is_none());
+        tokio::time::advance(age / 2).await;
+        assert!(slots.acquire_after("b", age).is_some_and(|_| is_evicted(&mut first)));
+        assert!(!is_evicted(&mut second));
     }
 
     #[test]

@@ -18,5 +18,6 @@ pub mod state;
 pub mod model;
 mod metrics;
 mod quota;
+mod fair_queue;
 mod fair_slots;
 mod peer;

@@ -181,6 +181,12 @@ impl Metrics {
         self.connections_refused.add(reason, 1);
     }
 
+    /// Returns the number of connections that were closed for this reason.
+    #[cfg(test)]
+    pub(crate) fn connections_refused(&self, reason: &'static str) -> u64 {
+        self.connections_refused.locked(|counts| counts.get(reason).copied().unwrap_or_default())
+    }
+
     /// Counts a pod that the webhook has injected, left alone or refused.
     pub(crate) fn pod_reviewed(&self, outcome: &'static str) {
         self.pods_reviewed.add(outcome, 1);

@@ -1,7 +1,8 @@
 //! Accepts connections: TCP, a TLS handshake with a timeout, and the peer's identity in the extensions of every request.
 //!
-//! No caller can end the accept loop or delay another caller. The future that [`serve`] returns owns the listener and all
-//! handshakes.
+//! No caller can end the accept loop. A connection waits, at little cost, until its peer has sent something and a handshake may begin:
+//! many proxies that connect at once wait for each other, and peers that complete no handshake delay others by [`HANDSHAKE_GRACE`] at
+//! most. The future that [`serve`] returns owns the listener and all handshakes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use outrigger_core::identity::{SpiffeId, TrustDomain};
 use outrigger_core::peer::network;
 use rustls::ServerConfig;
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -24,15 +26,22 @@ use tonic::{Request, Status};
 use super::bounded::{BoundedConnection, Deadline};
 use super::services::Services;
 use crate::ca::certificate::LeafCertificate;
+use crate::fair_queue::{FairQueue, Turn};
 use crate::fair_slots::{FairSlot, FairSlots};
 use crate::metrics::Metrics;
 use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity, until};
 use crate::quota::{Slot, Slots};
 
-/// Time within which a handshake must complete.
+/// Time within which a peer must send its first bytes, and within which a handshake must complete once it has begun.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum number of concurrent handshakes. One more evicts the oldest of the network that has the most.
+/// Maximum number of connections that wait for a handshake. One more evicts the oldest of the network that has the most. Each uses
+/// about 1 KiB, beside its socket.
+const MAX_WAITING: usize = 8192;
+/// Maximum number of concurrent handshakes.
 const MAX_HANDSHAKES: usize = 512;
+/// Time that a handshake has undisturbed. After that, it ends if another connection waits and its network has the most handshakes. Less
+/// than a sidecar's time limit for a connection, 3 s.
+const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
 /// Maximum number of connections without a client certificate. One more evicts the oldest of the network that has the
 /// most. Each uses about 50 KiB.
 const MAX_ANONYMOUS: usize = 1024;
@@ -69,7 +78,7 @@ pub(crate) async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let (connections, accepted) = mpsc::channel(16);
-    let accept = accept(listener, port, connections);
+    let accept = accept(listener, port, Bounds::new(), connections);
     let serve = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
@@ -83,18 +92,38 @@ pub(crate) async fn serve(
     }
 }
 
+/// How many connections there may be at a time, before they have a client certificate.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    waiting: usize,
+    handshakes: usize,
+    anonymous: usize,
+}
+
+impl Bounds {
+    /// Returns the maximum numbers, which together use at most half of the descriptors.
+    fn new() -> Self {
+        let share = outrigger_core::descriptors::limit() / 8;
+        Self {
+            waiting: MAX_WAITING.min(2 * share),
+            handshakes: MAX_HANDSHAKES.min(share),
+            anonymous: MAX_ANONYMOUS.min(share),
+        }
+    }
+}
+
 /// Accepts connections until the receiver is dropped. Anonymous connections never block authenticated ones.
 async fn accept(
     listener: TcpListener,
     port: ListenerConfig,
+    bounds: Bounds,
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
-    // Handshakes and anonymous connections together use at most half of the descriptors.
-    let share = outrigger_core::descriptors::limit() / 4;
-    let handshakes = FairSlots::new(MAX_HANDSHAKES.min(share));
+    let waiting = FairSlots::new(bounds.waiting);
+    let handshakes = Arc::new(FairQueue::new(bounds.handshakes, HANDSHAKE_GRACE));
     let limits = Arc::new(ConnectionLimits {
         authenticated: Slots::new(MAX_CONNECTIONS),
-        anonymous: FairSlots::new(MAX_ANONYMOUS.min(share)),
+        anonymous: FairSlots::new(bounds.anonymous),
     });
     let mut tasks = JoinSet::new();
     loop {
@@ -105,20 +134,21 @@ async fn accept(
         };
         match taken {
             Ok((stream, address)) => {
+                let slot = waiting.acquire(network(address.ip()));
                 let (port, connections) = (port.clone(), connections.clone());
-                let (slot, limits) = (handshakes.acquire(network(address.ip())), Arc::clone(&limits));
+                let (handshakes, limits) = (Arc::clone(&handshakes), Arc::clone(&limits));
                 tasks.spawn(async move {
-                    let connection = async {
-                        let (tls, peer) = port.handshake_in_time(stream, address, slot).await?;
-                        limits.admit(tls, peer)
-                    };
-                    match connection.await {
-                        Ok(connection) => drop(connections.send(Ok(connection)).await),
-                        Err(ConnectionRefusal { reason, text }) => {
-                            port.metrics.connection_refused(reason);
-                            // Anonymous callers decide how often this happens, so it is not logged by default.
-                            tracing::debug!(reason, from = %address, error = text, "connection refused");
+                    let refused = match turn(&stream, address, slot, &handshakes).await {
+                        // Large, and not needed while it waits.
+                        Ok(turn) => {
+                            Box::pin(port.establish(stream, address, turn, &limits, &connections)).await
                         }
+                        Err(refused) => Err(refused),
+                    };
+                    if let Err(ConnectionRefusal { reason, text }) = refused {
+                        port.metrics.connection_refused(reason);
+                        // Anonymous callers decide how often this happens, so it is not logged by default.
+                        tracing::debug!(reason, from = %address, error = text, "connection refused");
                     }
                 });
             }
@@ -126,11 +156,37 @@ async fn accept(
                 tracing::warn!(%error, "cannot accept a connection");
                 // Free descriptors of anonymous connections first.
                 for _ in 0..EVICTED_ON_ERROR {
-                    let _ = handshakes.evict() || limits.anonymous.evict();
+                    let _ = waiting.evict() || handshakes.evict() || limits.anonymous.evict();
                 }
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
             }
         }
+    }
+}
+
+/// Waits until the peer has sent something, and then until a handshake may begin. Returns an error if the peer sends nothing in time,
+/// or has closed the connection meanwhile: a handshake would be wasted.
+async fn turn(
+    stream: &TcpStream,
+    address: SocketAddr,
+    mut slot: FairSlot<IpAddr>,
+    handshakes: &FairQueue<IpAddr>,
+) -> Result<Turn<IpAddr>, ConnectionRefusal> {
+    let failed = |error: io::Error| ConnectionRefusal::new("handshake", error);
+    let wait = async {
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.readable()).await {
+            Ok(readable) => readable.map_err(failed)?,
+            Err(_) => return Err(ConnectionRefusal::new("timeout", "the peer has sent nothing")),
+        }
+        let turn = handshakes.turn(network(address.ip())).await;
+        match stream.ready(Interest::READABLE).await.map_err(failed)?.is_read_closed() {
+            true => Err(ConnectionRefusal::new("gone", "the peer has closed the connection")),
+            false => Ok(turn),
+        }
+    };
+    tokio::select! {
+        turn = wait => turn,
+        () = slot.evicted() => Err(ConnectionRefusal::new("crowded", "evicted by newer connections")),
     }
 }
 
@@ -147,18 +203,24 @@ impl ConnectionRefusal {
 }
 
 impl ListenerConfig {
-    /// Runs the handshake, limited by its timeout and its slot.
-    async fn handshake_in_time(
+    /// Runs the handshake, limited by its timeout and its turn, and passes the connection on if the limits admit it.
+    async fn establish(
         &self,
         stream: TcpStream,
         address: SocketAddr,
-        mut slot: FairSlot<IpAddr>,
-    ) -> Result<(TlsStream<TcpStream>, ConnectedPeer), ConnectionRefusal> {
-        tokio::select! {
-            done = self.handshake(stream, address) => done,
-            () = slot.evicted() => Err(ConnectionRefusal::new("crowded", "evicted by newer handshakes")),
-            () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => Err(ConnectionRefusal::new("timeout", "the handshake took too long")),
-        }
+        mut turn: Turn<IpAddr>,
+        limits: &ConnectionLimits,
+        connections: &mpsc::Sender<io::Result<Connection>>,
+    ) -> Result<(), ConnectionRefusal> {
+        let (tls, peer) = tokio::select! {
+            done = self.handshake(stream, address) => done?,
+            () = turn.lost() => return Err(ConnectionRefusal::new("crowded", "the handshake was slow, and others wait")),
+            () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => return Err(ConnectionRefusal::new("timeout", "the handshake took too long")),
+        };
+        drop(turn);
+        let connection = limits.admit(tls, peer)?;
+        drop(connections.send(Ok(connection)).await);
+        Ok(())
     }
 
     async fn handshake(
@@ -243,25 +305,4 @@ fn identify(mut request: Request<()>) -> Result<Request<()>, Status> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_identity_expires_with_its_certificate_while_the_connection_stays_open() {
-        let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
-        let minute = Duration::from_secs(60);
-        let request = |not_after| {
-            let certificate = Some(LeafCertificate { identity: identity.clone(), not_after });
-            let mut request = Request::new(());
-            let address = ([127, 0, 0, 1], 1).into();
-            request.extensions_mut().insert(ConnectedPeer { address, certificate });
-            identify(request).unwrap()
-        };
-        let now = SystemTime::now();
-        let (good, late) = (request(now + minute), request(now - minute));
-        let peer = PeerIdentity { identity: identity.clone(), not_after: now + minute };
-        assert_eq!(good.extensions().get(), Some(&peer));
-        assert_eq!(late.extensions().get::<PeerIdentity>(), None);
-        assert_eq!(late.extensions().get(), Some(&ExpiredPeer(identity)));
-    }
-}
+mod tests;

@@ -75,8 +75,8 @@ async fn discovery_answers_those_with_a_certificate() {
 #[tokio::test]
 async fn silent_and_malformed_clients_delay_no_other_client() {
     use tokio::io::AsyncWriteExt;
-    // More connections than may be in their handshake at a time, all from the address of the workload that joins.
-    let many = (descriptors::raise_limit() / 4).min(512) + 20;
+    // More connections than may wait for their handshake, all from the address of the workload that joins.
+    let many = (descriptors::raise_limit() / 4).min(8192) + 20;
     let mesh = Mesh::start().await;
     let mut callers = Vec::new();
     for _ in 0..many {
