@@ -252,6 +252,31 @@ endpoints: [{{addresses: [\"{}\"]}}]
         Ok(sidecar)
     }
 
+    /// Like [`Mesh::client`], with flags that replace its own of the same name, and spans of a part (0 to 1) of its requests to a
+    /// collector.
+    pub(crate) async fn client_telling(
+        &self,
+        more: &[(&'static str, OsString)],
+        tracing: Option<(f64, SocketAddr)>,
+    ) -> Result<Process, String> {
+        let mut flags = self.sidecar_flags("client", self.client_admin, self.outbound)?;
+        flags.retain(|(flag, _)| more.iter().all(|(other, _)| other != flag));
+        flags.extend_from_slice(more);
+        let mut exporter = Vec::new();
+        if let Some((sampling, collector)) = tracing {
+            flags.push(("--trace-sampling", sampling.to_string().into()));
+            exporter.push(("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT".to_owned(), format!("http://{collector}")));
+        }
+        let mut sidecar = self.start_with("client", &["proxy"], &flags, &exporter)?;
+        admin::wait_ready(self.client_admin, &mut sidecar, PATIENCE).await?;
+        Ok(sidecar)
+    }
+
+    /// The admin address of [`Mesh::client`].
+    pub(crate) fn client_admin(&self) -> SocketAddr {
+        self.client_admin
+    }
+
     /// Starts another client's sidecar on the ports of [`Mesh::client`], which must have ended. It sends spans of `sampling`
     /// (0 to 1) of its requests to `collector`.
     pub(crate) async fn traced_client(

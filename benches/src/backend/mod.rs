@@ -85,7 +85,12 @@ pub(crate) fn run(args: &BackendArgs) -> Result<(), String> {
 
 /// Starts a backend in a thread, which runs until the process ends, on a free port of loopback. Returns its address.
 pub(crate) fn start(service: Service) -> Result<SocketAddr, String> {
-    let listener = listen((Ipv4Addr::LOCALHOST, 0).into())?;
+    start_on(Ipv4Addr::LOCALHOST, service)
+}
+
+/// The same on a free port of `host`. 0.0.0.0 includes all addresses of loopback.
+pub(crate) fn start_on(host: Ipv4Addr, service: Service) -> Result<SocketAddr, String> {
+    let listener = listen((host, 0).into())?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let thread = std::thread::Builder::new().name("backend".into());
     thread.spawn(move || serve(service, listener, None)).map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! The load of a run: a closed loop over connections that stay open. Returns an error if a request fails.
+//! The load of a run: a closed loop, which returns an error if a request fails, or a constant rate, over connections that stay open.
 //!
 //! HTTP/2 in the clear is sent by nghttp2's h2load: like the application, a client on a library would be too slow to keep the fastest
 //! proxy busy. All else is sent by our load engine.
@@ -10,7 +10,8 @@ use tokio::process::Command;
 
 use super::account::{Account, Spent};
 use super::cores::Cores;
-use crate::load::{self, Pace, Protocol, Spec, Tls, Until};
+use crate::load::{self, Measurement, Pace, Protocol, Schedule, Spec, Tls, Until};
+use crate::span_sink::SpanSink;
 
 /// How long a request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,11 +45,28 @@ pub(super) struct Run<'run> {
     /// With the same load, before the measurement.
     pub(super) warm_up: Duration,
     pub(super) duration: Duration,
+    /// What the proxies forward to.
+    pub(super) application: SocketAddr,
+    /// What the proxies send spans to.
+    pub(super) collector: Option<&'run SpanSink>,
+}
+
+/// What was done in the time of a measurement, and what it cost.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) requests: u64,
+    /// That the collector received.
+    pub(super) spans: usize,
+    pub(super) spent: Spent,
 }
 
 impl Run<'_> {
-    fn account(&self) -> Result<Account, String> {
+    pub(super) fn account(&self) -> Result<Account, String> {
         Account::read(self.processes, self.cores.proxy)
+    }
+
+    fn spans(&self) -> usize {
+        self.collector.map_or(0, SpanSink::spans)
     }
 }
 
@@ -60,47 +78,77 @@ pub(super) async fn closed_loop(
     connections: usize,
     connect: bool,
     run: &Run<'_>,
-) -> Result<(u64, Spent), String> {
+) -> Result<Done, String> {
     let running = load::start(Spec {
+        connection_per_request: connect,
+        until: Until::Elapsed(run.warm_up + run.duration + TIMEOUT),
+        ..spec(target, protocol, connections, run)
+    })?;
+    tokio::time::sleep(run.warm_up).await;
+    let (before, first, spans) = (run.account()?, running.ended(), run.spans());
+    tokio::time::sleep(run.duration).await;
+    let (after, last) = (run.account()?, running.ended());
+    let spans = run.spans() - spans;
+    running.stop();
+    let measurement = running.finish()?;
+    match measurement.tally.failures.iter().next() {
+        Some((failure, count)) => Err(format!("{count} requests failed: {failure}")),
+        None => exact(Done { requests: last - first, spans, spent: before.until(&after) }),
+    }
+}
+
+/// Sends `rate` requests per second, whether earlier ones are answered or not. Returns an error if that cannot be started: requests that
+/// fail are in the measurement.
+pub(super) async fn constant_rate(
+    target: &Target,
+    protocol: Protocol,
+    connections: usize,
+    rate: f64,
+    run: &Run<'_>,
+) -> Result<Measurement, String> {
+    let running = load::start(Spec {
+        pace: Pace::Rate(Schedule::constant(rate, run.duration)?),
+        warm_up: run.warm_up,
+        until: Until::Elapsed(run.duration),
+        ..spec(target, protocol, connections, run)
+    })?;
+    let finished = tokio::task::spawn_blocking(|| running.finish()).await;
+    finished.map_err(|error| error.to_string())?
+}
+
+/// A closed loop over connections that stay open.
+fn spec(target: &Target, protocol: Protocol, connections: usize, run: &Run<'_>) -> Spec {
+    Spec {
         address: target.address,
         tls: target.tls.clone(),
         protocol,
         connections,
         streams: 1,
-        connection_per_request: connect,
+        connection_per_request: false,
         pace: Pace::ClosedLoop,
         // Its own warm-up would hide failures.
         warm_up: Duration::ZERO,
-        until: Until::Elapsed(run.warm_up + run.duration + TIMEOUT),
+        until: Until::Elapsed(run.duration),
         timeout: TIMEOUT,
         threads: 1,
         cores: vec![run.cores.load()],
-    })?;
-    tokio::time::sleep(run.warm_up).await;
-    let (before, first) = (run.account()?, running.ended());
-    tokio::time::sleep(run.duration).await;
-    let (after, last) = (run.account()?, running.ended());
-    running.stop();
-    let measurement = running.finish()?;
-    match measurement.tally.failures.iter().next() {
-        Some((failure, count)) => Err(format!("{count} requests failed: {failure}")),
-        None => exact(last - first, before.until(&after)),
     }
 }
 
 /// The same in HTTP/2, with h2load. Accounts for its connections' beginning and end, too.
-pub(super) async fn h2load(target: &Target, load: &Load, run: &Run<'_>) -> Result<(u64, Spent), String> {
+pub(super) async fn h2load(target: &Target, load: &Load, run: &Run<'_>) -> Result<Done, String> {
     run_h2load(target, load, run.warm_up).await?;
     let before = run.account()?;
     let requests = run_h2load(target, load, run.duration).await?;
-    exact(requests, before.until(&run.account()?))
+    exact(Done { requests, spans: 0, spent: before.until(&run.account()?) })
 }
 
 /// Returns an error if the proxies had too little to do, as where the load hardly gets CPU.
-fn exact(requests: u64, spent: Spent) -> Result<(u64, Spent), String> {
-    match spent.cpu() < LEAST {
-        true => Err(format!("only {requests} requests and {:?} of CPU in a run", spent.cpu())),
-        false => Ok((requests, spent)),
+fn exact(done: Done) -> Result<Done, String> {
+    let cpu = done.spent.cpu();
+    match cpu < LEAST {
+        true => Err(format!("only {} requests and {cpu:?} of CPU in a run", done.requests)),
+        false => Ok(done),
     }
 }
 

@@ -7,8 +7,10 @@ use http::{HeaderMap, Method};
 use outrigger::memory::Memory;
 
 use super::account::Spent;
-use super::drive::{self, Load, Run, Target};
+use super::changes;
+use super::drive::{self, Done, Load, Run, Target};
 use super::idle;
+use super::latency;
 use super::peers::Running;
 use super::results::Figure;
 use super::scenarios::{Variant, Work};
@@ -22,6 +24,8 @@ const CHUNK: usize = 256 << 10;
 const MESSAGE: usize = 100;
 const GRPC_CONNECTIONS: usize = 16;
 const WEBSOCKETS: usize = 32;
+/// Of a load at a constant rate.
+const CONNECTIONS: usize = 32;
 
 /// Measures once. Returns the figures, and the share of the proxies' core that went to other load.
 pub(super) async fn once(
@@ -39,6 +43,11 @@ pub(super) async fn once(
         Work::Connections { concurrent } => new_connections(&target, run, concurrent).await,
         Work::Grpc { streaming } => grpc(&target, run, streaming).await,
         Work::WebSocket => websocket(&target, run).await,
+        Work::Latency => latency::measure(&target, small(&target), CONNECTIONS, run).await,
+        Work::Changes => {
+            let members = peer.members.as_ref().ok_or("its endpoints cannot be changed")?;
+            changes::measure(&target, small(&target), CONNECTIONS, members, run).await
+        }
     }
 }
 
@@ -48,7 +57,7 @@ async fn requests(
     load: Load,
     size: usize,
 ) -> Result<(Vec<Figure>, f64), String> {
-    let (requests, spent) = match load.streams {
+    let Done { requests, spans, spent } = match load.streams {
         1 => {
             let request = load::Protocol::Http1(get(target, size));
             drive::closed_loop(target, request, load.connections, false, run).await?
@@ -61,7 +70,15 @@ async fn requests(
         Figure::new("system, µs per request", each(spent.system, requests)),
         Figure::new("requests per second", requests as f64 / spent.wall.as_secs_f64()),
     ]);
+    if run.collector.is_some() {
+        figures.push(Figure::new("spans per request", spans as f64 / requests as f64));
+    }
     Ok((figures, spent.other))
+}
+
+/// A GET that is answered by 200 bytes.
+fn small(target: &Target) -> load::Protocol {
+    load::Protocol::Http1(get(target, 200))
 }
 
 async fn grpc(target: &Target, run: &Run<'_>, streaming: bool) -> Result<(Vec<Figure>, f64), String> {
@@ -74,7 +91,7 @@ async fn grpc(target: &Target, run: &Run<'_>, streaming: bool) -> Result<(Vec<Fi
         expect_length: Some(MESSAGE as u64),
         messages_per_stream: streaming.then_some(0),
     };
-    let (messages, spent) =
+    let Done { requests: messages, spent, .. } =
         drive::closed_loop(target, load::Protocol::Grpc(call), GRPC_CONNECTIONS, false, run).await?;
     Ok((cost("CPU, µs per message", messages, &spent), spent.other))
 }
@@ -87,14 +104,15 @@ async fn websocket(target: &Target, run: &Run<'_>) -> Result<(Vec<Figure>, f64),
         message: vec![b'x'; MESSAGE].into(),
         expect_length: Some(MESSAGE as u64),
     };
-    let (messages, spent) =
+    let Done { requests: messages, spent, .. } =
         drive::closed_loop(target, load::Protocol::WebSocket(message), WEBSOCKETS, false, run).await?;
     Ok((cost("CPU, µs per message", messages, &spent), spent.other))
 }
 
 async fn bulk(target: &Target, run: &Run<'_>, connections: usize) -> Result<(Vec<Figure>, f64), String> {
     let transfer = load::Protocol::Tcp(Transfer { send: vec![b'x'; CHUNK].into(), receive: 0 });
-    let (transfers, spent) = drive::closed_loop(target, transfer, connections, false, run).await?;
+    let Done { requests: transfers, spent, .. } =
+        drive::closed_loop(target, transfer, connections, false, run).await?;
     let megabytes = transfers as f64 * CHUNK as f64 / 1e6;
     let figures = vec![
         Figure::new("MB per second of CPU", megabytes / spent.cpu().as_secs_f64()),
@@ -144,7 +162,8 @@ async fn new_connections(
     concurrent: usize,
 ) -> Result<(Vec<Figure>, f64), String> {
     let request = load::Protocol::Http2(get(target, 200));
-    let (connections, spent) = drive::closed_loop(target, request, concurrent, true, run).await?;
+    let Done { requests: connections, spent, .. } =
+        drive::closed_loop(target, request, concurrent, true, run).await?;
     Ok((cost("CPU, µs per connection", connections, &spent), spent.other))
 }
 

@@ -6,7 +6,10 @@
 
 mod report;
 mod rounds;
+mod plan;
 mod measure;
+mod changes;
+mod latency;
 mod scenarios;
 mod drive;
 mod idle;
@@ -19,7 +22,7 @@ mod cores;
 mod results;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
 
@@ -28,6 +31,7 @@ pub(crate) use self::certificates::Certificates;
 pub(crate) use self::cores::Cores;
 use self::peers::Peer;
 pub(crate) use self::peers::find_program;
+use self::plan::{Clock, Plan, minutes};
 pub(crate) use self::report::describe_machine;
 use self::results::Results;
 use self::rounds::Bench;
@@ -35,7 +39,7 @@ use self::rounds::Bench;
 /// Compares what proxies cost. Needs two cores.
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
-    /// Two minutes instead of thirty: shorter runs, three of each.
+    /// Two minutes instead of thirty: one shorter run of each, and fewer variants.
     #[arg(long)]
     quick: bool,
     /// Only these scenarios, as in S1,S3.
@@ -44,7 +48,7 @@ pub(crate) struct CompareArgs {
     /// Only these peers, beside Outrigger.
     #[arg(long, value_delimiter = ',')]
     peer: Vec<Peer>,
-    /// Runs of each peer in each scenario [default: 5, or 3 with --quick].
+    /// Runs of each peer in each scenario [default: 5, or 1 with --quick].
     #[arg(long)]
     repeat: Option<usize>,
     /// Where the results go.
@@ -53,14 +57,6 @@ pub(crate) struct CompareArgs {
     /// The binary to measure.
     #[arg(long, default_value = "target/release/outrigger")]
     outrigger: PathBuf,
-}
-
-/// How long and how often is measured.
-#[derive(Debug, Clone, Copy)]
-struct Plan {
-    warm_up: Duration,
-    run: Duration,
-    repeat: usize,
 }
 
 /// An installed peer.
@@ -95,19 +91,21 @@ pub(crate) async fn run(args: CompareArgs) -> Result<(), String> {
         }
     }
     let cores = Cores::divide()?;
-    let (warm_up, run, repeat) = match args.quick {
-        true => (300, 700, 3),
-        false => (1_000, 2_000, 5),
-    };
-    let plan = Plan {
-        warm_up: Duration::from_millis(warm_up),
-        run: Duration::from_millis(run),
-        repeat: args.repeat.unwrap_or(repeat).max(1),
-    };
+    let plan = Plan::new(args.quick, args.repeat);
+    let wanted: Vec<_> = scenarios::ALL
+        .iter()
+        .filter(|scenario| args.scenario.is_empty() || args.scenario.iter().any(|id| id == scenario.id))
+        .collect();
+    let peers: Vec<_> = found.iter().map(|found| found.peer).collect();
+    let nowhere = (std::net::Ipv4Addr::LOCALHOST, 0).into();
+    let estimate = plan.estimate(&wanted, &peers, |variant| variant.asks(nowhere, Some(nowhere)));
+    eprintln!("this takes about {}", minutes(estimate));
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let certificates = Certificates::create(directory.path())?;
     let mut bench = Bench {
         plan,
+        clock: Clock::start(estimate),
+        spare: Plan::spare(estimate),
         peers: &found,
         cores,
         certificates: &certificates,
@@ -116,17 +114,15 @@ pub(crate) async fn run(args: CompareArgs) -> Result<(), String> {
         failures: Vec::new(),
         failed: Vec::new(),
     };
-    for scenario in scenarios::ALL {
-        if args.scenario.is_empty() || args.scenario.iter().any(|id| id == scenario.id) {
-            bench.measure(scenario).await?;
-        }
+    for scenario in wanted {
+        bench.measure(scenario).await?;
     }
     let Bench { results, failures, .. } = bench;
     report::write(
         &report::Report { results: &results, failures: &failures, peers: &found, plan },
         &args.results,
     )?;
-    eprintln!("{} in {:.0} s", args.results.display(), begin.elapsed().as_secs_f64());
+    eprintln!("{} in {}", args.results.display(), minutes(begin.elapsed()));
     match failures.is_empty() {
         true => Ok(()),
         false => Err(format!("failed: {}", failures.join("; "))),

@@ -1,12 +1,18 @@
 //! What is compared: each scenario with the work of its proxies and the load.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use super::drive::Load;
 use super::http2_backend;
-use super::peers::{Protocol, Setup, Shape};
+use super::peers::{Paths, Protocol, Setup, Shape, Telemetry, Tracing};
 use crate::backend::{self, Service};
 
 /// Routes of every proxy, unless their number is the scenario. A request takes the last one.
 const ROUTES: usize = 20;
+/// Endpoints of a service whose endpoints change.
+const ENDPOINTS: usize = 20;
+/// The parts of its capacity at which a proxy's latency is measured, in percent.
+pub(super) const RATES: [u32; 2] = [70, 30];
 
 /// One scenario.
 #[derive(Debug)]
@@ -15,6 +21,8 @@ pub(super) struct Scenario {
     pub(super) title: &'static str,
     /// Each is measured with proxies and an application of its own.
     pub(super) variants: &'static [Variant],
+    /// All variants run at the same time, and are measured one after the other in every round: their ratios are what counts.
+    pub(super) together: bool,
 }
 
 /// One load on proxies of one setup.
@@ -25,6 +33,14 @@ pub(super) struct Variant {
     protocol: Protocol,
     shape: Shape,
     routes: usize,
+    paths: Paths,
+    access_log: bool,
+    /// Percentage of requests.
+    traced: u8,
+    /// Whether a short comparison has it.
+    pub(super) quick: bool,
+    /// The variant that this one is compared with, and the name of that ratio of their first figures.
+    pub(super) against: Option<(&'static str, &'static str)>,
     pub(super) work: Work,
 }
 
@@ -47,116 +63,202 @@ pub(super) enum Work {
     Grpc { streaming: bool },
     /// CPU of a WebSocket message and its answer.
     WebSocket,
+    /// Latency while endpoints change.
+    Changes,
+    /// Latency added at parts of the capacity.
+    Latency,
 }
 
 /// All scenarios, in the order in which they are measured.
 pub(super) const ALL: &[Scenario] = &[
-    Scenario {
-        id: "S1",
-        title: "HTTP/1.1, GET over 32 connections",
-        variants: &[get("200 B", Shape::One, 200), get("16 KiB", Shape::One, 16 << 10)],
-    },
-    Scenario {
-        id: "S2",
-        title: "Two proxies with mutual TLS and HTTP/2 between them, HTTP/1.1 GET over 32 connections; both proxies' CPU",
-        variants: &[get("200 B", Shape::Pair, 200), get("16 KiB", Shape::Pair, 16 << 10)],
-    },
-    Scenario {
-        id: "S3",
-        title: "HTTP/2 in the clear, POST of 100 B, response of 100 B with a trailer, 16 connections x 10 streams",
-        variants: &[Variant {
-            name: "",
+    scenario(
+        "S1",
+        "HTTP/1.1, GET over 32 connections",
+        &[get("200 B", Shape::One, 200), get("16 KiB", Shape::One, 16 << 10)],
+    ),
+    scenario(
+        "S2",
+        "Two proxies with mutual TLS and HTTP/2 between them, HTTP/1.1 GET over 32 connections; both proxies' CPU",
+        &[get("200 B", Shape::Pair, 200), get("16 KiB", Shape::Pair, 16 << 10)],
+    ),
+    scenario(
+        "S3",
+        "HTTP/2 in the clear, POST of 100 B, response of 100 B with a trailer, 16 connections x 10 streams",
+        &[Variant {
             protocol: Protocol::Http2,
-            shape: Shape::One,
-            routes: ROUTES,
-            work: Work::Requests { load: Load { connections: 16, streams: 10, body: 100 }, size: 100 },
+            ..variant(
+                "",
+                Shape::One,
+                Work::Requests { load: Load { connections: 16, streams: 10, body: 100 }, size: 100 },
+            )
         }],
+    ),
+    scenario(
+        "S4",
+        "TCP, bulk upload over 4 connections",
+        &[bulk("mTLS, two proxies", Shape::Pair), bulk("plain", Shape::One)],
+    ),
+    scenario(
+        "S5",
+        "Memory, at start and with 1,000 idle connections after one GET each",
+        &[
+            variant("HTTP/1.1", Shape::One, Work::Idle { connections: 1_000 }),
+            long(variant("mTLS with HTTP/2", Shape::Inbound, Work::Idle { connections: 1_000 })),
+        ],
+    ),
+    scenario(
+        "S6",
+        "New mutual TLS connection with HTTP/2 and one GET",
+        &[variant("", Shape::Inbound, Work::Connections { concurrent: 8 })],
+    ),
+    scenario(
+        "S7",
+        "gRPC in the clear, messages of 100 B, 16 connections",
+        &[grpc("unary", false), grpc("streaming", true)],
+    ),
+    Scenario {
+        together: true,
+        ..scenario(
+            "S8",
+            "Routes by path, of which requests take the last; else as S1 with 200 B",
+            &[
+                routes("1 prefix", 1, Paths::Prefix, None),
+                routes("1,000 prefixes", 1_000, Paths::Prefix, Some(PREFIX)),
+                long(routes("10,000 prefixes", 10_000, Paths::Prefix, Some(PREFIX))),
+                long(routes("1 exact path", 1, Paths::Exact, None)),
+                long(routes("1,000 exact paths", 1_000, Paths::Exact, Some(EXACT))),
+                long(routes("10,000 exact paths", 10_000, Paths::Exact, Some(EXACT))),
+            ],
+        )
     },
     Scenario {
-        id: "S4",
-        title: "TCP, bulk upload over 4 connections",
-        variants: &[bulk("mTLS, two proxies", Shape::Pair), bulk("plain", Shape::One)],
+        together: true,
+        ..scenario(
+            "S9",
+            "Access log and tracing; else as S1 with 200 B",
+            &[
+                get("off", Shape::One, 200),
+                long(telling("access log", true, 0)),
+                long(telling("tracing 1 %", false, 1)),
+                long(telling("tracing 100 %", false, 100)),
+                telling("tracing 1 % and access log", true, 1),
+            ],
+        )
     },
-    Scenario {
-        id: "S5",
-        title: "Memory, at start and with 1,000 idle connections after one GET each",
-        variants: &[idle("HTTP/1.1", Shape::One), idle("mTLS with HTTP/2", Shape::Inbound)],
-    },
-    Scenario {
-        id: "S6",
-        title: "New mutual TLS connection with HTTP/2 and one GET",
-        variants: &[Variant {
-            name: "",
-            protocol: Protocol::Http1,
-            shape: Shape::Inbound,
-            routes: ROUTES,
-            work: Work::Connections { concurrent: 8 },
-        }],
-    },
-    Scenario {
-        id: "S7",
-        title: "gRPC in the clear, messages of 100 B, 16 connections",
-        variants: &[grpc("unary", false), grpc("streaming", true)],
-    },
-    Scenario {
-        id: "S8",
-        title: "Routes by path prefix, of which requests take the last; else as S1 with 200 B",
-        variants: &[routes("1 route", 1), routes("1,000 routes", 1_000), routes("10,000 routes", 10_000)],
-    },
-    Scenario {
-        id: "S11",
-        title: "WebSocket, messages of 100 B, 32 connections",
-        variants: &[Variant {
-            name: "",
-            protocol: Protocol::Http1,
-            shape: Shape::One,
-            routes: ROUTES,
-            work: Work::WebSocket,
-        }],
-    },
+    scenario(
+        "S10",
+        "Latency at 2,000 requests per second while 1 of 20 endpoints is exchanged 100 times a second; else as S1 with 200 B",
+        &[variant("", Shape::One, Work::Changes)],
+    ),
+    scenario(
+        "S11",
+        "WebSocket, messages of 100 B, 32 connections",
+        &[variant("", Shape::One, Work::WebSocket)],
+    ),
+    scenario(
+        "S12",
+        "Latency added to that without proxy, at 70 % and 30 % of each proxy's capacity",
+        &[
+            variant("as S1 with 200 B", Shape::One, Work::Latency),
+            long(variant("as S2 with 200 B", Shape::Pair, Work::Latency)),
+        ],
+    ),
 ];
 
-const fn get(name: &'static str, shape: Shape, size: usize) -> Variant {
-    let load = Load { connections: 32, streams: 1, body: 0 };
-    Variant { name, protocol: Protocol::Http1, shape, routes: ROUTES, work: Work::Requests { load, size } }
+const PREFIX: (&str, &str) = ("1 prefix", "CPU / CPU with 1 route");
+const EXACT: (&str, &str) = ("1 exact path", "CPU / CPU with 1 route");
+
+const fn scenario(id: &'static str, title: &'static str, variants: &'static [Variant]) -> Scenario {
+    Scenario { id, title, variants, together: false }
 }
 
-const fn bulk(name: &'static str, shape: Shape) -> Variant {
-    Variant { name, protocol: Protocol::Tcp, shape, routes: ROUTES, work: Work::Bulk { connections: 4 } }
-}
-
-const fn idle(name: &'static str, shape: Shape) -> Variant {
+/// HTTP/1.1 with prefixes, in short comparisons.
+const fn variant(name: &'static str, shape: Shape, work: Work) -> Variant {
     Variant {
         name,
         protocol: Protocol::Http1,
         shape,
         routes: ROUTES,
-        work: Work::Idle { connections: 1_000 },
+        paths: Paths::Prefix,
+        access_log: false,
+        traced: 0,
+        quick: true,
+        against: None,
+        work,
     }
 }
 
-const fn grpc(name: &'static str, streaming: bool) -> Variant {
-    let work = Work::Grpc { streaming };
-    Variant { name, protocol: Protocol::Http2, shape: Shape::One, routes: ROUTES, work }
+/// Not in short comparisons.
+const fn long(variant: Variant) -> Variant {
+    Variant { quick: false, ..variant }
 }
 
-const fn routes(name: &'static str, routes: usize) -> Variant {
-    Variant { routes, ..get(name, Shape::One, 200) }
+const fn get(name: &'static str, shape: Shape, size: usize) -> Variant {
+    variant(name, shape, Work::Requests { load: Load { connections: 32, streams: 1, body: 0 }, size })
+}
+
+const fn bulk(name: &'static str, shape: Shape) -> Variant {
+    Variant { protocol: Protocol::Tcp, ..variant(name, shape, Work::Bulk { connections: 4 }) }
+}
+
+const fn grpc(name: &'static str, streaming: bool) -> Variant {
+    Variant { protocol: Protocol::Http2, ..variant(name, Shape::One, Work::Grpc { streaming }) }
+}
+
+const fn routes(
+    name: &'static str,
+    routes: usize,
+    paths: Paths,
+    against: Option<(&'static str, &'static str)>,
+) -> Variant {
+    Variant { routes, paths, against, ..get(name, Shape::One, 200) }
+}
+
+const fn telling(name: &'static str, access_log: bool, traced: u8) -> Variant {
+    Variant {
+        access_log,
+        traced,
+        against: Some(("off", "CPU / CPU with neither")),
+        ..get(name, Shape::One, 200)
+    }
 }
 
 impl Variant {
-    /// Starts the application, and returns the work of the proxies.
-    pub(super) fn setup(&self) -> Result<Setup, String> {
-        let Self { protocol, shape, routes, work, .. } = *self;
-        let backend = match (protocol, work) {
-            (_, Work::Grpc { .. }) => backend::start(Service::Grpc)?,
-            (_, Work::WebSocket) => backend::start(Service::WebSocket)?,
-            (Protocol::Http1, Work::Requests { size, .. }) => backend::start(Service::Http1 { size })?,
-            (Protocol::Http1, _) => backend::start(Service::Http1 { size: 200 })?,
-            (Protocol::Http2, _) => http2_backend::start()?,
-            (Protocol::Tcp, _) => backend::start(Service::TcpSink)?,
-        };
-        Ok(Setup { protocol, shape, routes, backend })
+    /// Starts the application, and returns its address.
+    pub(super) fn application(&self) -> Result<SocketAddr, String> {
+        match (self.protocol, self.work) {
+            (_, Work::Grpc { .. }) => backend::start(Service::Grpc),
+            (_, Work::WebSocket) => backend::start(Service::WebSocket),
+            (_, Work::Changes) => {
+                let any = backend::start_on(Ipv4Addr::UNSPECIFIED, Service::Http1 { size: 200 })?;
+                Ok((Ipv4Addr::LOCALHOST, any.port()).into())
+            }
+            (Protocol::Http1, Work::Requests { size, .. }) => backend::start(Service::Http1 { size }),
+            (Protocol::Http1, _) => backend::start(Service::Http1 { size: 200 }),
+            (Protocol::Http2, _) => http2_backend::start(),
+            (Protocol::Tcp, _) => backend::start(Service::TcpSink),
+        }
+    }
+
+    /// Returns the work of the proxies with this application, and with this collector if the variant is traced.
+    pub(super) fn asks(&self, backend: SocketAddr, collector: Option<SocketAddr>) -> Setup {
+        let tracing = collector
+            .filter(|_| self.is_traced())
+            .map(|collector| Tracing { percent: self.traced, collector });
+        Setup {
+            protocol: self.protocol,
+            shape: self.shape,
+            routes: self.routes,
+            paths: self.paths,
+            telemetry: Telemetry { access_log: self.access_log, tracing },
+            backend,
+            endpoints: if matches!(self.work, Work::Changes) { ENDPOINTS } else { 0 },
+        }
+    }
+
+    /// Whether proxies need a collector of spans.
+    pub(super) fn is_traced(&self) -> bool {
+        self.traced > 0
     }
 
     /// The path of requests: of the last route.
@@ -181,5 +283,34 @@ mod tests {
             let unnamed = scenario.variants.iter().filter(|variant| variant.name.is_empty()).count();
             assert!(unnamed == 0 || scenario.variants.len() == 1, "{}", scenario.id);
         }
+    }
+
+    #[test]
+    fn what_is_compared_with_a_variant_is_measured_together_with_it() {
+        for scenario in ALL {
+            for variant in scenario.variants {
+                let Some((base, _)) = variant.against else { continue };
+                let base = scenario.variants.iter().find(|other| other.name == base);
+                let measured = base.is_some_and(|base| base.quick || !variant.quick);
+                assert!(scenario.together && measured, "{}", variant.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_variant_asks_for_what_it_measures() {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let asks = |id: &str, name: &str| {
+            let scenario = ALL.iter().find(|scenario| scenario.id == id).unwrap();
+            let variant = scenario.variants.iter().find(|variant| variant.name == name).unwrap();
+            variant.asks(address, Some(address))
+        };
+        let both = asks("S9", "tracing 1 % and access log").telemetry;
+        assert!(both.access_log && both.tracing.unwrap().percent == 1);
+        let off = asks("S9", "off").telemetry;
+        assert!(!off.access_log && off.tracing.is_none());
+        assert_eq!(asks("S10", "").addresses().len(), ENDPOINTS);
+        let exact = asks("S8", "10,000 exact paths");
+        assert_eq!((exact.routes, exact.paths), (10_000, Paths::Exact));
     }
 }

@@ -159,7 +159,8 @@ impl Shared {
 }
 
 impl Tally {
-    pub(super) fn new() -> Self {
+    /// No requests.
+    pub(crate) fn new() -> Self {
         let [latency, service, lag] = [(); 3].map(|()| histogram(3));
         Self { answered: 0, failures: BTreeMap::new(), unsent: 0, received: 0, latency, service, lag }
     }

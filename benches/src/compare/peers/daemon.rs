@@ -71,15 +71,38 @@ impl Daemon {
         logs: &Path,
         args: &[&str],
     ) -> Result<Self, String> {
+        Self::start_with(cores, program, name, logs, args, false)
+    }
+
+    /// The same, with stdout dropped.
+    pub(super) fn start_silent(
+        cores: &Cores,
+        program: &Path,
+        name: &str,
+        logs: &Path,
+        args: &[&str],
+    ) -> Result<Self, String> {
+        Self::start_with(cores, program, name, logs, args, true)
+    }
+
+    fn start_with(
+        cores: &Cores,
+        program: &Path,
+        name: &str,
+        logs: &Path,
+        args: &[&str],
+        silent: bool,
+    ) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("cannot start {name}: {error}");
         let log = logs.join(format!("{name}.log"));
         let output = File::create(&log).map_err(failed)?;
+        let stdout = if silent { Stdio::null() } else { output.try_clone().map_err(failed)?.into() };
         let _pinned = cores.on_proxy_core()?;
         let child = Command::new(program)
             .args(args)
             .current_dir(logs)
             .stdin(Stdio::null())
-            .stdout(output.try_clone().map_err(failed)?)
+            .stdout(stdout)
             .stderr(output)
             .kill_on_drop(true)
             .spawn()

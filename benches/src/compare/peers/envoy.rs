@@ -1,13 +1,13 @@
 //! Envoy: `--concurrency 1`, static configuration, its statistics and admin port as by default.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use outrigger::ports;
 use serde_json::{Value, json};
 
 use super::daemon::Daemon;
-use super::{Hop, Protocol, Running, Setup, With};
+use super::{Hop, Members, Paths, Protocol, Running, Setup, Telemetry, With};
 use crate::compare::certificates::{Certificates, SPIFFE_ID};
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
@@ -21,9 +21,17 @@ pub(super) async fn start(program: &Path, setup: &Setup, with: &With<'_>) -> Res
         Protocol::Tcp => [side(false, false), side(false, true)],
     };
     let mut daemons = Vec::new();
+    let mut members = None;
     for hop in super::chain(setup, address, link, sides) {
         let [admin] = ports::free()?;
-        let config = bootstrap(admin, &hop, setup, with.certificates);
+        let eds = endpoints_file(with.directory);
+        if setup.endpoints > 0 {
+            let written = std::fs::create_dir_all(with.directory.join("eds"))
+                .and_then(|()| std::fs::write(&eds, resource(&setup.addresses())));
+            written.map_err(|error| format!("{}: {error}", eds.display()))?;
+            members = Some(Members::envoy(eds.clone(), setup, admin, resource));
+        }
+        let config = bootstrap(admin, &hop, setup, with.certificates, &eds);
         let file = with.directory.join(format!("{}.json", hop.name));
         std::fs::write(&file, config.to_string()).map_err(|error| error.to_string())?;
         let file = file.display().to_string();
@@ -32,7 +40,25 @@ pub(super) async fn start(program: &Path, setup: &Setup, with: &With<'_>) -> Res
         daemon.accepts(hop.from.0).await?;
         daemons.push(daemon);
     }
-    super::running(daemons, address, setup, with)
+    Ok(Running { members, ..super::running(daemons, address, setup, with)? })
+}
+
+/// In a folder of its own: each file that appears there is an update.
+fn endpoints_file(directory: &Path) -> PathBuf {
+    directory.join("eds/app.json")
+}
+
+/// The file of a cluster's endpoints.
+fn resource(addresses: &[SocketAddr]) -> String {
+    let mut assignment = assignment(addresses);
+    assignment["@type"] = json!("type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment");
+    json!({"resources": [assignment]}).to_string()
+}
+
+fn assignment(addresses: &[SocketAddr]) -> Value {
+    let endpoints: Vec<_> =
+        addresses.iter().map(|to| json!({"endpoint": {"address": address(*to)}})).collect();
+    json!({"cluster_name": "app", "endpoints": [{"lb_endpoints": endpoints}]})
 }
 
 /// What is spoken on one side of a process.
@@ -43,7 +69,13 @@ struct Side {
     mtls: bool,
 }
 
-fn bootstrap(admin: SocketAddr, hop: &Hop<Side>, setup: &Setup, certificates: &Certificates) -> Value {
+fn bootstrap(
+    admin: SocketAddr,
+    hop: &Hop<Side>,
+    setup: &Setup,
+    certificates: &Certificates,
+    eds: &Path,
+) -> Value {
     let Hop { from: (from, downstream), to: (to, upstream), .. } = hop;
     let filter = match setup.protocol {
         Protocol::Tcp => json!({
@@ -54,7 +86,7 @@ fn bootstrap(admin: SocketAddr, hop: &Hop<Side>, setup: &Setup, certificates: &C
                 "cluster": "app",
             },
         }),
-        Protocol::Http1 | Protocol::Http2 => http(setup.routes),
+        Protocol::Http1 | Protocol::Http2 => http(setup),
     };
     let mut chain = json!({"filters": [filter]});
     if downstream.mtls {
@@ -63,11 +95,18 @@ fn bootstrap(admin: SocketAddr, hop: &Hop<Side>, setup: &Setup, certificates: &C
     let mut cluster = json!({
         "name": "app",
         "type": "STATIC",
-        "load_assignment": {
-            "cluster_name": "app",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(*to)}}]}],
-        },
+        "load_assignment": assignment(&[*to]),
     });
+    if setup.endpoints > 0 {
+        cluster = json!({
+            "name": "app",
+            "type": "EDS",
+            "eds_cluster_config": {"eds_config": {
+                "resource_api_version": "V3",
+                "path_config_source": {"path": eds, "watched_directory": {"path": eds.parent()}},
+            }},
+        });
+    }
     if upstream.h2 {
         cluster["typed_extension_protocol_options"] = json!({
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -79,23 +118,59 @@ fn bootstrap(admin: SocketAddr, hop: &Hop<Side>, setup: &Setup, certificates: &C
     if upstream.mtls {
         cluster["transport_socket"] = tls("UpstreamTlsContext", upstream.h2, certificates);
     }
+    let mut clusters = vec![cluster];
+    clusters.extend(setup.telemetry.tracing.map(|to| collector(to.collector)));
     json!({
+        "node": {"id": "peer", "cluster": "peers"},
         "admin": {"address": address(admin)},
         "static_resources": {
             "listeners": [{"name": "in", "address": address(*from), "filter_chains": [chain]}],
-            "clusters": [cluster],
+            "clusters": clusters,
+        },
+        "layered_runtime": {"layers": [
+            {"name": "tracing", "static_layer": batches(&setup.telemetry)},
+            {"name": "admin", "admin_layer": {}},
+        ]},
+    })
+}
+
+/// Spans are sent in batches of 512 or after a second, as Outrigger does: by default, Envoy sends five at a time.
+fn batches(telemetry: &Telemetry) -> Value {
+    match telemetry.tracing {
+        None => json!({}),
+        Some(_) => json!({"tracing": {"opentelemetry": {"min_flush_spans": 512, "flush_interval_ms": 1000}}}),
+    }
+}
+
+fn collector(to: SocketAddr) -> Value {
+    json!({
+        "name": "collector",
+        "type": "STATIC",
+        "load_assignment": {
+            "cluster_name": "collector",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(to)}}]}],
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": format!("{TYPES}.upstreams.http.v3.HttpProtocolOptions"),
+                "explicit_http_config": {"http2_protocol_options": {}},
+            },
         },
     })
 }
 
-fn http(routes: usize) -> Value {
-    let routes: Vec<_> = (0..routes)
+fn http(setup: &Setup) -> Value {
+    let routes: Vec<_> = (0..setup.routes)
         .map(|route| {
             let action = json!({"cluster": "app", "timeout": "0s"});
-            json!({"match": {"path_separated_prefix": format!("/r{route}")}, "route": action})
+            let matches = match setup.paths {
+                Paths::Prefix => json!({"path_separated_prefix": format!("/r{route}")}),
+                Paths::Exact => json!({"path": format!("/r{route}/items")}),
+            };
+            json!({"match": matches, "route": action})
         })
         .collect();
-    json!({
+    let mut filter = json!({
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
             "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
@@ -108,7 +183,31 @@ fn http(routes: usize) -> Value {
                 "typed_config": {"@type": format!("{TYPES}.filters.http.router.v3.Router")},
             }],
         },
-    })
+    });
+    let config = &mut filter["typed_config"];
+    if setup.telemetry.access_log {
+        config["access_log"] = json!([{
+            "name": "envoy.access_loggers.file",
+            "typed_config": {
+                "@type": format!("{TYPES}.access_loggers.file.v3.FileAccessLog"),
+                "path": "/dev/null",
+            },
+        }]);
+    }
+    if let Some(tracing) = setup.telemetry.tracing {
+        config["tracing"] = json!({
+            "random_sampling": {"value": tracing.percent},
+            "provider": {
+                "name": "envoy.tracers.opentelemetry",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+                    "grpc_service": {"envoy_grpc": {"cluster_name": "collector"}, "timeout": "10s"},
+                    "service_name": "peer",
+                },
+            },
+        });
+    }
+    filter
 }
 
 fn address(address: SocketAddr) -> Value {
@@ -137,4 +236,59 @@ fn tls(context: &str, h2: bool, certificates: &Certificates) -> Value {
         config["require_client_certificate"] = json!(true);
     }
     json!({"name": "envoy.transport_sockets.tls", "typed_config": config})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{certificates, setup};
+    use super::super::{Shape, Tracing};
+    use super::*;
+
+    fn config(setup: &Setup) -> Value {
+        let address = setup.backend;
+        let side = Side { h2: false, mtls: false };
+        let hop = Hop { name: "proxy", from: (address, side), to: (address, side) };
+        bootstrap(address, &hop, setup, &certificates(), Path::new("/d/eds/app.json"))
+    }
+
+    fn manager(config: &Value) -> &Value {
+        &config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    }
+
+    #[test]
+    fn by_default_there_is_neither_log_nor_trace() {
+        assert_eq!(setup().shape, Shape::One);
+        let config = config(&setup());
+        let manager = manager(&config);
+        assert!(manager["access_log"].is_null() && manager["tracing"].is_null(), "{manager}");
+        let routes = &manager["route_config"]["virtual_hosts"][0]["routes"];
+        assert_eq!(routes[1]["match"], json!({"path_separated_prefix": "/r1"}));
+        assert_eq!(config["static_resources"]["clusters"][0]["type"], "STATIC");
+    }
+
+    #[test]
+    fn logs_traces_and_exact_paths_are_configured_on_request() {
+        let collector = "127.0.0.1:4317".parse().unwrap();
+        let telemetry = Telemetry { access_log: true, tracing: Some(Tracing { percent: 1, collector }) };
+        let config = config(&Setup { telemetry, paths: Paths::Exact, ..setup() });
+        let manager = manager(&config);
+        assert_eq!(manager["access_log"][0]["typed_config"]["path"], "/dev/null");
+        assert_eq!(manager["tracing"]["random_sampling"], json!({"value": 1}));
+        assert_eq!(
+            manager["route_config"]["virtual_hosts"][0]["routes"][1]["match"],
+            json!({"path": "/r1/items"})
+        );
+        assert_eq!(config["static_resources"]["clusters"][1]["name"], "collector");
+    }
+
+    #[test]
+    fn endpoints_that_change_are_in_a_file() {
+        let setup = Setup { endpoints: 2, ..setup() };
+        let config = config(&setup);
+        let source = &config["static_resources"]["clusters"][0]["eds_cluster_config"]["eds_config"];
+        assert_eq!(source["path_config_source"]["watched_directory"]["path"], "/d/eds");
+        let resource: Value = serde_json::from_str(&resource(&setup.addresses())).unwrap();
+        let endpoints = &resource["resources"][0]["endpoints"][0]["lb_endpoints"];
+        assert_eq!(endpoints[1]["endpoint"]["address"]["socket_address"]["address"], "127.1.0.2");
+    }
 }

@@ -7,15 +7,17 @@ mod nginx;
 mod outrigger;
 mod pingora;
 mod daemon;
+mod members;
 
 use std::any::Any;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
 use self::daemon::Daemon;
 pub(crate) use self::daemon::find as find_program;
+pub(super) use self::members::Members;
 use super::certificates::Certificates;
 use super::cores::Cores;
 use crate::load::Tls;
@@ -26,10 +28,53 @@ pub(super) struct Setup {
     /// Between client and proxy, and between proxy and application.
     pub(super) protocol: Protocol,
     pub(super) shape: Shape,
-    /// Routes by path prefix, `/r0` and so on, all to the application.
+    /// Routes `/r0` and so on, all to the application.
     pub(super) routes: usize,
+    pub(super) paths: Paths,
+    pub(super) telemetry: Telemetry,
     /// The application.
     pub(super) backend: SocketAddr,
+    /// 0: the application is one endpoint. Otherwise it is so many, which can be changed.
+    pub(super) endpoints: usize,
+}
+
+impl Setup {
+    /// The addresses of the application.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        match self.endpoints {
+            0 => vec![self.backend],
+            count => (1..=count)
+                .map(|host| {
+                    (Ipv4Addr::new(127, 1, (host >> 8) as u8, host as u8), self.backend.port()).into()
+                })
+                .collect(),
+        }
+    }
+}
+
+/// How routes match a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Paths {
+    /// `/r0` and everything below it.
+    Prefix,
+    /// `/r0/items` alone.
+    Exact,
+}
+
+/// What a proxy tells about requests, beside its counters.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Telemetry {
+    /// A line for each request, in the proxy's default format, to `/dev/null`.
+    pub(super) access_log: bool,
+    pub(super) tracing: Option<Tracing>,
+}
+
+/// Spans of a part of all requests go to a collector, over OTLP/gRPC.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tracing {
+    /// 1 to 100.
+    pub(super) percent: u8,
+    pub(super) collector: SocketAddr,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,12 +137,27 @@ impl Peer {
 
     /// Whether it can do this work at all.
     pub(super) fn supports(self, setup: &Setup) -> bool {
+        let Telemetry { access_log, tracing } = setup.telemetry;
         match self {
-            // It speaks HTTP/1 to endpoints, whatever clients speak.
-            Self::Nginx => setup.protocol == Protocol::Http1 && setup.shape != Shape::Pair,
-            // The library is of HTTP, and leaves routing to its user.
-            Self::Pingora => setup.protocol != Protocol::Tcp && setup.routes <= 20,
-            _ => true,
+            Self::Outrigger | Self::Envoy => true,
+            // Debian's has no tracer.
+            Self::Haproxy => tracing.is_none(),
+            // It speaks HTTP/1 to endpoints, whatever clients speak. Debian's has no tracer, and endpoints change by a new worker.
+            Self::Nginx => {
+                setup.protocol == Protocol::Http1
+                    && setup.shape != Shape::Pair
+                    && tracing.is_none()
+                    && setup.endpoints == 0
+            }
+            // The library is of HTTP, and leaves routing, logs, traces and endpoints to its user.
+            Self::Pingora => {
+                setup.protocol != Protocol::Tcp
+                    && setup.routes <= 20
+                    && setup.paths == Paths::Prefix
+                    && !access_log
+                    && tracing.is_none()
+                    && setup.endpoints == 0
+            }
         }
     }
 
@@ -161,6 +221,7 @@ fn running(
         address,
         tls,
         authority: "app.mesh".into(),
+        members: None,
         keep: Box::new(daemons),
     })
 }
@@ -175,7 +236,47 @@ pub(super) struct Running {
     pub(super) tls: Option<Tls>,
     /// The authority of requests.
     pub(super) authority: String,
+    /// Changes the endpoints, if the setup has some.
+    pub(super) members: Option<Members>,
     /// Processes and files, until they are dropped.
     #[expect(dead_code, reason = "held")]
     keep: Box<dyn Any>,
+}
+
+#[cfg(test)]
+mod testing {
+    use super::*;
+
+    /// One proxy of HTTP/1.1 with two routes.
+    pub(super) fn setup() -> Setup {
+        Setup {
+            protocol: Protocol::Http1,
+            shape: Shape::One,
+            routes: 2,
+            paths: Paths::Prefix,
+            telemetry: Telemetry::default(),
+            backend: (Ipv4Addr::LOCALHOST, 80).into(),
+            endpoints: 0,
+        }
+    }
+
+    /// Names of files that are not there.
+    pub(super) fn certificates() -> Certificates {
+        let [roots, chain, key, combined] = ["roots", "chain", "key", "combined"].map(PathBuf::from);
+        Certificates { roots, chain, key, combined }
+    }
+
+    #[test]
+    fn peers_without_a_feature_are_left_out() {
+        let takes_part = |setup: &Setup| Peer::ALL.map(|peer| peer.supports(setup));
+        assert_eq!(takes_part(&setup()), [true; 5]);
+        let mut logging = setup();
+        logging.telemetry.access_log = true;
+        assert_eq!(takes_part(&logging), [true, true, true, true, false]);
+        let tracing = Tracing { percent: 1, collector: logging.backend };
+        logging.telemetry.tracing = Some(tracing);
+        assert_eq!(takes_part(&logging), [true, false, true, false, false]);
+        let changing = Setup { endpoints: 20, ..setup() };
+        assert_eq!(takes_part(&changing), [true, true, true, false, false]);
+    }
 }

@@ -1,13 +1,15 @@
 //! Outrigger as a user gets it: a control plane with the mesh's CA, sidecars that join with tokens, every default, no access log. The
 //! control plane runs beside the load; its CPU is not the proxy's.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use outrigger::ports;
 use outrigger::process::Process;
 
-use super::{Protocol, Running, Setup, Shape, With};
+use super::{Members, Paths, Protocol, Running, Setup, Shape, With};
 use crate::compare::client_tls;
 use crate::heartbeats::client::Identity;
 use crate::mesh::Mesh;
@@ -27,7 +29,10 @@ pub(super) async fn start(program: &Path, setup: &Setup, with: &With<'_>) -> Res
     };
     let service = match setup.shape {
         Shape::One => {
-            mesh.write_plain("app", protocol, setup.backend)?;
+            match setup.endpoints {
+                0 => mesh.write_plain("app", protocol, setup.backend)?,
+                _ => mesh.write_file("app", &endpoints(protocol, &setup.addresses()))?,
+            }
             "app"
         }
         // The server's sidecar registers them.
@@ -39,7 +44,7 @@ pub(super) async fn start(program: &Path, setup: &Setup, with: &With<'_>) -> Res
         }
     };
     if setup.protocol != Protocol::Tcp {
-        mesh.write_file("routes", &routes(service, setup.routes))?;
+        mesh.write_file("routes", &routes(service, setup))?;
     }
     let control_plane = mesh.control_plane().await?;
     // Also while they get ready: a process is started between two waits.
@@ -51,8 +56,15 @@ pub(super) async fn start(program: &Path, setup: &Setup, with: &With<'_>) -> Res
     let [bound] = ports::free()?;
     if setup.shape != Shape::Inbound {
         let bind = format!("{bound}={service}.{NAMESPACE}:80");
-        let more = [("--bind", bind.into())];
-        sidecars.push(mesh.client_with(if setup.protocol == Protocol::Tcp { &more } else { &[] }).await?);
+        let mut more: Vec<(&str, OsString)> = Vec::new();
+        if setup.protocol == Protocol::Tcp {
+            more.push(("--bind", bind.into()));
+        }
+        if setup.telemetry.access_log {
+            more.push(("--access-log", "/dev/null".into()));
+        }
+        let tracing = setup.telemetry.tracing.map(|to| (f64::from(to.percent) / 100.0, to.collector));
+        sidecars.push(mesh.client_telling(&more, tracing).await?);
     }
     drop(pinned);
     let (address, tls) = match (setup.shape, setup.protocol) {
@@ -69,6 +81,8 @@ pub(super) async fn start(program: &Path, setup: &Setup, with: &With<'_>) -> Res
         address,
         tls,
         authority: format!("{service}.{NAMESPACE}"),
+        members: (setup.endpoints > 0)
+            .then(|| Members::outrigger(&mesh, setup, move |left| endpoints(protocol, left))),
         keep: Box::new((sidecars, control_plane)),
     })
 }
@@ -84,10 +98,40 @@ spec: {{ports: [{{name: main, port: 80, appProtocol: {protocol}}}]}}
     )
 }
 
+/// The service with these endpoints.
+fn endpoints(protocol: &str, addresses: &[SocketAddr]) -> String {
+    let port = addresses.first().map_or(0, SocketAddr::port);
+    let mut yaml = format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: app, namespace: {NAMESPACE}}}
+spec: {{ports: [{{name: main, port: 80, appProtocol: {protocol}}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: app
+  namespace: {NAMESPACE}
+  labels: {{kubernetes.io/service-name: app}}
+addressType: IPv4
+ports: [{{name: main, port: {port}, protocol: TCP}}]
+endpoints:
+"
+    );
+    for address in addresses {
+        let _ = writeln!(yaml, "- {{addresses: [\"{}\"]}}", address.ip());
+    }
+    yaml
+}
+
 /// HTTPRoutes that route `/r0`, `/r1` and so on to `service`.
-fn routes(service: &str, count: usize) -> String {
+fn routes(service: &str, setup: &Setup) -> String {
+    let (kind, end) = match setup.paths {
+        Paths::Prefix => ("PathPrefix", ""),
+        Paths::Exact => ("Exact", "/items"),
+    };
     let mut yaml = String::new();
-    for route in 0..count {
+    for route in 0..setup.routes {
         if route % RULES == 0 {
             let _ = write!(
                 yaml,
@@ -104,7 +148,7 @@ spec:
         }
         let _ = writeln!(
             yaml,
-            "  - {{matches: [{{path: {{type: PathPrefix, value: /r{route}}}}}], backendRefs: [{{name: {service}, port: 80}}]}}"
+            "  - {{matches: [{{path: {{type: {kind}, value: /r{route}{end}}}}}], backendRefs: [{{name: {service}, port: 80}}]}}"
         );
     }
     yaml
@@ -112,11 +156,25 @@ spec:
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::setup;
     use super::*;
 
     #[test]
     fn a_route_holds_at_most_as_many_rules_as_gateway_api_permits() {
-        let yaml = routes("app", 21);
+        let yaml = routes("app", &Setup { routes: 21, ..setup() });
         assert_eq!((yaml.matches("kind: HTTPRoute").count(), yaml.matches("/r").count()), (3, 21));
+    }
+
+    #[test]
+    fn an_exact_route_has_the_path_of_requests() {
+        let yaml = routes("app", &Setup { paths: Paths::Exact, ..setup() });
+        assert!(yaml.contains("{type: Exact, value: /r1/items}"), "{yaml}");
+    }
+
+    #[test]
+    fn a_service_has_the_endpoints_that_are_left() {
+        let addresses = Setup { endpoints: 3, ..setup() }.addresses();
+        let yaml = endpoints("http", &addresses[1..]);
+        assert!(yaml.contains("\"127.1.0.3\"") && !yaml.contains("\"127.1.0.1\""), "{yaml}");
     }
 }

@@ -82,8 +82,6 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::compare::peers::Peer;
     use crate::compare::results::{Figure, Place, Results};
@@ -99,7 +97,7 @@ mod tests {
         results.add(&place("HAProxy"), &[Figure::new("µs", 20.0)], true);
         let found = |peer| Found { peer, program: "x".into(), version: "1".into() };
         let peers = [found(Peer::Outrigger), found(Peer::Haproxy), found(Peer::Envoy)];
-        let plan = Plan { warm_up: Duration::ZERO, run: Duration::from_secs(2), repeat: 3 };
+        let plan = Plan::new(false, None);
         let report = Report { results: &results, failures: &[], peers: &peers, plan };
         let text = print(&report, "a machine");
         assert!(text.contains("| 200 B: µs | 24.0 ± 1.00 | 20.0 ± 0.00\\* (× 1.20) | - |"), "{text}");
