@@ -7,13 +7,12 @@
 //! not compared.
 
 use std::fmt::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use clap::Args;
 use outrigger::process::Process;
 
+use crate::callgrind;
 use crate::mesh::Mesh;
 use crate::span_sink::SpanSink;
 use crate::traffic;
@@ -76,7 +75,7 @@ pub(crate) async fn run(args: InstructionsArgs) -> Result<(), String> {
 async fn measure(outrigger: &Path) -> Result<Vec<(&'static str, u64)>, String> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mut mesh = Mesh::new(outrigger, directory.path())?;
-    mesh.sidecar = script(outrigger, directory.path())?;
+    mesh.sidecar = callgrind::script(outrigger, directory.path(), None)?;
     for service in 0..5 {
         mesh.write(service, 0)?;
     }
@@ -122,55 +121,10 @@ async fn measure(outrigger: &Path) -> Result<Vec<(&'static str, u64)>, String> {
     Ok(counts)
 }
 
-/// Creates a script that runs `outrigger` under callgrind, with the same arguments and in the same process.
-fn script(outrigger: &Path, directory: &Path) -> Result<PathBuf, String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
-    let program = outrigger.canonicalize().map_err(|error| format!("{}: {error}", outrigger.display()))?;
-    let path = directory.join("outrigger-counted");
-    let out = directory.join("callgrind.out.%p");
-    let text = format!(
-        "#!/bin/sh\nexec valgrind --quiet --tool=callgrind --callgrind-out-file={} {} \"$@\"\n",
-        out.display(),
-        program.display()
-    );
-    std::fs::write(&path, text).map_err(failed)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
-    Ok(path)
-}
-
 /// Returns the total number of instructions that `processes` have executed.
 async fn executed(processes: &[&Process], directory: &Path) -> Result<u64, String> {
-    let mut sum = 0;
-    for process in processes {
-        let pid = process.id().ok_or("a sidecar has ended")?;
-        let output = tokio::process::Command::new("vgdb")
-            .args([&format!("--pid={pid}"), "dump"])
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .map_err(|error| format!("cannot run vgdb: {error}"))?;
-        if !output.status.success() {
-            return Err(format!("vgdb: {}", String::from_utf8_lossy(&output.stderr).trim()));
-        }
-        sum += dumped(&directory.join(format!("callgrind.out.{pid}")))?;
-    }
-    Ok(sum)
-}
-
-/// Returns the totals of all dumps of one process. Each dump is a file and starts at zero.
-fn dumped(base: &Path) -> Result<u64, String> {
-    let mut sum = 0;
-    for number in 1.. {
-        let path = PathBuf::from(format!("{}.{number}", base.display()));
-        let Ok(text) = std::fs::read_to_string(&path) else { break };
-        sum += total(&text).ok_or_else(|| format!("{}: no totals", path.display()))?;
-    }
-    Ok(sum)
-}
-
-fn total(dump: &str) -> Option<u64> {
-    let line = dump.lines().rev().find_map(|line| line.strip_prefix("totals:"))?;
-    line.split_whitespace().next()?.parse().ok()
+    let ids: Option<Vec<_>> = processes.iter().map(|process| process.id()).collect();
+    callgrind::executed(&ids.ok_or("a sidecar has ended")?, directory).await
 }
 
 async fn compiler() -> Result<String, String> {
@@ -225,11 +179,5 @@ mod tests {
         let text = baseline.print();
         assert_eq!(Baseline::parse(&text).unwrap(), baseline);
         assert!(baseline.count("http2").is_err() && Baseline::parse("rustc\nhttp1 many\n").is_err());
-    }
-
-    #[test]
-    fn the_totals_of_a_dump_are_its_last_line_of_that_name() {
-        assert_eq!(total("events: Ir\nsummary: 5\nfn=(1) totals\n1 5\n\ntotals: 1234\n"), Some(1234));
-        assert_eq!(total("events: Ir\n"), None);
     }
 }

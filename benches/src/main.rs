@@ -21,6 +21,7 @@ mod traffic;
 mod backend;
 mod load;
 mod span_sink;
+mod callgrind;
 
 use std::process::ExitCode;
 

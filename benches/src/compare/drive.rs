@@ -10,6 +10,7 @@ use tokio::process::Command;
 
 use super::account::{Account, Spent};
 use super::cores::Cores;
+use super::counters::Meter;
 use crate::load::{self, Measurement, Pace, Protocol, Schedule, Spec, Tls, Until};
 use crate::span_sink::SpanSink;
 
@@ -49,6 +50,8 @@ pub(super) struct Run<'run> {
     pub(super) application: SocketAddr,
     /// What the proxies send spans to.
     pub(super) collector: Option<&'run SpanSink>,
+    /// Counts what the proxies do in the measurement.
+    pub(super) meter: Option<&'run Meter<'run>>,
 }
 
 /// What was done in the time of a measurement, and what it cost.
@@ -68,6 +71,35 @@ impl Run<'_> {
     fn spans(&self) -> usize {
         self.collector.map_or(0, SpanSink::spans)
     }
+
+    /// Begins the measurement.
+    async fn begin(&self) -> Result<Account, String> {
+        if let Some(meter) = self.meter {
+            meter.begin().await?;
+        }
+        self.account()
+    }
+
+    /// Ends it.
+    async fn end(&self) -> Result<Account, String> {
+        let account = self.account()?;
+        if let Some(meter) = self.meter {
+            meter.end().await?;
+        }
+        Ok(account)
+    }
+
+    /// Returns what was done. Returns an error if the proxies had too little to do, as where the load hardly gets CPU.
+    fn done(&self, done: Done) -> Result<Done, String> {
+        if let Some(meter) = self.meter {
+            meter.answered(done.requests);
+        }
+        let cpu = done.spent.cpu();
+        match cpu < LEAST {
+            true => Err(format!("only {} requests and {cpu:?} of CPU in a run", done.requests)),
+            false => Ok(done),
+        }
+    }
 }
 
 /// Sends what `protocol` says over so many connections, each as soon as the one before is answered, with our load engine; with a new
@@ -85,15 +117,15 @@ pub(super) async fn closed_loop(
         ..spec(target, protocol, connections, run)
     })?;
     tokio::time::sleep(run.warm_up).await;
-    let (before, first, spans) = (run.account()?, running.ended(), run.spans());
+    let (before, first, spans) = (run.begin().await?, running.ended(), run.spans());
     tokio::time::sleep(run.duration).await;
-    let (after, last) = (run.account()?, running.ended());
+    let (last, after) = (running.ended(), run.end().await?);
     let spans = run.spans() - spans;
     running.stop();
     let measurement = running.finish()?;
     match measurement.tally.failures.iter().next() {
         Some((failure, count)) => Err(format!("{count} requests failed: {failure}")),
-        None => exact(Done { requests: last - first, spans, spent: before.until(&after) }),
+        None => run.done(Done { requests: last - first, spans, spent: before.until(&after) }),
     }
 }
 
@@ -138,18 +170,9 @@ fn spec(target: &Target, protocol: Protocol, connections: usize, run: &Run<'_>) 
 /// The same in HTTP/2, with h2load. Accounts for its connections' beginning and end, too.
 pub(super) async fn h2load(target: &Target, load: &Load, run: &Run<'_>) -> Result<Done, String> {
     run_h2load(target, load, run.warm_up).await?;
-    let before = run.account()?;
+    let before = run.begin().await?;
     let requests = run_h2load(target, load, run.duration).await?;
-    exact(Done { requests, spans: 0, spent: before.until(&run.account()?) })
-}
-
-/// Returns an error if the proxies had too little to do, as where the load hardly gets CPU.
-fn exact(done: Done) -> Result<Done, String> {
-    let cpu = done.spent.cpu();
-    match cpu < LEAST {
-        true => Err(format!("only {} requests and {cpu:?} of CPU in a run", done.requests)),
-        false => Ok(done),
-    }
+    run.done(Done { requests, spans: 0, spent: before.until(&run.end().await?) })
 }
 
 /// Returns how many requests it sent in `duration`. Returns an error if one was not answered by 2xx.

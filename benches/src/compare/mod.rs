@@ -7,11 +7,13 @@
 mod report;
 mod rounds;
 mod plan;
+mod counting;
 mod measure;
 mod changes;
 mod latency;
 mod scenarios;
 mod drive;
+mod counters;
 mod idle;
 mod peers;
 mod http2_backend;
@@ -51,6 +53,9 @@ pub(crate) struct CompareArgs {
     /// Runs of each peer in each scenario [default: 5, or 1 with --quick].
     #[arg(long)]
     repeat: Option<usize>,
+    /// Count the instructions of a request under valgrind's callgrind, too, which takes some minutes more.
+    #[arg(long)]
+    callgrind: bool,
     /// Where the results go.
     #[arg(long, default_value = "benches/results")]
     results: PathBuf,
@@ -91,7 +96,7 @@ pub(crate) async fn run(args: CompareArgs) -> Result<(), String> {
         }
     }
     let cores = Cores::divide()?;
-    let plan = Plan::new(args.quick, args.repeat);
+    let plan = Plan { callgrind: args.callgrind, ..Plan::new(args.quick, args.repeat) };
     let wanted: Vec<_> = scenarios::ALL
         .iter()
         .filter(|scenario| args.scenario.is_empty() || args.scenario.iter().any(|id| id == scenario.id))
@@ -113,13 +118,20 @@ pub(crate) async fn run(args: CompareArgs) -> Result<(), String> {
         results: Results::default(),
         failures: Vec::new(),
         failed: Vec::new(),
+        uncounted: Vec::new(),
     };
     for scenario in wanted {
         bench.measure(scenario).await?;
     }
-    let Bench { results, failures, .. } = bench;
+    let Bench { results, failures, uncounted, .. } = bench;
     report::write(
-        &report::Report { results: &results, failures: &failures, peers: &found, plan },
+        &report::Report {
+            results: &results,
+            failures: &failures,
+            uncounted: &uncounted,
+            peers: &found,
+            plan,
+        },
         &args.results,
     )?;
     eprintln!("{} in {}", args.results.display(), minutes(begin.elapsed()));

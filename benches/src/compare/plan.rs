@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::counting;
 use super::peers::{Peer, Setup};
 use super::scenarios::{RATES, Scenario, Variant, Work};
 
@@ -23,6 +24,8 @@ pub(super) struct Plan {
     pub(super) warm_up: Duration,
     pub(super) run: Duration,
     pub(super) repeat: usize,
+    /// Whether instructions are counted under callgrind.
+    pub(super) callgrind: bool,
 }
 
 impl Plan {
@@ -33,12 +36,17 @@ impl Plan {
             false => (400, 1_500, 5),
         };
         let [warm_up, run] = [warm_up, run].map(Duration::from_millis);
-        Self { quick, warm_up, run, repeat: repeat.unwrap_or(usual).max(1) }
+        Self { quick, warm_up, run, repeat: repeat.unwrap_or(usual).max(1), callgrind: false }
     }
 
     /// Whether a variant is measured.
     pub(super) fn includes(&self, variant: &Variant) -> bool {
         variant.quick || !self.quick
+    }
+
+    /// Whether a variant's system calls, instructions and allocations are counted.
+    pub(super) fn counts(&self, variant: &Variant) -> bool {
+        variant.counted && (!self.quick || self.callgrind)
     }
 
     /// Runs of each peer in a variant.
@@ -62,7 +70,8 @@ impl Plan {
                 let runs = self.runs(variant) as u32;
                 let starts = if variant.starts_fresh() { runs } else { 1 };
                 let start: Duration = parts.iter().map(|peer| start(**peer, &setup)).sum();
-                start * starts + (self.run_time(variant.work) + BETWEEN) * runs * parts.len() as u32
+                let run = (self.run_time(variant.work) + BETWEEN) * runs + self.count_time(variant);
+                start * starts + run * parts.len() as u32
             })
             .sum()
     }
@@ -70,6 +79,15 @@ impl Plan {
     /// The time that repetitions of disturbed runs may take.
     pub(super) fn spare(estimate: Duration) -> Duration {
         estimate.mul_f64(SPARE)
+    }
+
+    /// The time of the counting runs of one peer.
+    fn count_time(&self, variant: &Variant) -> Duration {
+        match (self.counts(variant), self.callgrind) {
+            (false, _) => Duration::ZERO,
+            (true, false) => counting::KERNEL_TIME,
+            (true, true) => counting::KERNEL_TIME + counting::CALLGRIND_TIME,
+        }
     }
 
     /// The time of one run of one peer.

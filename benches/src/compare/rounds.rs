@@ -11,6 +11,7 @@ use super::Found;
 use super::account::DISTURBED;
 use super::certificates::Certificates;
 use super::cores::Cores;
+use super::counting;
 use super::drive::Run;
 use super::measure;
 use super::peers::{Peer, Running, With};
@@ -37,6 +38,8 @@ pub(super) struct Bench<'run> {
     pub(super) failures: Vec<String>,
     /// Left out of the rest of a scenario.
     pub(super) failed: Vec<(&'static str, Peer)>,
+    /// What could not be counted, with peer and reason.
+    pub(super) uncounted: Vec<String>,
 }
 
 /// A peer that takes part in a variant.
@@ -104,6 +107,34 @@ impl Bench<'_> {
                 self.tell(scenario, variant, &primaries, &format!("{}/{runs}", round + 1));
             }
         }
+        let plan = self.plan;
+        for part in parts.iter().filter(|part| plan.counts(part.variant)) {
+            self.count(scenario, part).await?;
+        }
+        Ok(())
+    }
+
+    /// Counts what a request does in a part, after its measurements.
+    async fn count(&mut self, scenario: &Scenario, part: &Part) -> Result<(), String> {
+        let found = self.peers.iter().find(|found| found.peer == part.peer).ok_or("no such peer")?;
+        let directory = tempfile::tempdir_in(self.directory).map_err(|error| error.to_string())?;
+        let with = With { cores: &self.cores, certificates: self.certificates, directory: directory.path() };
+        let mut counted = counting::of_kernel(part.variant, &part.running, part.application, &with).await;
+        if self.plan.callgrind {
+            counted.push(counting::of_callgrind(part.variant, found, part.application, &with).await);
+        }
+        let at = Place { scenario: scenario.id, variant: part.variant.name, peer: part.peer.name() };
+        for (metric, value) in counted {
+            match value {
+                Ok(value) => self.results.add(&at, &[Figure::new(metric, value)], false),
+                Err(why) => {
+                    let why = format!("{}: {metric}: {why}", part.peer.name());
+                    if !self.uncounted.contains(&why) {
+                        self.uncounted.push(why);
+                    }
+                }
+            }
+        }
         Ok(())
     }
 
@@ -166,6 +197,7 @@ impl Bench<'_> {
                 duration: self.plan.run,
                 application: part.application,
                 collector: part.collector.as_ref(),
+                meter: None,
             };
             let (figures, other) = measure::once(part.variant, &part.running, &run).await?;
             // Of two attempts, one is discarded.

@@ -39,6 +39,8 @@ pub(super) struct Variant {
     traced: u8,
     /// Whether a short comparison has it.
     pub(super) quick: bool,
+    /// Whether system calls, instructions and allocations of a request are counted, too.
+    pub(super) counted: bool,
     /// The variant that this one is compared with, and the name of that ratio of their first figures.
     pub(super) against: Option<(&'static str, &'static str)>,
     pub(super) work: Work,
@@ -74,18 +76,19 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "S1",
         "HTTP/1.1, GET over 32 connections",
-        &[get("200 B", Shape::One, 200), get("16 KiB", Shape::One, 16 << 10)],
+        &[counted(get("200 B", Shape::One, 200)), counted(get("16 KiB", Shape::One, 16 << 10))],
     ),
     scenario(
         "S2",
         "Two proxies with mutual TLS and HTTP/2 between them, HTTP/1.1 GET over 32 connections; both proxies' CPU",
-        &[get("200 B", Shape::Pair, 200), get("16 KiB", Shape::Pair, 16 << 10)],
+        &[counted(get("200 B", Shape::Pair, 200)), counted(get("16 KiB", Shape::Pair, 16 << 10))],
     ),
     scenario(
         "S3",
         "HTTP/2 in the clear, POST of 100 B, response of 100 B with a trailer, 16 connections x 10 streams",
         &[Variant {
             protocol: Protocol::Http2,
+            counted: true,
             ..variant(
                 "",
                 Shape::One,
@@ -114,7 +117,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "S7",
         "gRPC in the clear, messages of 100 B, 16 connections",
-        &[grpc("unary", false), grpc("streaming", true)],
+        &[counted(grpc("unary", false)), counted(grpc("streaming", true))],
     ),
     Scenario {
         together: true,
@@ -183,9 +186,15 @@ const fn variant(name: &'static str, shape: Shape, work: Work) -> Variant {
         access_log: false,
         traced: 0,
         quick: true,
+        counted: false,
         against: None,
         work,
     }
+}
+
+/// With counts of what a request does.
+const fn counted(variant: Variant) -> Variant {
+    Variant { counted: true, ..variant }
 }
 
 /// Not in short comparisons.

@@ -12,6 +12,7 @@ struct File<'run> {
     run_seconds: f64,
     runs: usize,
     failures: &'run [String],
+    uncounted: &'run [String],
     figures: Vec<Row<'run>>,
 }
 
@@ -52,6 +53,7 @@ pub(super) fn print(report: &Report<'_>, machine: &str) -> Result<String, String
         run_seconds: report.plan.run.as_secs_f64(),
         runs: report.plan.repeat,
         failures: report.failures,
+        uncounted: report.uncounted,
         figures,
     };
     serde_json::to_string_pretty(&file).map(|text| text + "\n").map_err(|error| error.to_string())

@@ -28,6 +28,9 @@ pub(super) fn print(report: &Report<'_>, machine: &str) -> String {
     for failure in report.failures {
         let _ = writeln!(text, "\nFailed: {failure}");
     }
+    if !report.uncounted.is_empty() {
+        let _ = writeln!(text, "\nNot counted: {}.", report.uncounted.join("; "));
+    }
     let mut last = "";
     for row in report.results.rows() {
         let (scenario, variant, metric) = row;
@@ -98,9 +101,11 @@ mod tests {
         let found = |peer| Found { peer, program: "x".into(), version: "1".into() };
         let peers = [found(Peer::Outrigger), found(Peer::Haproxy), found(Peer::Envoy)];
         let plan = Plan::new(false, None);
-        let report = Report { results: &results, failures: &[], peers: &peers, plan };
+        let report =
+            Report { results: &results, failures: &[], uncounted: &["Envoy: x".into()], peers: &peers, plan };
         let text = print(&report, "a machine");
         assert!(text.contains("| 200 B: µs | 24.0 ± 1.00 | 20.0 ± 0.00\\* (× 1.20) | - |"), "{text}");
+        assert!(text.contains("\nNot counted: Envoy: x.\n"), "{text}");
         assert!(text.contains("1 of 4 runs were disturbed"), "{text}");
     }
 }

@@ -15,6 +15,8 @@ use super::{Found, Plan};
 pub(super) struct Report<'run> {
     pub(super) results: &'run Results,
     pub(super) failures: &'run [String],
+    /// What could not be counted, with peer and reason.
+    pub(super) uncounted: &'run [String],
     /// In the order of the columns; the first one is Outrigger.
     pub(super) peers: &'run [Found],
     pub(super) plan: Plan,
