@@ -44,7 +44,7 @@ impl Probes {
     /// Creates a probe at each entry point of the allocators of these processes. Returns why they cannot be counted.
     pub(super) fn install(processes: &[u32]) -> Result<Self, String> {
         let files: BTreeSet<_> = processes.iter().map(|pid| allocator(*pid)).collect::<Result<_, _>>()?;
-        let mut probes = Self { group: format!("outrigger_benches_{}", std::process::id()), count: 0 };
+        let mut probes = Self { group: format!("benches_{}", std::process::id()), count: 0 };
         for file in files {
             for offset in entries(&file)? {
                 let probe = format!("p:{}/a{} {}:{offset:#x}", probes.group, probes.count, file.display());
