@@ -4,6 +4,7 @@
 #![allow(missing_docs, unreachable_pub, reason = "nobody outside the tests sees it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+pub mod frames;
 pub mod sidecar;
 pub mod tls;
 

@@ -102,7 +102,7 @@ impl Connection {
             Frame::PriorityUpdate { stream, priority } => {
                 if self.role == Role::Client {
                     let error = Error::connection(Code::PROTOCOL_ERROR, "a server sent PRIORITY_UPDATE");
-                    return self.violated_on(stream, error);
+                    return self.violated_on(0, error);
                 }
                 if let Found::Stream(index) = self.streams.find(stream)
                     && let Some(stream) = self.streams.at(index)
