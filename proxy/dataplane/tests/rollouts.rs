@@ -126,10 +126,11 @@ async fn cable(to: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
 #[tokio::test]
 async fn posts_find_a_silent_sidecar_out_without_being_written_to_it() {
     let authority = Authority::new();
-    let (first, second) = (Application::echo("app").await, Application::echo("app").await);
-    let servers = [first.address, second.address].map(|to| inbound(&authority, "cart", to));
-    let (address, cut) = cable(servers[0].address(0)).await;
-    let endpoints = [address, servers[1].address(0)].map(|to| sidecar::endpoint(to, &["cart"]));
+    let applications = [Application::echo("app").await, Application::echo("app").await];
+    let servers = [0, 1].map(|at: usize| inbound(&authority, "cart", applications[at].address));
+    // Both have one: the balancer would hardly choose an endpoint that is always the slower one.
+    let cables = [cable(servers[0].address(0)).await, cable(servers[1].address(0)).await];
+    let endpoints = [0, 1].map(|at: usize| sidecar::endpoint(cables[at].0, &["cart"]));
     let outlier = outrigger_policy::outlier::OutlierDetection::decode(Some(Default::default())).unwrap();
     let cluster = Cluster { outlier, ..cluster("app", endpoints) };
     let world = World::new().proxy().cluster_of(cluster).http("app:80", forward("app"));
@@ -142,6 +143,10 @@ async fn posts_find_a_silent_sidecar_out_without_being_written_to_it() {
     for user in &mut users {
         assert_eq!(user.post("app", "/", "order").await.status, 200);
     }
+    // The endpoint that the balancer prefers is cut, so that the next POST is written to it.
+    let before = applications[0].requests();
+    assert_eq!(users[0].post("app", "/", "order").await.status, 200);
+    let cut = &cables[usize::from(applications[0].requests() == before)].1;
     cut.send_replace(true);
     let (began, mut waiting, mut hung) = (Instant::now(), Vec::new(), Vec::new());
     while began.elapsed() < Duration::from_secs(12) {
