@@ -254,7 +254,7 @@ endpoints: [{{addresses: [\"{}\"]}}]
 
     /// Like [`Mesh::client`], with flags that replace its own of the same name, and spans of a part (0 to 1) of its requests to a
     /// collector.
-    pub(crate) async fn client_telling(
+    pub(crate) async fn client_reporting(
         &self,
         more: &[(&'static str, OsString)],
         tracing: Option<(f64, SocketAddr)>,

@@ -46,7 +46,7 @@ pub(crate) struct Turn<G: Ord + Clone> {
 }
 
 impl<G: Ord + Clone> FairQueue<G> {
-    /// Creates `limit` turns, at least one, that nobody loses before `grace`.
+    /// Creates `limit` turns, at least one, that are not lost before `grace`.
     pub(crate) fn new(limit: usize, grace: Duration) -> Self {
         let waiting = Waiting { groups: BTreeMap::new(), round: BTreeMap::new(), next: 0 };
         let shared = Shared { slots: FairSlots::new(limit), grace, waiting: Mutex::new(waiting) };
@@ -58,7 +58,7 @@ impl<G: Ord + Clone> FairQueue<G> {
         let shared = Arc::clone(&self.shared);
         async move {
             let (sender, turn) = oneshot::channel();
-            // It leaves the queue before the receiver is dropped, so that no turn is sent to nobody.
+            // It leaves the queue before the receiver is dropped, so that no turn is sent to a dropped receiver.
             let _place = Place::take(&shared, group, sender);
             shared.pass();
             match turn.await {
@@ -193,7 +193,7 @@ mod tests {
     const MOMENT: Duration = Duration::from_millis(1);
 
     #[tokio::test(start_paused = true)]
-    async fn callers_wait_for_each_other_and_nobody_loses_a_turn_within_the_grace() {
+    async fn callers_wait_for_each_other_and_lose_no_turn_within_the_grace() {
         let queue = FairQueue::new(2, GRACE);
         let (mut first, second) = (queue.turn("a").await, queue.turn("b").await);
         let (mut third, mut fourth) = (Box::pin(queue.turn("a")), Box::pin(queue.turn("a")));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_turn_that_nobody_waits_for_is_kept() {
+    async fn a_turn_without_waiting_callers_is_kept() {
         let queue = FairQueue::new(1, GRACE);
         let mut slow = queue.turn("a").await;
         assert!(tokio::time::timeout(10 * GRACE, slow.lost()).await.is_err());

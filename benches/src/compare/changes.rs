@@ -1,7 +1,7 @@
 //! Latency while endpoints of the service change a hundred times a second, beside the same load while none changes.
 //!
-//! A change removes one endpoint and adds the one that was removed before. How often the proxy hears of it is a figure of its own: what
-//! configures it may put changes together. Requests that fail are counted, not refused. Returns an error if a change fails.
+//! A change removes one endpoint and adds the one that was removed before. The number of updates that the proxy receives is a separate figure: its control
+//! plane may merge changes. Requests that fail are counted, not refused. Returns an error if a change fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

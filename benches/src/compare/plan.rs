@@ -9,7 +9,7 @@ use super::counting;
 use super::peers::{Peer, Setup};
 use super::scenarios::{RATES, Scenario, Variant, Work};
 
-/// Runs of a variant whose proxies are started anew for each.
+/// Runs of a variant whose proxies are restarted for each run.
 const FRESH: usize = 3;
 /// For opening connections, and the start of a load.
 const BETWEEN: Duration = Duration::from_millis(150);

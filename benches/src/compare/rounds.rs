@@ -104,7 +104,7 @@ impl Bench<'_> {
                     let at = Place { scenario: scenario.id, variant: variant.name, peer: peer.name() };
                     self.results.add(&at, &[figure], false);
                 }
-                self.tell(scenario, variant, &primaries, &format!("{}/{runs}", round + 1));
+                self.print_round(scenario, variant, &primaries, &format!("{}/{runs}", round + 1));
             }
         }
         let plan = self.plan;
@@ -139,7 +139,7 @@ impl Bench<'_> {
     }
 
     /// Prints the first figures of a variant in one round.
-    fn tell(&self, scenario: &Scenario, variant: &Variant, primaries: &[Primary], round: &str) {
+    fn print_round(&self, scenario: &Scenario, variant: &Variant, primaries: &[Primary], round: &str) {
         let of_variant = primaries.iter().filter(|primary| primary.variant == variant.name);
         let mut line: Vec<_> = of_variant.map(|primary| (primary.peer, primary.value)).collect();
         line.sort_by_key(|(peer, _)| *peer);

@@ -141,10 +141,10 @@ pub(super) const ALL: &[Scenario] = &[
             "Access log and tracing; else as S1 with 200 B",
             &[
                 get("off", Shape::One, 200),
-                long(telling("access log", true, 0)),
-                long(telling("tracing 1 %", false, 1)),
-                long(telling("tracing 100 %", false, 100)),
-                telling("tracing 1 % and access log", true, 1),
+                long(reporting("access log", true, 0)),
+                long(reporting("tracing 1 %", false, 1)),
+                long(reporting("tracing 100 %", false, 100)),
+                reporting("tracing 1 % and access log", true, 1),
             ],
         )
     },
@@ -223,7 +223,7 @@ const fn routes(
     Variant { routes, paths, against, ..get(name, Shape::One, 200) }
 }
 
-const fn telling(name: &'static str, access_log: bool, traced: u8) -> Variant {
+const fn reporting(name: &'static str, access_log: bool, traced: u8) -> Variant {
     Variant {
         access_log,
         traced,

@@ -114,7 +114,7 @@ fn symbols<'data, 'file>(
     object.symbols().chain(object.dynamic_symbols())
 }
 
-/// Where in the file is what is loaded at `address`?
+/// Returns the file offset of what is loaded at `address`. Returns None if it is in no segment.
 fn offset(object: &object::File<'_>, address: u64) -> Option<u64> {
     object.segments().find_map(|segment| {
         let (begin, length) = segment.file_range();

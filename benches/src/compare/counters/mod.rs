@@ -32,7 +32,7 @@ enum Counter<'run> {
     Perf {
         perf: Box<RefCell<Perf>>,
         /// Why calls of the allocator are not counted.
-        blind: Option<String>,
+        uncounted: Option<String>,
         /// Kept until the counting ends.
         _probes: Option<Probes>,
     },
@@ -47,13 +47,13 @@ enum Counter<'run> {
 impl<'run> Meter<'run> {
     /// Counts with the kernel's counters. Returns an error if perf is missing or may not count.
     pub(super) fn perf(processes: &[u32], directory: &Path) -> Result<Self, String> {
-        let (probes, blind) = match Probes::install(processes) {
+        let (probes, uncounted) = match Probes::install(processes) {
             Ok(probes) => (Some(probes), None),
             Err(why) => (None, Some(why)),
         };
         let events = probes.as_ref().map(Probes::events).unwrap_or_default();
         let perf = Perf::start(processes, events, directory)?;
-        let counter = Counter::Perf { perf: Box::new(RefCell::new(perf)), blind, _probes: probes };
+        let counter = Counter::Perf { perf: Box::new(RefCell::new(perf)), uncounted, _probes: probes };
         Ok(Self { counter, requests: Cell::new(0) })
     }
 
@@ -98,9 +98,9 @@ impl<'run> Meter<'run> {
     pub(super) async fn finish(self) -> Result<Vec<Counted>, String> {
         let requests = self.requests.get().max(1) as f64;
         match self.counter {
-            Counter::Perf { perf, blind, _probes } => {
+            Counter::Perf { perf, uncounted, _probes } => {
                 let counts = perf.into_inner().finish().await?;
-                let allocations = match blind {
+                let allocations = match uncounted {
                     Some(why) => Err(why),
                     None => counts.allocations.ok_or_else(|| "not counted by perf".into()),
                 };

@@ -2,7 +2,7 @@
 //! endpoints (EDS) for Envoy, commands to HAProxy's socket. Called by the scenario of changing endpoints.
 //!
 //! All endpoints are addresses of one application, so that a request to one that was removed a moment ago is answered as well.
-//! In each change the absent endpoint comes back and the next one is removed.
+//! Each change adds the endpoint that is absent and removes the next one.
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ pub(in crate::compare) struct Members {
     applied: Option<Counter>,
 }
 
-/// Where a proxy tells how often it was given other endpoints.
+/// Where a proxy reports how often its endpoints were updated.
 #[derive(Debug, Clone, Copy)]
 struct Counter {
     admin: SocketAddr,
@@ -119,7 +119,7 @@ fn value(page: &str, name: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(name)).and_then(|value| value.trim().parse().ok())
 }
 
-/// Replaces a file at once, so that it is never read half written.
+/// Replaces a file atomically, so that it is never read half written.
 fn replace(file: &Path, text: &str) -> Result<(), String> {
     let beside = file.with_extension("new");
     let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, file));

@@ -61,7 +61,7 @@ pub(super) enum Paths {
     Exact,
 }
 
-/// What a proxy tells about requests, beside its counters.
+/// What a proxy reports about requests, beside its counters.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Telemetry {
     /// A line for each request, in the proxy's default format, to `/dev/null`.

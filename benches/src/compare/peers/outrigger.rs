@@ -64,7 +64,7 @@ pub(super) async fn start(program: &Path, setup: &Setup, with: &With<'_>) -> Res
             more.push(("--access-log", "/dev/null".into()));
         }
         let tracing = setup.telemetry.tracing.map(|to| (f64::from(to.percent) / 100.0, to.collector));
-        sidecars.push(mesh.client_telling(&more, tracing).await?);
+        sidecars.push(mesh.client_reporting(&more, tracing).await?);
     }
     drop(pinned);
     let (address, tls) = match (setup.shape, setup.protocol) {

@@ -1,4 +1,4 @@
-//! Who is admitted, when many connect at once.
+//! Which connections are admitted when many arrive at the same time.
 
 use std::net::Ipv4Addr;
 
