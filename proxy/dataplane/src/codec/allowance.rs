@@ -49,11 +49,22 @@ impl Allowance {
     }
 }
 
-/// Since when a client has not read what is queued for it. `None` while nothing is queued.
-pub(crate) type StillSince = Rc<Cell<Option<Instant>>>;
+/// Since when a client has not read what is queued for it.
+pub(crate) trait Stillness {
+    /// Returns the cell with it; `None` while nothing is queued.
+    fn since(&self) -> &Cell<Option<Instant>>;
+}
+
+impl Stillness for Cell<Option<Instant>> {
+    fn since(&self) -> &Self {
+        self
+    }
+}
+
+/// The state of an exchange that includes its stillness.
+pub(crate) type StillSince = Rc<dyn Stillness>;
 
 /// Waits for a client to read what is sent.
-#[derive(Debug)]
 pub(crate) struct Patience {
     allowance: Allowance,
     timer: Watchdog,
@@ -70,7 +81,7 @@ impl Patience {
     /// Ready when the client has stalled for too long. `waits` is whether bytes are queued for it, `taken` the number of bytes
     /// that it has read so far.
     pub(crate) fn poll_used_up(&mut self, cx: &mut Context<'_>, waits: bool, taken: u64) -> Poll<()> {
-        if !waits && self.still_since.get().is_none() {
+        if !waits && self.still_since.since().get().is_none() {
             self.taken = taken;
             return Poll::Pending;
         }
@@ -80,10 +91,10 @@ impl Patience {
             self.taken = taken;
         }
         if !waits {
-            self.still_since.set(None);
+            self.still_since.since().set(None);
             return Poll::Pending;
         }
-        self.still_since.set(Some(self.allowance.wait(now)));
+        self.still_since.since().set(Some(self.allowance.wait(now)));
         self.timer.set(self.allowance.ends(now).saturating_duration_since(now));
         self.timer.poll_passed(cx)
     }

@@ -66,25 +66,24 @@ impl Http2Connection {
         self.inner.is_quiet()
     }
 
-    /// Begins a request. Nothing is written before the exchange is polled. If [`Self::capacity`] is 0, the request waits for a
-    /// stream.
+    /// Begins a request. If no stream is available, or others wait for one, it waits with a copy of `head`.
     ///
     /// Dropping the exchange, or the response's body before its end, resets the stream with CANCEL.
     ///
     /// A head with `upgrade` becomes an extended CONNECT (RFC 8441). The exchange fails if the peer does not support it.
-    pub(crate) fn send(&self, head: RequestHead, body: Body) -> Exchange {
-        Exchange { inner: ExchangeInner::H2(Box::new(self.inner.send(head, body))) }
+    pub(crate) fn send(&self, head: &RequestHead, body: Body) -> Exchange {
+        Exchange { inner: ExchangeInner::H2(self.inner.send(head, body)) }
     }
 
     /// Like [`Self::send`], but keeps `place` while the request waits for a stream. If `place` resolves first, the exchange
     /// fails with its failure.
     pub(crate) fn send_queued(
         &self,
-        head: RequestHead,
+        head: &RequestHead,
         body: Body,
         place: impl Future<Output = Failure> + 'static,
     ) -> Exchange {
-        Exchange { inner: ExchangeInner::H2(Box::new(self.inner.send(head, body).queued(place))) }
+        Exchange { inner: ExchangeInner::H2(self.inner.send(head, body).queued(place)) }
     }
 }
 
@@ -97,7 +96,7 @@ pub(crate) struct Exchange {
 #[derive(Debug)]
 enum ExchangeInner {
     H1(h1::client::Exchange),
-    H2(Box<h2::client::Exchange>),
+    H2(h2::client::Exchange),
 }
 
 impl From<h1::client::Exchange> for Exchange {

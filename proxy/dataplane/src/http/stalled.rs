@@ -30,7 +30,7 @@ pub(super) fn unless_cut<F: Future + Unpin>(
         if let Poll::Ready(done) = Pin::new(&mut delivery).poll(cx) {
             return Poll::Ready(Some(done));
         }
-        let since = still_since.get();
+        let since = still_since.since().get();
         if since != listed {
             (listed, debt) = (since, None);
         }
@@ -49,8 +49,10 @@ pub(super) fn unless_cut<F: Future + Unpin>(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::net::IpAddr;
     use std::pin::pin;
+    use std::rc::Rc;
     use std::sync::Arc;
 
     use outrigger_core::peer::PeerKey;
@@ -67,7 +69,7 @@ mod tests {
         let peer = |number| capacity.holding(&PeerKey::new(None, IpAddr::from([10, 0, 0, number])));
         let (hog, guest) = (peer(1), peer(2));
         let _held: Vec<_> = std::iter::from_fn(|| hog.try_take()).collect();
-        let still = StillSince::default();
+        let still = Rc::new(Cell::new(None));
         let delivery = async {
             for _ in 0..3600 / every.as_secs() {
                 still.set(Some(Instant::now()));

@@ -43,7 +43,7 @@ impl Responder {
     }
 
     pub(crate) fn still_since(&self) -> StillSince {
-        Rc::clone(&self.session.still_since)
+        self.session.still_since.clone()
     }
 
     pub(crate) fn version(&self) -> Version {

@@ -3,6 +3,7 @@
 //!
 //! A body or responder that outlives its request does nothing: it never reads or writes what belongs to the next one.
 
+use std::cell::Cell;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -23,7 +24,7 @@ use super::buffered_stream::BufferedStream;
 use super::fields::Search;
 use super::framing::{Decoded, Decoder, Framing};
 use super::write::{self, Answering};
-use crate::codec::allowance::{Patience, StillSince};
+use crate::codec::allowance::Patience;
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::ResponseHead;
 use crate::codec::limits::Limits;
@@ -41,7 +42,7 @@ pub(crate) struct Session {
     pub(crate) limits: Rc<Limits>,
     pub(crate) drain: DrainGuard,
     /// Of the response.
-    pub(crate) still_since: StillSince,
+    pub(crate) still_since: Rc<Cell<Option<Instant>>>,
 }
 
 #[derive(Debug)]
@@ -222,7 +223,7 @@ impl Session {
 
     /// Creates the patience for the client to read what is sent to it.
     pub(crate) fn patience(&self) -> Patience {
-        Patience::new(self.limits.write_timeout, Rc::clone(&self.still_since))
+        Patience::new(self.limits.write_timeout, self.still_since.clone())
     }
 
     /// Returns whether the request of `turn` is no longer the current one.

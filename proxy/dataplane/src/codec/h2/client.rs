@@ -124,7 +124,7 @@ impl ClientConnection {
         self.shared.asked.get().is_some_and(quiet)
     }
 
-    pub(crate) fn send(&self, head: RequestHead, body: Body) -> Exchange {
+    pub(crate) fn send(&self, head: &RequestHead, body: Body) -> Exchange {
         Exchange::new(head, body, Slot::new(&self.shared))
     }
 }

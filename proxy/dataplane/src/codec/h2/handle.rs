@@ -1,4 +1,5 @@
-//! A stream of a connection, as its handler or exchange holds it. The stream is released when the last handle is dropped.
+//! A stream of a connection, as its handler or exchange holds it. The stream is released when the last handle is dropped; the
+//! connection counts them, so that none is allocated.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -21,8 +22,8 @@ pub(super) struct Handle {
 
 impl Handle {
     /// Takes over the stream `key` of `connection`.
-    pub(super) fn new(connection: &Rc<RefCell<Connection>>, key: StreamKey) -> Rc<Self> {
-        Rc::new(Self { connection: Rc::clone(connection), key })
+    pub(super) fn new(connection: &Rc<RefCell<Connection>>, key: StreamKey) -> Self {
+        Self { connection: Rc::clone(connection), key }
     }
 
     pub(super) fn id(&self) -> u32 {
@@ -72,6 +73,13 @@ impl Handle {
 
     pub(super) fn reset(&self, code: Code) {
         self.connection.borrow_mut().reset(self.key, code);
+    }
+}
+
+impl Clone for Handle {
+    fn clone(&self) -> Self {
+        self.connection.borrow_mut().hold(self.key);
+        Self::new(&self.connection, self.key)
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) type ErrorMapping = fn(&StreamError, u32) -> Failure;
 /// The receiving half of a stream.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    handle: Rc<Handle>,
+    handle: Handle,
     limits: Rc<Limits>,
     errors: ErrorMapping,
 }
@@ -25,8 +25,16 @@ pub(super) struct Incoming {
 impl Incoming {
     /// Receives what follows the head on `handle`. Trailers must be within `limits`; errors are mapped by `errors`, which gets the
     /// stream identifier too.
-    pub(super) fn new(handle: Rc<Handle>, limits: Rc<Limits>, errors: ErrorMapping) -> Self {
+    pub(super) fn new(handle: Handle, limits: Rc<Limits>, errors: ErrorMapping) -> Self {
         Self { handle, limits, errors }
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Returns the next frame, or `None` at END_STREAM.

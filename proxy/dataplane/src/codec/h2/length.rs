@@ -1,16 +1,33 @@
 //! The `content-length` of a message that is sent: that of its body, so that the peer can check it.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderValue, header};
 
 /// Announces a body of `length` bytes, if that is known; an empty one only if there was a length before, since END_STREAM is sufficient.
 pub(super) fn announce(headers: &mut HeaderMap, length: Option<u64>) {
-    let before = headers.get(header::CONTENT_LENGTH);
-    match (length, before) {
-        (None, None) | (Some(0), None) => {}
-        (None, Some(_)) => drop(headers.remove(header::CONTENT_LENGTH)),
-        // It is usually right: no new value is made.
-        (Some(length), Some(before)) if is(before, length) => {}
-        (Some(length), _) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
+    match length {
+        _ if is_announced(headers, length) => {}
+        None => drop(headers.remove(header::CONTENT_LENGTH)),
+        Some(length) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
+    }
+}
+
+/// Returns the fields with that length. They are usually right, and not copied.
+pub(super) fn announced(headers: &HeaderMap, length: Option<u64>) -> Cow<'_, HeaderMap> {
+    if is_announced(headers, length) {
+        return Cow::Borrowed(headers);
+    }
+    let mut headers = headers.clone();
+    announce(&mut headers, length);
+    Cow::Owned(headers)
+}
+
+fn is_announced(headers: &HeaderMap, length: Option<u64>) -> bool {
+    match (length, headers.get(header::CONTENT_LENGTH)) {
+        (None | Some(0), None) => true,
+        (Some(length), Some(before)) => is(before, length),
+        (None, Some(_)) | (Some(_), None) => false,
     }
 }
 
@@ -38,7 +55,9 @@ mod tests {
             if let Some(before) = before {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static(before));
             }
+            let copied = announced(&headers, length).into_owned();
             announce(&mut headers, length);
+            assert_eq!(copied, headers, "{before:?} {length:?}");
             let announced = headers.get(header::CONTENT_LENGTH).map(|value| value.to_str().unwrap());
             assert_eq!(announced, after, "{before:?} {length:?}");
         }

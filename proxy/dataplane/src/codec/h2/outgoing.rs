@@ -1,6 +1,5 @@
 //! Sends a body on a stream, as the windows of the peer permit. The last DATA frame carries END_STREAM.
 
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -17,7 +16,7 @@ use crate::codec::watchdog::Watchdog;
 /// The sending half of a stream, and the body that it sends.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    handle: Rc<Handle>,
+    handle: Handle,
     body: Body,
     /// Data that waits for capacity.
     data: Option<Bytes>,
@@ -55,7 +54,7 @@ pub(super) enum SendError {
 }
 
 impl Outgoing {
-    pub(super) fn new(handle: Rc<Handle>, body: Body) -> Self {
+    pub(super) fn new(handle: Handle, body: Body) -> Self {
         Self { handle, body, data: None, ahead: Lookahead::Unknown, ended: false, failed: None, bytes: 0 }
     }
 

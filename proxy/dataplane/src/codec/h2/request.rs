@@ -9,13 +9,13 @@ use http::{HeaderMap, HeaderValue, Method, Version, header};
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 
-use super::connection::StreamError;
+use super::handle::Handle;
 use super::hpack::Section;
 use super::incoming::Incoming;
 use super::responder::ServerStream;
 use super::{failure, websocket};
 use crate::codec::authority;
-use crate::codec::body::{Body, Frame, Source};
+use crate::codec::body::{Frame, Source};
 use crate::codec::head::{RequestHead, Scheme};
 use crate::codec::limits::{FieldSize, Limits, METHOD_BYTES};
 
@@ -116,26 +116,14 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-impl ServerStream {
-    /// Returns the body of the request, of `length` bytes if that is known.
-    pub(super) fn body(self: &Rc<Self>, length: Option<u64>, limits: &Rc<Limits>) -> Body {
-        let incoming = Incoming::new(Rc::clone(self.handle()), Rc::clone(limits), from_client);
-        Body::streamed(Rc::new(RequestBody { incoming, exchange: Rc::clone(self) }), 0, length)
-    }
+/// Receives the body of a request on `handle`.
+pub(super) fn incoming(handle: Handle, limits: &Rc<Limits>) -> Incoming {
+    Incoming::new(handle, Rc::clone(limits), |error, _| failure::downstream(error))
 }
 
-fn from_client(error: &StreamError, _stream: u32) -> Failure {
-    failure::downstream(error)
-}
-
-struct RequestBody {
-    incoming: Incoming,
-    exchange: Rc<ServerStream>,
-}
-
-impl Source for RequestBody {
+impl Source for ServerStream {
     fn poll_frame(&self, _turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
-        self.exchange.body_is_read();
+        self.body_is_read();
         self.incoming.poll_frame(cx)
     }
 }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
+use tokio::time::Instant;
 
 use super::cause::Because;
 use super::connection::StreamError;
@@ -15,32 +16,31 @@ use super::frame::Code;
 use super::handle::Handle;
 use super::head_memory::HeadPermit;
 use super::hpack::Pseudo;
+use super::incoming::Incoming;
 use super::outgoing::{Outgoing, SendError};
 use super::tunnel::Tunnel;
 use super::{failure, length, websocket};
-use crate::codec::allowance::{Patience, StillSince};
+use crate::codec::allowance::{Patience, StillSince, Stillness};
 use crate::codec::body::Body;
 use crate::codec::date;
 use crate::codec::head::ResponseHead;
-use crate::codec::limits::Limits;
 use crate::socket::stream::Stream;
 
 /// Responds to one request of an HTTP/2 connection.
 pub(crate) struct Responder {
     exchange: Rc<ServerStream>,
-    limits: Rc<Limits>,
     head_only: bool,
     /// Whether the client has requested a tunnel.
     tunnel: bool,
 }
 
 impl Responder {
-    pub(super) fn new(exchange: Rc<ServerStream>, limits: Rc<Limits>, head_only: bool, tunnel: bool) -> Self {
-        Self { exchange, limits, head_only, tunnel }
+    pub(super) fn new(exchange: Rc<ServerStream>, head_only: bool, tunnel: bool) -> Self {
+        Self { exchange, head_only, tunnel }
     }
 
     pub(crate) fn still_since(&self) -> StillSince {
-        Rc::clone(&self.exchange.still_since)
+        Rc::clone(&self.exchange) as StillSince
     }
 
     pub(crate) fn interim(&mut self, head: ResponseHead) -> Result<(), Failure> {
@@ -66,8 +66,8 @@ impl Responder {
         if body.is_ended() {
             return Ok(());
         }
-        let mut outgoing = Outgoing::new(Rc::clone(&self.exchange.handle), body);
-        let mut patience = Patience::new(self.limits.write_timeout, Rc::clone(&self.exchange.still_since));
+        let mut outgoing = Outgoing::new(self.exchange.handle().clone(), body);
+        let mut patience = Patience::new(self.exchange.incoming.limits().write_timeout, self.still_since());
         let sent = poll_fn(|cx| {
             if let Poll::Ready(sent) = outgoing.poll(cx) {
                 return Poll::Ready(Some(sent));
@@ -103,12 +103,12 @@ impl Responder {
         websocket::answered(&mut head.headers);
         head.headers.remove(header::CONTENT_LENGTH);
         self.exchange.begin(StatusCode::OK, &head.headers, false)?;
-        Ok(Stream::Tunnel(Box::new(Tunnel::new(Rc::clone(&self.exchange.handle)))))
+        Ok(Stream::Tunnel(Box::new(Tunnel::new(self.exchange.handle().clone()))))
     }
 
     pub(crate) fn refuse(self) {
         self.exchange.answered.set(true);
-        self.exchange.handle.reset(Code::REFUSED_STREAM);
+        self.exchange.handle().reset(Code::REFUSED_STREAM);
     }
 }
 
@@ -118,31 +118,31 @@ impl std::fmt::Debug for Responder {
     }
 }
 
-/// The state that the handler, the body and the responder of a stream share.
+/// The body of the request, and the state that it shares with the handler and the responder of its stream.
 pub(super) struct ServerStream {
-    handle: Rc<Handle>,
+    pub(super) incoming: Incoming,
     /// Whether the response has begun, or the request was refused.
     answered: Cell<bool>,
     /// Whether the client waits for a 100 before it sends its body (RFC 9110 section 10.1.1).
     owes_continue: Cell<bool>,
     /// The time since which the client has read nothing of the response.
-    still_since: StillSince,
+    still_since: Cell<Option<Instant>>,
     _head: HeadPermit,
 }
 
 impl ServerStream {
-    pub(super) fn new(handle: Rc<Handle>, owes_continue: bool, head: HeadPermit) -> Rc<Self> {
+    pub(super) fn new(incoming: Incoming, owes_continue: bool, head: HeadPermit) -> Rc<Self> {
         Rc::new(Self {
-            handle,
+            incoming,
             answered: Cell::new(false),
             owes_continue: Cell::new(owes_continue),
-            still_since: Rc::default(),
+            still_since: Cell::new(None),
             _head: head,
         })
     }
 
-    pub(super) fn handle(&self) -> &Rc<Handle> {
-        &self.handle
+    pub(super) fn handle(&self) -> &Handle {
+        self.incoming.handle()
     }
 
     /// Records that the body is being read: sends a 100 if the client waits for one. A failure is returned with the body.
@@ -157,7 +157,7 @@ impl ServerStream {
         if self.answered.get() {
             return Poll::Pending;
         }
-        let code = match self.handle.poll_reset(cx) {
+        let code = match self.handle().poll_reset(cx) {
             Poll::Ready(StreamError::Reset(code) | StreamError::Violation(code, _)) => code,
             // The body of the request fails with it.
             Poll::Ready(StreamError::GaveUp) | Poll::Pending => return Poll::Pending,
@@ -170,7 +170,10 @@ impl ServerStream {
     /// Fails the request if its handler has returned without a response.
     pub(super) fn finish(&self) {
         if !self.answered.get() {
-            refuse(&self.handle, &Failure::local(Reason::LocalError, "a request was left without an answer"));
+            refuse(
+                self.handle(),
+                &Failure::local(Reason::LocalError, "a request was left without an answer"),
+            );
         }
     }
 
@@ -190,8 +193,14 @@ impl ServerStream {
     }
 
     fn send_head(&self, status: StatusCode, fields: &HeaderMap, ended: bool) -> Result<(), Failure> {
-        let sent = self.handle.send_head(Pseudo::Response(status), fields, ended);
+        let sent = self.handle().send_head(Pseudo::Response(status), fields, ended);
         sent.map_err(|error| failure::downstream(&error))
+    }
+}
+
+impl Stillness for ServerStream {
+    fn since(&self) -> &Cell<Option<Instant>> {
+        &self.still_since
     }
 }
 

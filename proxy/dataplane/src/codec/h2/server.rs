@@ -26,7 +26,7 @@ use super::handle::Handle;
 use super::head_memory::HeadMemory;
 use super::hpack::Section;
 use super::promised::Promised;
-use super::request::{IncomingRequest, accept};
+use super::request::{self, IncomingRequest, accept};
 use super::responder::{Responder, ServerStream, refuse};
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, Scheme};
@@ -200,11 +200,15 @@ where
                 "the heads of this connection take far more than it has sent for them",
             ));
         };
-        let exchange = ServerStream::new(handle, !ended && expects_continue, held);
+        let incoming = request::incoming(handle, &self.limits);
+        let exchange = ServerStream::new(incoming, !ended && expects_continue, held);
         let tunnel = head.asks_for_tunnel();
-        let body = if ended || tunnel { Body::empty() } else { exchange.body(length, &self.limits) };
+        let body = match ended || tunnel {
+            true => Body::empty(),
+            false => Body::streamed(Rc::clone(&exchange) as _, 0, length),
+        };
         let head_only = head.method == Method::HEAD;
-        let responder = Responder::new(Rc::clone(&exchange), Rc::clone(&self.limits), head_only, tunnel);
+        let responder = Responder::new(Rc::clone(&exchange), head_only, tunnel);
         self.handlers.push((self.handle)(head, body, responder, exchange));
     }
 

@@ -4,7 +4,6 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -20,14 +19,14 @@ const PIECE: usize = 16 * 1024;
 
 /// Both halves of a tunnel's stream. The stream is reset if this is dropped before its end.
 pub(super) struct Tunnel {
-    handle: Rc<Handle>,
+    handle: Handle,
     /// Bytes that were received and not yet read.
     read: Bytes,
     shut: bool,
 }
 
 impl Tunnel {
-    pub(super) fn new(handle: Rc<Handle>) -> Self {
+    pub(super) fn new(handle: Handle) -> Self {
         Self { handle, read: Bytes::new(), shut: false }
     }
 }

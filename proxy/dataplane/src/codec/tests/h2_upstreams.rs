@@ -99,7 +99,7 @@ fn an_upstream_that_breaks_the_rules_of_answers_fails_its_request() {
     ] {
         run(async {
             let (connection, mut upstream) = to_upstream(vec![], false).await;
-            let mut exchange = connection.send(get("/"), Body::empty());
+            let mut exchange = connection.send(&get("/"), Body::empty());
             let script = async {
                 sleep(Duration::from_millis(1)).await;
                 upstream.write_all(&frames.concat()).await.unwrap();
@@ -130,7 +130,7 @@ fn a_vanished_peer_is_detected_by_ping() {
     for asked in [true, false] {
         run(async {
             let (connection, upstream) = to_upstream(vec![], asked).await;
-            let mut exchange = connection.send(get("/"), Body::empty());
+            let mut exchange = connection.send(&get("/"), Body::empty());
             let began = Instant::now();
             let answer = tokio::time::timeout(Duration::from_secs(60), exchange.answer()).await;
             assert_eq!(answer.is_ok(), asked, "an application may take its time");
@@ -148,7 +148,7 @@ fn a_vanished_peer_is_detected_by_ping() {
 fn a_peer_that_answers_its_pings_may_take_as_long_as_it_likes() {
     run(async {
         let (connection, mut upstream) = to_upstream(vec![], true).await;
-        let mut exchange = connection.send(get("/"), Body::empty());
+        let mut exchange = connection.send(&get("/"), Body::empty());
         let pongs = async {
             let mut preface = [0; 24];
             upstream.read_exact(&mut preface).await.unwrap();
@@ -180,7 +180,7 @@ fn a_tunnel_that_is_shut_and_dropped_sends_its_last_bytes() {
             let mut head = get("/");
             head.upgrade = Some(HeaderValue::from_static("websocket"));
             head.headers.insert("sec-websocket-key", HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
-            let mut exchange = connection.send(head, Body::empty());
+            let mut exchange = connection.send(&head, Body::empty());
             let Ok(Answer::Final(_, Payload::Tunnel(mut tunnel))) = exchange.answer().await else { panic!() };
             tunnel.stream.write_all(b"last").await.unwrap();
             tunnel.stream.shutdown().await.unwrap();
@@ -215,7 +215,7 @@ fn a_request_that_fails_when_it_is_its_turn_leaves_it_to_the_next() {
             let (connection, mut upstream) = to_upstream(vec![one_at_a_time], false).await;
             sleep(Duration::from_millis(1)).await;
             let ask = |head| {
-                let mut exchange = connection.send(head, Body::empty());
+                let mut exchange = connection.send(&head, Body::empty());
                 spawn_local(async move { exchange.answer().await.map(drop) })
             };
             let (first, failing, last) = (ask(get("/first")), ask(failing), ask(get("/last")));

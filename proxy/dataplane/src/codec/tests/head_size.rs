@@ -88,7 +88,7 @@ fn responses_of_http_1_and_http_2_have_the_same_limit() {
                     }
                 });
                 let connection = http2_to(ours, &Limits::default()).await;
-                connection.send(get("/"), Body::full(Bytes::new())).answer().await
+                connection.send(&get("/"), Body::full(Bytes::new())).answer().await
             });
             check(answer, &fields, passes);
         }

@@ -54,7 +54,7 @@ fn many_requests_share_a_connection_and_give_their_streams_back() {
         let mut served = serving(Protocol::Detect, echo);
         let connection = connected(&mut served).await;
         let mut exchanges: Vec<Exchange> =
-            (0..3).map(|_| connection.send(post(), Body::full(Bytes::from_static(b"hello")))).collect();
+            (0..3).map(|_| connection.send(&post(), Body::full(Bytes::from_static(b"hello")))).collect();
         assert_eq!(connection.streams(), 3);
         for exchange in &mut exchanges {
             let (head, mut body) = answer(exchange).await;
@@ -74,7 +74,7 @@ fn a_large_body_passes_windows_far_smaller_than_itself() {
         });
         let connection = connected(&mut served).await;
         let sent = Bytes::from(vec![b'x'; 5 * 1024 * 1024]);
-        let mut exchange = connection.send(post(), Body::full(sent.clone()));
+        let mut exchange = connection.send(&post(), Body::full(sent.clone()));
         let (_, mut body) = answer(&mut exchange).await;
         assert_eq!(whole(&mut body).await.unwrap().0.len(), sent.len());
     });
@@ -105,7 +105,7 @@ fn trailers_and_interim_heads_pass_from_http_1_to_http_2() {
             .await
             .unwrap();
         let client = connected(&mut served).await;
-        let mut exchange = client.send(get("/"), Body::empty());
+        let mut exchange = client.send(&get("/"), Body::empty());
         let Answer::Interim(hints) = exchange.answer().await.unwrap() else { panic!("no hints") };
         assert_eq!((hints.status.as_u16(), &hints.headers["link"]), (103, &HeaderValue::from_static("</a>")));
         let (_, mut body) = answer(&mut exchange).await;
@@ -121,7 +121,7 @@ fn a_refused_stream_says_that_another_try_is_safe() {
             responder.refuse().unwrap();
         });
         let connection = connected(&mut served).await;
-        let failure = connection.send(post(), Body::empty()).answer().await.unwrap_err();
+        let failure = connection.send(&post(), Body::empty()).answer().await.unwrap_err();
         assert_eq!((failure.reason, failure.reached), (Reason::UpstreamRemoteReset, Reached::NotProcessed));
     });
 }
@@ -134,12 +134,12 @@ fn drain_sends_goaway_finishes_running_requests_and_accepts_no_new_ones() {
             echo(head, body, responder).await;
         });
         let connection = connected(&mut served).await;
-        let mut exchange = connection.send(get("/"), Body::empty());
+        let mut exchange = connection.send(&get("/"), Body::empty());
         let requests = async {
             let (head, _) = answer(&mut exchange).await;
             assert_eq!(head.status, StatusCode::OK);
             assert!(!connection.is_open() && connection.capacity() == 0);
-            let failure = connection.send(get("/"), Body::empty()).answer().await.unwrap_err();
+            let failure = connection.send(&get("/"), Body::empty()).answer().await.unwrap_err();
             assert_eq!(failure.reached, Reached::NotWritten);
         };
         let drain = async {
@@ -159,7 +159,7 @@ fn a_connection_that_breaks_fails_its_requests_as_maybe_processed() {
             drop(responder);
         });
         let connection = connected(&mut served).await;
-        let mut exchange = connection.send(get("/"), Body::empty());
+        let mut exchange = connection.send(&get("/"), Body::empty());
         let broken = async {
             tokio::time::sleep(Duration::from_millis(1)).await;
             served.done.abort();
@@ -193,7 +193,7 @@ fn a_handler_is_dropped_when_its_client_resets_the_stream() {
             }
         });
         let connection = connected(&mut served).await;
-        let mut exchange = connection.send(get("/"), Body::empty());
+        let mut exchange = connection.send(&get("/"), Body::empty());
         assert!(tokio::time::timeout(Duration::from_millis(5), exchange.answer()).await.is_err());
         assert!(!dropped.get());
         drop(exchange);
@@ -220,7 +220,7 @@ fn a_body_that_fails_resets_the_stream_and_not_the_connection() {
         });
         application.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab").await.unwrap();
         let connection = connected(&mut served).await;
-        let mut exchange = connection.send(get("/"), Body::empty());
+        let mut exchange = connection.send(&get("/"), Body::empty());
         let (_, mut body) = answer(&mut exchange).await;
         application.shutdown().await.unwrap();
         let failure = whole(&mut body).await.unwrap_err();
@@ -228,7 +228,7 @@ fn a_body_that_fails_resets_the_stream_and_not_the_connection() {
             (failure.reason, failure.reached),
             (Reason::UpstreamRemoteReset, Reached::ResponseStarted)
         );
-        let (head, _) = answer(&mut connection.send(get("/"), Body::empty())).await;
+        let (head, _) = answer(&mut connection.send(&get("/"), Body::empty())).await;
         assert_eq!(head.status, StatusCode::OK);
     });
 }

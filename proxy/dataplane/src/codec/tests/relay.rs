@@ -179,7 +179,7 @@ fn a_request_whose_body_fails_halfway_may_have_been_processed() {
             drop(responder);
         });
         let connection = http2_to(served.client, &Limits::default()).await;
-        let failure = connection.send(get("/"), body()).answer().await.unwrap_err();
+        let failure = connection.send(&get("/"), body()).answer().await.unwrap_err();
         assert_eq!((failure.side, failure.reached), (Side::Downstream, Reached::Maybe));
     });
 }

@@ -40,11 +40,11 @@ fn requests_cancelled_while_the_peer_was_frozen_end_no_other_stream() {
             let (client, server) = duplex(256 * 1024);
             let limits = Limits { resets, ..Limits::default() };
             let connection = http2_to(client, &limits).await;
-            let mut stays = connection.send(post("/stays"), Body::full(Bytes::from_static(b"hello")));
+            let mut stays = connection.send(&post("/stays"), Body::full(Bytes::from_static(b"hello")));
             let _ = timeout(Duration::from_millis(1), stays.answer()).await;
             for _ in 0..10 {
                 let mut given_up: Vec<_> =
-                    (0..50).map(|_| connection.send(get("/large"), Body::empty())).collect();
+                    (0..50).map(|_| connection.send(&get("/large"), Body::empty())).collect();
                 for exchange in &mut given_up {
                     let _ = timeout(Duration::from_micros(1), exchange.answer()).await;
                 }
@@ -56,7 +56,7 @@ fn requests_cancelled_while_the_peer_was_frozen_end_no_other_stream() {
             let (text, _) = whole(&mut body_of(&mut stays).await).await.unwrap();
             assert_eq!(text, "POST http://cart:80/stays hello");
             let (text, _) =
-                whole(&mut body_of(&mut connection.send(get("/"), Body::empty())).await).await.unwrap();
+                whole(&mut body_of(&mut connection.send(&get("/"), Body::empty())).await).await.unwrap();
             assert_eq!(text, "GET http://cart:80/ ");
             assert_eq!(
                 (seen.get(), connection.is_open()),
@@ -77,7 +77,7 @@ fn answers_to_cancelled_requests_end_no_other_stream() {
         let mut server = h2::server::handshake(server).await.unwrap();
         for _ in 0..30 {
             let mut given_up: Vec<_> =
-                (0..100).map(|_| connection.send(get("/large"), Body::empty())).collect();
+                (0..100).map(|_| connection.send(&get("/large"), Body::empty())).collect();
             for exchange in &mut given_up {
                 let _ = timeout(Duration::from_micros(1), exchange.answer()).await;
             }
@@ -92,7 +92,7 @@ fn answers_to_cancelled_requests_end_no_other_stream() {
             }
             let _ = timeout(Duration::from_millis(20), server.accept()).await;
         }
-        let mut exchange = connection.send(get("/"), Body::empty());
+        let mut exchange = connection.send(&get("/"), Body::empty());
         let answer = async {
             let (_, mut respond) = server.accept().await.unwrap().unwrap();
             respond.send_response(http::Response::new(()), true).unwrap();
@@ -123,7 +123,7 @@ where
     });
     let upstream = http2_to(ours, &Limits::default()).await;
     let mut served = serving_within(Limits::default(), Protocol::Http2, move |head, body, responder| {
-        let mut exchange = upstream.send(head, body);
+        let mut exchange = upstream.send(&head, body);
         async move {
             if let Ok(Answer::Final(head, Payload::Body(body))) = exchange.answer().await {
                 let _ = responder.respond(head, body).await;

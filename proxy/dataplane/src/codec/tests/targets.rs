@@ -18,7 +18,7 @@ fn a_question_about_the_server_crosses_http_2_as_a_star() {
         let connection = http2_to(served.client, &Limits::default()).await;
         let head = RequestHead { method: Method::OPTIONS, ..super::support::get("*") };
         let Answer::Final(_, Payload::Body(mut body)) =
-            connection.send(head, Body::empty()).answer().await.unwrap()
+            connection.send(&head, Body::empty()).answer().await.unwrap()
         else {
             panic!("no answer")
         };

@@ -83,7 +83,7 @@ fn trailers_of_a_response_pass_whole_or_fail_it() {
             });
             let connection = http2_to(ours, &Limits::default()).await;
             let Ok(Answer::Final(_, Payload::Body(mut body))) =
-                connection.send(get("/"), Body::empty()).answer().await
+                connection.send(&get("/"), Body::empty()).answer().await
             else {
                 panic!("no answer");
             };
@@ -139,7 +139,7 @@ fn pseudo_fields_in_trailers_fail_the_message() {
             let (ours, mut application) = duplex(256 * 1024);
             application.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
             let connection = http2_to(ours, &Limits::default()).await;
-            let mut exchange = connection.send(get("/"), Body::empty());
+            let mut exchange = connection.send(&get("/"), Body::empty());
             let said = async {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 let bytes = frames(&[(1, 4, &[0x88]), (0, 0, b"body"), (1, 5, trailers)]);
@@ -196,7 +196,7 @@ fn a_websocket_to_a_server_of_http_2_is_an_extended_connect() {
         });
         let client = std::mem::replace(&mut served.client, duplex(1).0);
         let connection = http2_to(client, &Limits::default()).await;
-        let mut exchange = connection.send(websocket(), Body::empty());
+        let mut exchange = connection.send(&websocket(), Body::empty());
         let Answer::Final(head, Payload::Tunnel(mut tunnel)) = exchange.answer().await.unwrap() else {
             panic!("no tunnel")
         };
@@ -229,7 +229,7 @@ fn what_is_no_handshake_of_a_websocket_is_a_normal_request_to_a_server_of_http_2
             (websocket(), hello, "GET http://cart:80/chat hello"),
             (without_key, Body::empty(), "GET http://cart:80/chat "),
         ] {
-            match connection.send(head, body).answer().await {
+            match connection.send(&head, body).answer().await {
                 Ok(Answer::Final(_, Payload::Body(mut body))) => {
                     assert_eq!(whole(&mut body).await.unwrap().0, answer)
                 }
@@ -250,10 +250,10 @@ fn a_websocket_to_a_server_without_extended_connect_fails_with_the_reason() {
             }
         });
         let connection = http2_to(ours, &Limits::default()).await;
-        let failure = connection.send(websocket(), Body::empty()).answer().await.unwrap_err();
+        let failure = connection.send(&websocket(), Body::empty()).answer().await.unwrap_err();
         assert_eq!(failure.reason, Reason::UpgradeRefused);
         assert!(failure.detail.contains("extended CONNECT") && failure.never_processed(), "{failure}");
-        let mut beside = connection.send(get("/"), Body::empty());
+        let mut beside = connection.send(&get("/"), Body::empty());
         assert!(matches!(beside.answer().await, Ok(Answer::Final(..))));
     });
 }
@@ -288,15 +288,15 @@ fn a_request_that_waits_for_a_stream_keeps_its_queue_position_until_it_is_sent()
         spawn_local(crowded(application, gone));
         let connection = http2_to(ours, &Limits::default()).await;
         let place = Rc::new(());
-        let mut first = connection.send(get("/"), Body::empty());
+        let mut first = connection.send(&get("/"), Body::empty());
         let _ = tokio::time::timeout(Duration::from_millis(10), first.answer()).await;
-        let mut second = connection.send_queued(get("/"), Body::empty(), kept(place.clone(), 3600));
+        let mut second = connection.send_queued(&get("/"), Body::empty(), kept(place.clone(), 3600));
         let _ = tokio::time::timeout(Duration::from_millis(10), second.answer()).await;
         assert_eq!(Rc::strong_count(&place), 2, "also without a body");
-        let given_up = connection.send_queued(get("/"), Body::empty(), kept(place.clone(), 1));
+        let given_up = connection.send_queued(&get("/"), Body::empty(), kept(place.clone(), 1));
         drop(given_up);
         assert_eq!(Rc::strong_count(&place), 2);
-        let mut late = connection.send_queued(get("/"), Body::empty(), kept(place.clone(), 1));
+        let mut late = connection.send_queued(&get("/"), Body::empty(), kept(place.clone(), 1));
         let waits = tokio::time::timeout(Duration::from_millis(900), late.answer()).await;
         assert!(waits.is_err() && Rc::strong_count(&place) == 3);
         let failure =

@@ -86,9 +86,9 @@ fn unread_downloads_block_no_other_stream() {
         let connection = connected(&Limits::default()).await;
         let mut unread = Vec::new();
         for _ in 0..50 {
-            unread.push(body_of(&mut connection.send(get("/large"), Body::empty())).await);
+            unread.push(body_of(&mut connection.send(&get("/large"), Body::empty())).await);
         }
-        let mut other = connection.send(get("/large"), Body::empty());
+        let mut other = connection.send(&get("/large"), Body::empty());
         let began = Instant::now();
         let (text, _) = whole(&mut body_of(&mut other).await).await.unwrap();
         assert_eq!((text.len(), began.elapsed().as_millis()), (LARGE, 0));
@@ -101,12 +101,12 @@ fn unread_uploads_block_no_other_stream() {
     run(async {
         let connection = connected(&Limits::default()).await;
         for _ in 0..50 {
-            let mut exchange = connection.send(post("/still"), large());
+            let mut exchange = connection.send(&post("/still"), large());
             spawn_local(async move { exchange.answer().await.map(drop) });
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
         let began = Instant::now();
-        let (text, _) = whole(&mut body_of(&mut connection.send(post("/"), large())).await).await.unwrap();
+        let (text, _) = whole(&mut body_of(&mut connection.send(&post("/"), large())).await).await.unwrap();
         assert_eq!((text.len() > LARGE, began.elapsed().as_millis()), (true, 0));
     });
 }
@@ -117,15 +117,15 @@ fn stalled_bodies_in_both_directions_delay_no_small_request() {
         let connection = connected(&Limits::default()).await;
         let mut stalled = Vec::new();
         for _ in 0..16 {
-            stalled.push(body_of(&mut connection.send(get("/large"), Body::empty())).await);
-            let mut exchange = connection.send(post("/still"), large());
+            stalled.push(body_of(&mut connection.send(&get("/large"), Body::empty())).await);
+            let mut exchange = connection.send(&post("/still"), large());
             spawn_local(async move { exchange.answer().await.map(drop) });
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
         let began = Instant::now();
         for _ in 0..100 {
             let body = Body::full(Bytes::from_static(b"small"));
-            let (text, _) = whole(&mut body_of(&mut connection.send(post("/"), body)).await).await.unwrap();
+            let (text, _) = whole(&mut body_of(&mut connection.send(&post("/"), body)).await).await.unwrap();
             assert_eq!(text, "POST http://cart:80/ small");
         }
         assert_eq!(began.elapsed().as_millis(), 0);
@@ -142,7 +142,7 @@ fn narrow() -> Limits {
 async fn unread_downloads(connection: &Http2Connection, count: usize) -> Vec<Body> {
     let mut unread = Vec::new();
     for _ in 0..count {
-        unread.push(body_of(&mut connection.send(get("/large"), Body::empty())).await);
+        unread.push(body_of(&mut connection.send(&get("/large"), Body::empty())).await);
     }
     unread
 }
@@ -169,7 +169,7 @@ fn where_unread_downloads_hold_the_whole_window_another_gets_on_and_nothing_is_l
         let mut unread = unread_downloads(&connection, 4).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(connection.is_crowded(), "another connection is better for new requests");
-        let mut other = body_of(&mut connection.send(get("/large"), Body::empty())).await;
+        let mut other = body_of(&mut connection.send(&get("/large"), Body::empty())).await;
         let got = timeout(Duration::from_secs(5), whole(&mut other)).await.expect("it gets on").unwrap();
         assert_eq!((got.0.len(), lost(&mut unread).await), (LARGE, 0));
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -185,7 +185,7 @@ fn if_unread_downloads_fill_the_window_the_fullest_are_reset_for_others() {
         // Nobody else is there: all of them keep what they have.
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(connection.is_crowded());
-        let mut other = body_of(&mut connection.send(get("/large"), Body::empty())).await;
+        let mut other = body_of(&mut connection.send(&get("/large"), Body::empty())).await;
         let got = timeout(Duration::from_secs(5), whole(&mut other)).await.expect("it gets on").unwrap();
         assert_eq!(got.0.len(), LARGE);
         let lost = lost(&mut unread).await;
@@ -198,8 +198,8 @@ fn where_others_need_no_window_unread_downloads_are_kept() {
     run(async {
         let connection = connected(&narrow()).await;
         // A watch without news, and a request that is not answered.
-        let watch = body_of(&mut connection.send(get("/watch"), Body::empty())).await;
-        let mut waits = connection.send(get("/still"), Body::empty());
+        let watch = body_of(&mut connection.send(&get("/watch"), Body::empty())).await;
+        let mut waits = connection.send(&get("/still"), Body::empty());
         let waits = spawn_local(async move { waits.answer().await.map(drop) });
         let mut unread = unread_downloads(&connection, 4).await;
         tokio::time::sleep(Duration::from_secs(200)).await;
@@ -214,11 +214,11 @@ fn where_unread_uploads_hold_the_whole_window_others_get_on_too() {
     run(async {
         let connection = connected(&narrow()).await;
         for _ in 0..8 {
-            let mut exchange = connection.send(post("/still"), large());
+            let mut exchange = connection.send(&post("/still"), large());
             spawn_local(async move { exchange.answer().await.map(drop) });
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
-        let mut other = connection.send(post("/"), large());
+        let mut other = connection.send(&post("/"), large());
         let body = timeout(Duration::from_secs(10), body_of(&mut other)).await.expect("it gets on");
         assert!(body.length() > Some(LARGE as u64));
     });
@@ -230,7 +230,7 @@ async fn unread_websockets(connection: &Http2Connection, count: usize) -> Vec<(E
     for _ in 0..count {
         let mut head = RequestHead { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/chat") };
         head.headers.insert(header::SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
-        let mut exchange = connection.send(head, Body::empty());
+        let mut exchange = connection.send(&head, Body::empty());
         let Answer::Final(_, Payload::Tunnel(tunnel)) = exchange.answer().await.unwrap() else {
             panic!("no tunnel")
         };
@@ -246,7 +246,7 @@ fn where_unread_websockets_hold_the_whole_window_others_get_on() {
             let connection = connected(&narrow()).await;
             let unread = unread_websockets(&connection, count).await;
             tokio::time::sleep(Duration::from_secs(60)).await;
-            let mut other = body_of(&mut connection.send(get("/large"), Body::empty())).await;
+            let mut other = body_of(&mut connection.send(&get("/large"), Body::empty())).await;
             let got = timeout(Duration::from_secs(5), whole(&mut other)).await.expect("it gets on").unwrap();
             assert_eq!(got.0.len(), LARGE);
             let mut lost = 0;
@@ -272,7 +272,7 @@ fn where_the_bytes_of_unread_websockets_hold_a_servers_window_others_get_on() {
             });
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
-        let mut other = connection.send(post("/"), large());
+        let mut other = connection.send(&post("/"), large());
         let body = timeout(Duration::from_secs(10), body_of(&mut other)).await.expect("it gets on");
         assert!(body.length() > Some(LARGE as u64));
     });
@@ -284,9 +284,9 @@ fn a_body_that_is_read_slowly_is_not_reset() {
         let connection = connected(&narrow()).await;
         let mut slow = Vec::new();
         for _ in 0..4 {
-            slow.push(body_of(&mut connection.send(get("/large"), Body::empty())).await);
+            slow.push(body_of(&mut connection.send(&get("/large"), Body::empty())).await);
         }
-        let mut other = connection.send(get("/large"), Body::empty());
+        let mut other = connection.send(&get("/large"), Body::empty());
         let other =
             spawn_local(async move { whole(&mut body_of(&mut other).await).await.map(|got| got.0.len()) });
         let mut read = 0;

@@ -39,14 +39,13 @@ pub(super) enum LeasedConnection {
 }
 
 impl Lease {
-    /// Sends a request on it. Only HTTP/2 copies the head, because it may have to keep it until a stream is available.
+    /// Sends a request on it. The head is copied only if the request has to wait for a stream of HTTP/2.
     pub(crate) fn send(self, head: &RequestHead, body: Body) -> Exchange {
         match self.connection {
             LeasedConnection::Http1(connection, _, used) => {
                 Exchange { inner: connection.send(head, body).into(), _used: used }
             }
             LeasedConnection::Http2(connection, queued) => {
-                let head = head.clone();
                 let inner = match queued {
                     None => connection.send(head, body),
                     Some(queued) => connection.send_queued(head, body, queued.until_overflow()),

@@ -150,20 +150,30 @@ impl Connection {
         }
     }
 
+    /// Adds a holder of a key, which is to release it too.
+    pub(in super::super) fn hold(&mut self, key: StreamKey) {
+        if let Some(stream) = self.streams.get(key) {
+            stream.holders += 1;
+        }
+    }
+
     /// Chooses the code of the reset that a release is about to cause; does nothing if it causes none.
     pub(in super::super) fn cancel(&mut self, key: StreamKey, code: Code) {
         let role = self.role;
-        if self.streams.get(key).is_some_and(|stream| is_cut_short(role, stream)) {
+        if self.streams.get(key).is_some_and(|stream| stream.holders == 1 && is_cut_short(role, stream)) {
             self.reset(key, code);
         }
     }
 
-    /// Ends the use of a key. A stream that has not ended is reset: with NO_ERROR if its response is complete (RFC 9113 section
-    /// 8.1), else with CANCEL. What was queued up to its end is still sent by a server.
+    /// Ends the use of a key by one holder. When the last one releases it, a stream that has not ended is reset: with NO_ERROR if
+    /// its response is complete (RFC 9113 section 8.1), else with CANCEL. What was queued up to its end is still sent by a server.
     pub(in super::super) fn release(&mut self, key: StreamKey) {
         let role = self.role;
         let Some(stream) = self.streams.get(key) else { return };
-        stream.held = false;
+        stream.holders -= 1;
+        if stream.is_held() {
+            return;
+        }
         let unread = stream.discard();
         if is_cut_short(role, stream) {
             self.reset_at(key.index, Code::CANCEL, Fault::Local(Code::CANCEL));
@@ -209,13 +219,13 @@ impl Connection {
     pub(super) fn settle(&mut self, index: u32) {
         let Some(stream) = self.streams.at(index).filter(|stream| stream.id != 0) else { return };
         if !stream.is_closed() {
-            if !stream.held && stream.sending == Sending::Ended {
+            if !stream.is_held() && stream.sending == Sending::Ended {
                 // Nobody reads the rest of the request.
                 self.reset_at(index, Code::NO_ERROR, Fault::Local(Code::NO_ERROR));
             }
             return;
         }
-        let held = stream.held;
+        let held = stream.is_held();
         if std::mem::take(&mut stream.active) {
             self.streams.active -= 1;
             self.wake_opening();

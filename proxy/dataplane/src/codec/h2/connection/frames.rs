@@ -169,7 +169,7 @@ impl Connection {
             self.consumed(charged);
             return self.closed_violated(index, code, rule);
         }
-        let (held, idle) = (stream.held, data.is_empty() && !end);
+        let (held, idle) = (stream.is_held(), data.is_empty() && !end);
         let tiny = length < TINY;
         if held && !data.is_empty() {
             stream.received(data, tiny);

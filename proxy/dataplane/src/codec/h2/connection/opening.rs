@@ -36,6 +36,16 @@ impl Connection {
         self.peer.concurrent_streams as usize
     }
 
+    /// Returns whether a stream may be opened now: one is available, and no request waits for one.
+    pub(in super::super) fn opens_at_once(&self) -> bool {
+        self.is_open() && self.opening.waiting.is_empty() && self.has_a_stream()
+    }
+
+    /// Returns whether the peer allows one more stream, and reads what is written.
+    fn has_a_stream(&self) -> bool {
+        self.streams.active < self.peer.concurrent_streams && !self.output.is_full()
+    }
+
     /// Ready when a stream may be opened now. Otherwise the task has a place in the queue, which `ticket` names; it is 0 at first.
     /// [`Self::cancel_open`] is to be called if no stream is opened then.
     pub(in super::super) fn poll_open(
@@ -49,9 +59,10 @@ impl Connection {
         if !self.is_open() {
             return Poll::Ready(Err(StreamError::NotProcessed));
         }
+        let is_first = self.opening.waiting.front().is_none_or(|(first, _)| first == ticket);
+        let opens = is_first && self.has_a_stream();
         let waiting = &mut self.opening.waiting;
-        let is_first = waiting.front().is_none_or(|(first, _)| first == ticket);
-        if is_first && self.streams.active < self.peer.concurrent_streams && !self.output.is_full() {
+        if opens {
             if waiting.pop_front().is_some() {
                 *ticket = 0;
             }
@@ -78,8 +89,7 @@ impl Connection {
 
     /// Wakes the request that is next, if there is a stream for it.
     pub(super) fn wake_opening(&mut self) {
-        if self.streams.active < self.peer.concurrent_streams
-            && !self.output.is_full()
+        if self.has_a_stream()
             && let Some((_, first)) = self.opening.waiting.front()
         {
             first.wake_by_ref();

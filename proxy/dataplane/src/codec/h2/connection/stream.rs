@@ -59,8 +59,8 @@ pub(super) enum BadTrailers {
 pub(super) struct Stream {
     /// 0 if it is free.
     pub(super) id: u32,
-    /// Whether its key was not yet released.
-    pub(super) held: bool,
+    /// How many hold its key.
+    pub(super) holders: u32,
     /// Whether it counts as concurrent.
     pub(super) active: bool,
     pub(super) receiving: Receiving,
@@ -112,7 +112,7 @@ impl Stream {
     pub(super) fn free(now: Instant) -> Self {
         Self {
             id: 0,
-            held: false,
+            holders: 0,
             active: false,
             receiving: Receiving::Ended,
             sending: Sending::Ended,
@@ -157,6 +157,11 @@ impl Stream {
         if queue.capacity() <= REUSED {
             self.queue = queue;
         }
+    }
+
+    /// Returns whether its key was not yet released by all who hold it.
+    pub(super) fn is_held(&self) -> bool {
+        self.holders > 0
     }
 
     /// Returns whether nothing is sent or received on it any more.

@@ -77,7 +77,7 @@ impl Streams {
         }
     }
 
-    /// Adds a stream, which is held and active.
+    /// Adds a stream, which is active and whose key has one holder.
     pub(super) fn insert(&mut self, id: u32, now: Instant) -> StreamKey {
         let index = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Stream::free(now));
@@ -86,7 +86,7 @@ impl Streams {
         });
         if let Some(stream) = self.entries.get_mut(index as usize) {
             stream.id = id;
-            stream.held = true;
+            stream.holders = 1;
             stream.active = true;
             stream.read_at = now;
             stream.opened_at = now;
@@ -122,7 +122,7 @@ impl Streams {
 
     /// Returns the stream of a key that was not released.
     pub(super) fn get(&mut self, key: StreamKey) -> Option<&mut Stream> {
-        self.entry(key).filter(|stream| stream.held)
+        self.entry(key).filter(|stream| stream.is_held())
     }
 
     /// Returns the stream of a key, which may have been released.
