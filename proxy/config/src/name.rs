@@ -3,12 +3,13 @@
 //! Clients control these bytes. An invalid name is rejected here, before discovery subscribes to it.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 /// Normalizes an authority such as `Cart.shop.`, `cart:80` or `[fd00::1]:80`. Returns `None` if it is invalid: a character
 /// that is not allowed in a host, an empty label, an invalid port, or a host of more than 253 bytes.
 ///
-/// Allocates only if the authority is not normalized already.
+/// Allocates only if the authority is not normalized already, and then once.
 pub fn normalized_name(authority: &str, default_port: u16) -> Option<Cow<'_, str>> {
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -34,7 +35,17 @@ pub fn normalized_name(authority: &str, default_port: u16) -> Option<Cow<'_, str
     if written && bare.len() == host.len() && !bare.bytes().any(|b| b.is_ascii_uppercase()) {
         return Some(authority.into());
     }
-    Some(format!("{}:{number}", bare.to_ascii_lowercase()).into())
+    Some(with_port(bare, number).into())
+}
+
+/// Returns `host` in lower case with a port, in one allocation: most requests leave the port out.
+fn with_port(host: &str, port: u16) -> String {
+    let mut name = String::with_capacity(host.len() + ":65535".len());
+    name.push_str(host);
+    name.make_ascii_lowercase();
+    // Writing to memory does not fail.
+    let _ = write!(name, ":{port}");
+    name
 }
 
 /// Returns the name of an original destination.

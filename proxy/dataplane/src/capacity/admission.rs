@@ -156,8 +156,9 @@ struct Idle {
 impl Idle {
     fn poll_cut(&mut self, cx: &mut Context<'_>, slot: &ConnectionSlot) -> Poll<()> {
         if self.since.is_none() {
-            self.since = Some(Instant::now());
-            self.timer.set(IDLE);
+            let now = Instant::now();
+            self.since = Some(now);
+            self.timer.set_at(now + IDLE);
         }
         if self.debt.is_none() {
             std::task::ready!(self.timer.poll_passed(cx));

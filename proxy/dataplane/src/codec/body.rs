@@ -36,11 +36,44 @@ pub(crate) trait Source {
     fn abandon(&self, _turn: u64) {}
 }
 
+/// The numbers of body bytes of one request.
+#[derive(Debug, Default)]
+pub(crate) struct ByteCounts {
+    /// From the client.
+    pub(crate) received: Cell<u64>,
+    /// To the client.
+    pub(crate) sent: Cell<u64>,
+}
+
+impl ByteCounts {
+    /// Returns both together, which changes whenever a byte moves.
+    pub(crate) fn moved(&self) -> u64 {
+        self.received.get() + self.sent.get()
+    }
+}
+
+/// One of a request's [`ByteCounts`].
+#[derive(Debug, Clone)]
+pub(crate) enum ByteCount {
+    Received(Rc<ByteCounts>),
+    Sent(Rc<ByteCounts>),
+}
+
+impl ByteCount {
+    fn add(&self, bytes: usize) {
+        let count = match self {
+            Self::Received(counts) => &counts.received,
+            Self::Sent(counts) => &counts.sent,
+        };
+        count.set(count.get() + bytes as u64);
+    }
+}
+
 /// The body of a request or response.
 pub(crate) struct Body {
     content: Content,
     length: Option<u64>,
-    count: Option<Rc<Cell<u64>>>,
+    count: Option<ByteCount>,
     frames: Option<Rc<Cell<u64>>>,
 }
 
@@ -73,7 +106,7 @@ impl Body {
 
     /// Adds the bytes that are read from now on to `count`.
     #[must_use]
-    pub(crate) fn counted(mut self, count: Rc<Cell<u64>>) -> Self {
+    pub(crate) fn counted(mut self, count: ByteCount) -> Self {
         self.count = Some(count);
         self
     }
@@ -121,7 +154,7 @@ impl Body {
             frames.set(frames.get().wrapping_add(1));
         }
         if let (Some(Ok(Frame::Data(bytes))), Some(count)) = (&frame, &self.count) {
-            count.set(count.get() + bytes.len() as u64);
+            count.add(bytes.len());
         }
         Poll::Ready(frame)
     }
@@ -162,12 +195,12 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_are_counted() {
-        let count = Rc::new(Cell::new(0));
-        let mut body = Body::full(Bytes::from_static(b"hello")).counted(count.clone());
+        let counts = Rc::<ByteCounts>::default();
+        let mut body = Body::full(Bytes::from_static(b"hello")).counted(ByteCount::Sent(Rc::clone(&counts)));
         assert_eq!(body.length(), Some(5));
         assert!(matches!(body.frame().await, Some(Ok(Frame::Data(_)))));
         assert!(body.frame().await.is_none());
-        assert_eq!(count.get(), 5);
+        assert_eq!((counts.received.get(), counts.sent.get()), (0, 5));
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ mod buffers;
 pub(crate) mod allowance;
 pub(crate) mod watchdog;
 mod date;
+pub(crate) mod field_value;
 pub(crate) mod answer;
 pub(crate) mod usage;
 pub(crate) mod upgrade;

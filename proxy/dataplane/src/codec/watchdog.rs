@@ -12,40 +12,56 @@ use tokio::time::{Instant, Sleep};
 /// The deadline of one connection.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
-    timer: Option<Pin<Box<Sleep>>>,
+    /// `None` until a deadline is set.
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    timer: Pin<Box<Sleep>>,
     deadline: Instant,
 }
 
 impl Watchdog {
     /// Creates a watchdog without a deadline.
     pub(crate) fn new() -> Self {
-        Self { timer: None, deadline: Instant::now() }
+        Self { running: None }
     }
 
     /// Sets the deadline to `within` from now.
     pub(crate) fn set(&mut self, within: Duration) {
-        self.deadline = Instant::now() + within;
-        match &mut self.timer {
-            Some(timer) if timer.deadline() > self.deadline => timer.as_mut().reset(self.deadline),
-            Some(_) => {}
-            None => self.timer = Some(Box::pin(tokio::time::sleep_until(self.deadline))),
+        self.set_at(Instant::now() + within);
+    }
+
+    /// Sets the deadline.
+    pub(crate) fn set_at(&mut self, at: Instant) {
+        match &mut self.running {
+            Some(Running { timer, deadline }) => {
+                *deadline = at;
+                if timer.deadline() > at {
+                    timer.as_mut().reset(at);
+                }
+            }
+            None => {
+                self.running = Some(Running { timer: Box::pin(tokio::time::sleep_until(at)), deadline: at });
+            }
         }
     }
 
     /// Returns whether the deadline has passed.
     pub(crate) fn has_passed(&self) -> bool {
-        self.timer.is_some() && Instant::now() >= self.deadline
+        self.running.as_ref().is_some_and(|running| Instant::now() >= running.deadline)
     }
 
     /// Ready when the deadline has passed.
     pub(crate) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        let Some(Running { timer, deadline }) = &mut self.running else { return Poll::Pending };
         loop {
             ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= self.deadline {
+            if Instant::now() >= *deadline {
                 return Poll::Ready(());
             }
-            timer.as_mut().reset(self.deadline);
+            timer.as_mut().reset(*deadline);
         }
     }
 }

@@ -100,9 +100,10 @@ impl Failed {
 const STALE_WITHIN: Duration = Duration::from_secs(1);
 
 impl Attempt<'_> {
-    /// A connection to `host` that can carry the request at once; None if it has to be waited for ([`Self::connect`]).
-    pub(super) fn ready_connection(&self, host: &Host) -> Option<Lease> {
-        host.ready_lease(self.purpose(), self.speaks, self.peer)
+    /// A connection to the host of `asking`, which has just begun, that can carry the request at once; None if it has to be
+    /// waited for ([`Self::connect`]).
+    pub(super) fn ready_connection(&self, asking: &HostAttempt) -> Option<Lease> {
+        asking.host().ready_lease(self.purpose(), self.speaks, self.peer, asking.began())
     }
 
     fn purpose(&self) -> Purpose {
@@ -155,11 +156,11 @@ impl Attempt<'_> {
         connected.map_err(|failure| Failed::new(failure, false))
     }
 
-    /// Sends it on `lease`, to `host`. Interim answers go to the client. `moved` counts the bytes of the request. Each time
+    /// Sends it on `lease`, which it has since `connected`, to `host`. Interim answers go to the client. `moved` counts the bytes of the request. Each time
     /// that the host is found silent, `moving` says whether the attempt is given up for one at another host.
     pub(super) async fn send(
         &self,
-        lease: Lease,
+        (lease, connected): (Lease, Instant),
         host: &Host,
         journal: &mut Journal,
         responder: &mut Responder,
@@ -167,10 +168,10 @@ impl Attempt<'_> {
         mut moving: impl FnMut() -> Option<RetryPermit>,
     ) -> Result<Response, Failed> {
         let Self { head, body, limit, .. } = self;
-        let (reused, was_idle, written) = (lease.reused, lease.was_idle, Instant::now());
+        let (reused, was_idle) = (lease.reused, lease.was_idle);
         let peer = lease.facts.peer.clone();
         let failed = |failure| Failed {
-            connection: match was_idle && written.elapsed() < STALE_WITHIN {
+            connection: match was_idle && connected.elapsed() < STALE_WITHIN {
                 true => Freshness::Stale,
                 false => Freshness::Fresh,
             },
@@ -178,7 +179,7 @@ impl Attempt<'_> {
         };
         // While the client owes a part of its request, the missing response is not the upstream's fault.
         let side = || if body.is_sent() { Side::Upstream } else { Side::Downstream };
-        journal.attempt_connected(&lease.facts, lease.protocol(), written);
+        journal.attempt_connected(&lease.facts, lease.protocol(), connected);
         let interim = async |head| {
             host.heard();
             // A client that is gone is noticed where the final answer goes.

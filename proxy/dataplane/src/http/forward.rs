@@ -227,7 +227,8 @@ impl Forwarding<'_> {
         let RequestContext { head, journal, trace, .. } = &mut *request.cx;
         let asking = host.begin();
         let span = trace.attempt_span(request.progress.begun);
-        journal.attempt_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
+        let endpoint = (host.address, host.instance.as_ref());
+        journal.attempt_begins(&self.cluster.name, endpoint, span, asking.began());
         self.cluster.series.attempts.increment();
         trace.write(&mut head.headers, span);
         request.progress.begun += 1;
@@ -246,8 +247,8 @@ impl Forwarding<'_> {
         let version = if head.upgrade.is_some() { Version::HTTP_11 } else { head.version };
         let speaks = self.cluster.speaks(version);
         let attempt = Attempt { head, body, peer, speaks, limit: attempt::limit(self.retry, self.limit) };
-        let received = journal.received();
-        let moved = || received.get();
+        let bytes = journal.bytes();
+        let moved = || bytes.received.get();
         let rival = |first: &Host| {
             let tried: Vec<_> = progress.tried.iter().copied().chain([first.address]).collect();
             let host = self.pick(on.client.destination, &tried, Probing::Never).ok()?.host;
@@ -257,11 +258,11 @@ impl Forwarding<'_> {
             })
         };
         let blame = |asking: &HostAttempt, failure: &Failure| self.blame(asking, failure, Freshness::Fresh);
-        let lease = match attempt.ready_connection(asking.host()) {
-            Some(lease) => lease,
+        let lease = match attempt.ready_connection(&asking) {
+            Some(lease) => (lease, asking.began()),
             // Boxed, because most requests find a connection and would be twice as large with it.
             None => match Box::pin(attempt.connect(&mut asking, journal, moved, rival, blame)).await {
-                Ok(lease) => lease,
+                Ok(lease) => (lease, Instant::now()),
                 Err(failed) => return Ended { asking, outcome: Err(failed), paid: None },
             },
         };

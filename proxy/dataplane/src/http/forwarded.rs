@@ -12,6 +12,7 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use crate::client::ClientFacts;
+use crate::codec::field_value;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -57,7 +58,8 @@ pub(super) fn add(headers: &mut HeaderMap, sender: Sender) {
         },
     ));
     if !headers.contains_key(REQUEST_ID)
-        && let Ok(id) = HeaderValue::try_from(&*random_uuid().encode_lower(&mut Uuid::encode_buffer()))
+        && let Some(id) =
+            field_value::copied(random_uuid().encode_lower(&mut Uuid::encode_buffer()).as_bytes())
     {
         headers.insert(REQUEST_ID, id);
     }

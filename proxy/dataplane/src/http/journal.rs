@@ -1,6 +1,5 @@
 //! Builds the record of one request. It is emitted once, also if the client disconnects.
 
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use tokio::time::Instant;
 use super::forwarded::{FORWARDED_PROTO, REQUEST_ID};
 use super::trace_context::Trace;
 use crate::client::ClientFacts;
+use crate::codec::body::{ByteCount, ByteCounts};
 use crate::codec::head::RequestHead;
 use crate::metrics::WorkerMetrics;
 use crate::record::Recorder;
@@ -34,8 +34,7 @@ pub(super) struct Journal {
     began: Instant,
     /// The start of the current attempt; its record is the last of `record.attempts` if attempts are recorded.
     attempt_began: Option<Instant>,
-    received: Rc<Cell<u64>>,
-    sent: Rc<Cell<u64>>,
+    bytes: Rc<ByteCounts>,
 }
 
 impl Journal {
@@ -106,8 +105,7 @@ impl Journal {
             record: Some(record),
             began: Instant::now(),
             attempt_began: None,
-            received: Rc::default(),
-            sent: Rc::default(),
+            bytes: Rc::default(),
         }
     }
 
@@ -117,8 +115,8 @@ impl Journal {
     }
 
     /// The count of body bytes that came from the client.
-    pub(super) fn received(&self) -> Rc<Cell<u64>> {
-        Rc::clone(&self.received)
+    pub(super) fn received(&self) -> ByteCount {
+        ByteCount::Received(self.bytes())
     }
 
     /// When the request began.
@@ -188,25 +186,30 @@ impl Journal {
     }
 
     /// The count of body bytes that go to the client.
-    pub(super) fn sent(&self) -> Rc<Cell<u64>> {
-        Rc::clone(&self.sent)
+    pub(super) fn sent(&self) -> ByteCount {
+        ByteCount::Sent(self.bytes())
+    }
+
+    /// Both counts.
+    pub(super) fn bytes(&self) -> Rc<ByteCounts> {
+        Rc::clone(&self.bytes)
     }
 
     /// The bytes of a tunnel.
     pub(super) fn count(&mut self, received: u64, sent: u64) {
-        self.received.set(received);
-        self.sent.set(sent);
+        self.bytes.received.set(received);
+        self.bytes.sent.set(sent);
     }
 
-    /// Begins an attempt. One that is under way ends with its request, if nothing ends it before.
+    /// Begins an attempt at `now`. One that is under way ends with its request, if nothing ends it before.
     pub(super) fn attempt_begins(
         &mut self,
         cluster: &Name,
-        endpoint: SocketAddr,
-        instance: Option<&Name>,
+        (endpoint, instance): (SocketAddr, Option<&Name>),
         span: SpanId,
+        now: Instant,
     ) {
-        let (now, began) = (Instant::now(), self.began);
+        let began = self.began;
         self.attempt_began = Some(now);
         self.with(|of| {
             if of.until_first_attempt.is_zero() {
@@ -316,8 +319,8 @@ impl Journal {
         self.attempt_ends();
         let Some(mut record) = self.record.take() else { return };
         record.duration = self.began.elapsed();
-        record.bytes_received = self.received.get();
-        record.bytes_sent = self.sent.get();
+        record.bytes_received = self.bytes.received.get();
+        record.bytes_sent = self.bytes.sent.get();
         self.metrics.process.in_flight.decrement();
         self.recorder.finish(record);
     }

@@ -265,9 +265,9 @@ fn deliver<'a>(
     let still_since = responder.still_since();
     let late = |what| Err(Failure::upstream(Reason::UpstreamRequestTimeout, Reached::ResponseStarted, what));
     let limit = guard.as_ref().map_or(TimeLimit::default(), |guard| guard.limit);
-    let (received, sent) = (journal.received(), journal.sent());
+    let bytes = journal.bytes();
     let delivery = responder.respond(head, body.counted(journal.sent()));
-    let mut limited = limit.run(delivery, move || received.get() + sent.get());
+    let mut limited = limit.run(delivery, move || bytes.moved());
     async move {
         let delivered = match &guard {
             Some(guard) => stalled::unless_cut(&mut limited, still_since, |waker| guard.owes(waker)).await,

@@ -11,6 +11,7 @@ use outrigger_core::trace::Sampling;
 use outrigger_core::trace::{B3, Propagators, SpanId, TraceContext, TraceId, Tracing};
 
 use super::trace_parent::Incoming;
+use crate::codec::field_value;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -175,7 +176,7 @@ fn join(headers: &mut HeaderMap, name: &HeaderName) {
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
-    if let Ok(value) = HeaderValue::from_bytes(value) {
+    if let Some(value) = field_value::copied(value) {
         headers.insert(name, value);
     }
 }
@@ -192,9 +193,9 @@ fn hex_fields(trace: TraceId, span: SpanId, sampled: bool, form: Form) -> Line {
     if form == Form::W3c {
         line.push(b"00-");
     }
-    line.push_hex(trace.get(), 32);
+    line.push_hex(&trace.get().to_be_bytes());
     line.push(b"-");
-    line.push_hex(u128::from(span.get()), 16);
+    line.push_hex(&span.get().to_be_bytes());
     line.push(match (form, sampled) {
         (Form::W3c, true) => b"-01",
         (Form::W3c, false) => b"-00",
@@ -216,10 +217,13 @@ impl Line {
         self.length += part.len();
     }
 
-    fn push_hex(&mut self, value: u128, digits: usize) {
-        for digit in (0..digits).rev() {
-            self.push(&[b"0123456789abcdef"[(value >> (digit * 4)) as usize & 15]]);
+    fn push_hex(&mut self, number: &[u8]) {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let places = self.bytes[self.length..][..2 * number.len()].chunks_exact_mut(2);
+        for (place, byte) in places.zip(number) {
+            place.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
+        self.length += 2 * number.len();
     }
 
     fn as_bytes(&self) -> &[u8] {

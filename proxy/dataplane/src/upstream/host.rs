@@ -43,8 +43,14 @@ impl Host {
 
     /// Leases a connection that can carry a request of `peer` at once. Returns None if it has to wait or to dial
     /// ([`Self::lease_of`]).
-    pub(crate) fn ready_lease(&self, purpose: Purpose, speaks: Speaks, peer: &Peer) -> Option<Lease> {
-        self.pool.ready(purpose, speaks, peer)
+    pub(crate) fn ready_lease(
+        &self,
+        purpose: Purpose,
+        speaks: Speaks,
+        peer: &Peer,
+        now: Instant,
+    ) -> Option<Lease> {
+        self.pool.ready(purpose, speaks, peer, now)
     }
 
     /// Leases a connection for one request of `peer`. The future keeps the host alive.
@@ -196,6 +202,11 @@ impl HostAttempt {
     /// Returns the host.
     pub(crate) fn host(&self) -> &Rc<Host> {
         &self.host
+    }
+
+    /// Returns when it began.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
     }
 
     /// Returns how long it has been in flight.

@@ -99,7 +99,7 @@ struct Idle {
 impl Pool {
     pub(super) async fn http1(self: &Rc<Self>, peer: &Peer) -> Result<Lease, Failure> {
         let used = self.use_of_one(peer).await?;
-        if let Some(lease) = self.take_idle() {
+        if let Some(lease) = self.take_idle(Instant::now()) {
             return Ok(lease.used_by(used));
         }
         let _waits = Waits::new(&self.series);
@@ -120,16 +120,15 @@ impl Pool {
     }
 
     /// Leases an idle connection, if the peer may use one more at once.
-    pub(super) fn idle_http1(&self, peer: &Peer) -> Option<Lease> {
+    pub(super) fn idle_http1(&self, peer: &Peer, now: Instant) -> Option<Lease> {
         if !self.http1.has_an_idle_one() {
             return None;
         }
         let used = self.bounds.connection_at_once(peer)?;
-        Some(self.take_idle()?.used_by(used))
+        Some(self.take_idle(now)?.used_by(used))
     }
 
-    fn take_idle(&self) -> Option<Lease> {
-        let now = Instant::now();
+    fn take_idle(&self, now: Instant) -> Option<Lease> {
         loop {
             let taken = self.http1.idle.borrow_mut().pop()?;
             if self.is_fresh(&taken, now) && taken.connection.is_open(now) {

@@ -156,11 +156,11 @@ impl Pool {
 
     /// Leases a connection that can carry the request at once: an idle one, or a stream of a shared one. Returns None if the
     /// request has to wait or to dial ([`Self::lease`]).
-    pub(super) fn ready(&self, purpose: Purpose, speaks: Speaks, peer: &Peer) -> Option<Lease> {
+    pub(super) fn ready(&self, purpose: Purpose, speaks: Speaks, peer: &Peer, now: Instant) -> Option<Lease> {
         if self.uses_http2(purpose, speaks).or(self.prefers_http2.get())? {
             self.shared_stream()
         } else {
-            self.idle_http1(peer)
+            self.idle_http1(peer, now)
         }
     }
 
