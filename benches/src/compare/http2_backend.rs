@@ -202,6 +202,7 @@ mod tests {
     async fn a_client_gets_body_and_trailer_for_every_request() {
         let address = start().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);

@@ -5,6 +5,8 @@
 
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+#[cfg(feature = "stages")]
+pub mod stages;
 pub mod worker;
 mod connection;
 mod http;

@@ -26,5 +26,7 @@ pub(crate) mod limits;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use h1::properties;
+#[cfg(feature = "stages")]
+pub use h2::FieldSections;
 #[cfg(feature = "fuzzing")]
 pub(crate) use h2::properties as http2_properties;

@@ -10,3 +10,6 @@ pub(crate) mod race;
 pub(crate) mod shared;
 pub(crate) mod bounds;
 pub(crate) mod dial;
+
+#[cfg(feature = "stages")]
+pub use balance::Picks;

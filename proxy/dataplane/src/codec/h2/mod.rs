@@ -6,6 +6,8 @@
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod properties;
+#[cfg(feature = "stages")]
+mod stage;
 pub(crate) mod server;
 mod request;
 mod responder;
@@ -29,3 +31,5 @@ mod hpack;
 mod frame;
 
 pub(crate) use responder::Responder;
+#[cfg(feature = "stages")]
+pub use stage::FieldSections;

@@ -3,6 +3,8 @@
 //! Per worker, without locks. Every policy passes over a host that fails more than the one it is compared with (`failing`).
 //! Candidates are selected by health, priority and locality before (`cluster::pick`).
 
+#[cfg(feature = "stages")]
+mod stage;
 mod least_request;
 mod p2c;
 mod round_robin;
@@ -21,6 +23,8 @@ use self::load::Load;
 use self::round_robin::RoundRobin;
 
 pub(super) use self::candidates::Candidates;
+#[cfg(feature = "stages")]
+pub use self::stage::Picks;
 
 /// The load balancing policy of a cluster and its state.
 #[derive(Debug)]
