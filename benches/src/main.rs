@@ -2,10 +2,8 @@
 //!
 //! `cargo build --release && cargo run --release -p outrigger-benches -- compare` measures Outrigger beside other proxies (docs/benchmarks.md).
 //!
-//! `cargo build --release && cargo run --release -p outrigger-benches -- mesh --services 10000 --updates 1000` measures
-//! the memory and CPU of sidecars. `cargo run --release -p outrigger-benches -- faults` breaks endpoints under load and
-//! prints what was lost (root). `cargo run --release -p outrigger-benches -- instructions` counts the instructions of a
-//! request (valgrind). `cargo run --release -p outrigger-benches -- membership` changes endpoints of a large cluster under load.
+//! `cargo run --release -p outrigger-benches -- faults` breaks endpoints under load and prints what was lost (root).
+//! `cargo run --release -p outrigger-benches -- instructions` counts the instructions of a request (valgrind).
 //! `cargo run --release -p outrigger-benches -- heartbeats` measures heartbeats and certificate requests while clients of the
 //! whole mesh connect. `cargo run --release -p outrigger-benches -- scale` measures a control plane with 5,000 proxies. `cargo run --release -p outrigger-benches -- load URL` sends load to anything (docs/load-testing.md).
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it reports to a person
@@ -14,10 +12,7 @@ mod scale;
 mod compare;
 mod faults;
 mod heartbeats;
-mod instructions;
-mod membership;
 mod mesh;
-mod traffic;
 mod backend;
 mod load;
 mod span_sink;
@@ -37,12 +32,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Bench {
     Compare(compare::CompareArgs),
-    Mesh(mesh::MeshArgs),
     Faults(faults::FaultsArgs),
     Heartbeats(heartbeats::HeartbeatsArgs),
     Scale(scale::ScaleArgs),
-    Instructions(instructions::InstructionsArgs),
-    Membership(membership::MembershipArgs),
+    Instructions(compare::instructions::InstructionsArgs),
     Load(Box<load::LoadArgs>),
     #[command(hide = true)]
     Endpoint(faults::endpoint::EndpointArgs),
@@ -58,9 +51,7 @@ fn main() -> ExitCode {
                 Bench::Load(args) => load::run(*args).await,
                 Bench::Backend(args) => backend::run(&args),
                 Bench::Compare(args) => compare::run(args).await,
-                Bench::Mesh(args) => mesh::measure(args).await,
-                Bench::Instructions(args) => instructions::run(args).await,
-                Bench::Membership(args) => membership::run(args).await,
+                Bench::Instructions(args) => compare::instructions::run(args).await,
                 Bench::Faults(args) => faults::run(args).await,
                 Bench::Heartbeats(args) => heartbeats::measure(args).await,
                 Bench::Scale(args) => scale::run(args).await,

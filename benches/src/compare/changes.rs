@@ -1,4 +1,4 @@
-//! Latency while endpoints of the service change a hundred times a second, beside the same load while none changes.
+//! Latency while endpoints of the service change many times a second, beside the same load while none changes.
 //!
 //! A change removes one endpoint and adds the one that was removed before. The number of updates that the proxy receives is a separate figure: its control
 //! plane may merge changes. Requests that fail are counted, not refused. Returns an error if a change fails.
@@ -14,23 +14,27 @@ use super::peers::Members;
 use super::results::Figure;
 use crate::load::{Protocol, Tally};
 
-const EVERY: Duration = Duration::from_millis(10);
-/// Requests per second, the same for every proxy.
-const RATE: f64 = 2_000.0;
+/// What is sent meanwhile.
+pub(super) struct Load {
+    pub(super) request: Protocol,
+    pub(super) connections: usize,
+    /// Requests per second.
+    pub(super) rate: f64,
+}
 
 /// Measures once without changes and once with them. Returns the figures, and the share of the proxies' core that went to other load.
 pub(super) async fn measure(
     target: &Target,
-    request: Protocol,
-    connections: usize,
+    Load { request, connections, rate }: Load,
     members: &Members,
+    per_second: u32,
     run: &Run<'_>,
 ) -> Result<(Vec<Figure>, f64), String> {
     let before = run.account()?;
-    let still = drive::constant_rate(target, request.clone(), connections, RATE, run).await?.tally;
+    let still = drive::constant_rate(target, request.clone(), connections, rate, run).await?.tally;
     let updates = members.applied().await?;
-    let changing = Changing::start(members.clone())?;
-    let load = drive::constant_rate(target, request, connections, RATE, run).await;
+    let changing = Changing::start(members.clone(), Duration::from_secs(1) / per_second)?;
+    let load = drive::constant_rate(target, request, connections, rate, run).await;
     let (changes, elapsed) = changing.stop().await?;
     let moving = load?.tally;
     let updates = match (updates, members.applied().await?) {
@@ -67,7 +71,7 @@ struct Changing {
 }
 
 impl Changing {
-    fn start(members: Members) -> Result<Self, String> {
+    fn start(members: Members, every: Duration) -> Result<Self, String> {
         let stop = Arc::new(AtomicBool::new(false));
         let begin = Instant::now();
         let asked = Arc::clone(&stop);
@@ -76,7 +80,7 @@ impl Changing {
             while !asked.load(Ordering::Relaxed) {
                 members.change(changes as usize)?;
                 changes += 1;
-                let due = begin + EVERY * changes as u32;
+                let due = begin + every * changes as u32;
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
             Ok(changes)

@@ -11,6 +11,7 @@ use tokio::process::Command;
 use super::account::{Account, Spent};
 use super::cores::Cores;
 use super::counters::Meter;
+use super::peers::Running;
 use crate::load::{self, Measurement, Pace, Protocol, Schedule, Spec, Tls, Until};
 use crate::span_sink::SpanSink;
 
@@ -26,6 +27,12 @@ pub(super) struct Target {
     pub(super) tls: Option<Tls>,
     pub(super) authority: String,
     pub(super) path: String,
+}
+
+impl Target {
+    pub(super) fn of(peer: &Running, path: String) -> Self {
+        Self { address: peer.address, tls: peer.tls.clone(), authority: peer.authority.clone(), path }
+    }
 }
 
 /// How it is requested.

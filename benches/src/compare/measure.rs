@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, Method};
-use outrigger::memory::Memory;
 
 use super::account::Spent;
 use super::changes;
 use super::drive::{self, Done, Load, Run, Target};
 use super::idle;
 use super::latency;
+use super::memory::{held, mebibytes};
+use super::mesh;
 use super::peers::Running;
 use super::results::Figure;
 use super::scenarios::{Variant, Work};
@@ -20,6 +20,8 @@ use crate::load::{self, Expect, GrpcCall, HttpRequest, Transfer, WebSocketMessag
 const AGE: Duration = Duration::from_secs(1);
 /// Bytes that are written at once in a bulk transfer.
 const CHUNK: usize = 256 << 10;
+/// Bytes of a response, unless the work says otherwise.
+const SMALL: usize = 200;
 /// Bytes of a gRPC or WebSocket message.
 const MESSAGE: usize = 100;
 const GRPC_CONNECTIONS: usize = 16;
@@ -33,20 +35,72 @@ pub(super) async fn once(
     peer: &Running,
     run: &Run<'_>,
 ) -> Result<(Vec<Figure>, f64), String> {
-    let path = variant.path();
-    let target =
-        Target { address: peer.address, tls: peer.tls.clone(), authority: peer.authority.clone(), path };
+    let target = Target::of(peer, variant.path());
+    let request = request(variant.work, &target);
     match variant.work {
-        Work::Requests { load, size } => requests(&target, run, load, size).await,
-        Work::Bulk { connections } => bulk(&target, run, connections).await,
+        Work::Requests { load, .. } => requests(&target, run, load, request).await,
+        Work::Bulk { connections } => bulk(&target, run, connections, request).await,
         Work::Idle { connections } => memory(peer, &target.path, connections).await,
-        Work::Connections { concurrent } => new_connections(&target, run, concurrent).await,
-        Work::Grpc { streaming } => grpc(&target, run, streaming).await,
-        Work::WebSocket => websocket(&target, run).await,
-        Work::Latency => latency::measure(&target, small(&target), CONNECTIONS, run).await,
-        Work::Changes => {
+        Work::Connections { concurrent } => {
+            let done = drive::closed_loop(&target, request, concurrent, true, run).await?;
+            Ok(cost("CPU, µs per connection", &done))
+        }
+        Work::Grpc { .. } => {
+            let done = drive::closed_loop(&target, request, GRPC_CONNECTIONS, false, run).await?;
+            Ok(cost("CPU, µs per message", &done))
+        }
+        Work::WebSocket => {
+            let done = drive::closed_loop(&target, request, WEBSOCKETS, false, run).await?;
+            Ok(cost("CPU, µs per message", &done))
+        }
+        Work::Latency => latency::measure(&target, request, CONNECTIONS, run).await,
+        Work::Changes { per_second, rate, .. } => {
             let members = peer.members.as_ref().ok_or("its endpoints cannot be changed")?;
-            changes::measure(&target, small(&target), CONNECTIONS, members, run).await
+            let load = changes::Load { request, connections: CONNECTIONS, rate: f64::from(rate) };
+            changes::measure(&target, load, members, per_second, run).await
+        }
+        Work::Mesh { .. } => mesh::measure(peer, &target, request, run).await,
+    }
+}
+
+/// One request of such work, for our load engine.
+pub(super) fn request(work: Work, target: &Target) -> load::Protocol {
+    let http = |method: Method, body: usize, expect: Expect| HttpRequest {
+        method,
+        authority: target.authority.clone(),
+        path: target.path.clone(),
+        headers: HeaderMap::new(),
+        body: vec![b'y'; body].into(),
+        expect,
+    };
+    let get = |size: usize| http(Method::GET, 0, Expect { length: Some(size as u64), ..Expect::default() });
+    match work {
+        Work::Requests { load: Load { streams: 1, .. }, size } => load::Protocol::Http1(get(size)),
+        Work::Requests { load, size } => load::Protocol::Http2(http(
+            Method::POST,
+            load.body,
+            Expect { length: Some(size as u64), trailers: true, ..Expect::default() },
+        )),
+        Work::Bulk { .. } => load::Protocol::Tcp(Transfer { send: vec![b'x'; CHUNK].into(), receive: 0 }),
+        Work::Connections { .. } => load::Protocol::Http2(get(SMALL)),
+        Work::Grpc { streaming } => load::Protocol::Grpc(GrpcCall {
+            authority: target.authority.clone(),
+            // The last route's prefix is the package.
+            path: target.path.clone(),
+            metadata: HeaderMap::new(),
+            message: vec![b'x'; MESSAGE].into(),
+            expect_length: Some(MESSAGE as u64),
+            messages_per_stream: streaming.then_some(0),
+        }),
+        Work::WebSocket => load::Protocol::WebSocket(WebSocketMessage {
+            authority: target.authority.clone(),
+            path: target.path.clone(),
+            headers: HeaderMap::new(),
+            message: vec![b'x'; MESSAGE].into(),
+            expect_length: Some(MESSAGE as u64),
+        }),
+        Work::Idle { .. } | Work::Latency | Work::Changes { .. } | Work::Mesh { .. } => {
+            load::Protocol::Http1(get(SMALL))
         }
     }
 }
@@ -55,16 +109,14 @@ async fn requests(
     target: &Target,
     run: &Run<'_>,
     load: Load,
-    size: usize,
+    request: load::Protocol,
 ) -> Result<(Vec<Figure>, f64), String> {
-    let Done { requests, spans, spent } = match load.streams {
-        1 => {
-            let request = load::Protocol::Http1(get(target, size));
-            drive::closed_loop(target, request, load.connections, false, run).await?
-        }
+    let done = match load.streams {
+        1 => drive::closed_loop(target, request, load.connections, false, run).await?,
         _ => drive::h2load(target, &load, run).await?,
     };
-    let mut figures = cost("CPU, µs per request", requests, &spent);
+    let (mut figures, other) = cost("CPU, µs per request", &done);
+    let Done { requests, spans, spent } = done;
     figures.extend([
         Figure::new("user, µs per request", each(spent.user, requests)),
         Figure::new("system, µs per request", each(spent.system, requests)),
@@ -73,44 +125,15 @@ async fn requests(
     if run.collector.is_some() {
         figures.push(Figure::new("spans per request", spans as f64 / requests as f64));
     }
-    Ok((figures, spent.other))
+    Ok((figures, other))
 }
 
-/// A GET that is answered by 200 bytes.
-fn small(target: &Target) -> load::Protocol {
-    load::Protocol::Http1(get(target, 200))
-}
-
-async fn grpc(target: &Target, run: &Run<'_>, streaming: bool) -> Result<(Vec<Figure>, f64), String> {
-    let call = GrpcCall {
-        authority: target.authority.clone(),
-        // The last route's prefix is the package.
-        path: target.path.clone(),
-        metadata: HeaderMap::new(),
-        message: vec![b'x'; MESSAGE].into(),
-        expect_length: Some(MESSAGE as u64),
-        messages_per_stream: streaming.then_some(0),
-    };
-    let Done { requests: messages, spent, .. } =
-        drive::closed_loop(target, load::Protocol::Grpc(call), GRPC_CONNECTIONS, false, run).await?;
-    Ok((cost("CPU, µs per message", messages, &spent), spent.other))
-}
-
-async fn websocket(target: &Target, run: &Run<'_>) -> Result<(Vec<Figure>, f64), String> {
-    let message = WebSocketMessage {
-        authority: target.authority.clone(),
-        path: target.path.clone(),
-        headers: HeaderMap::new(),
-        message: vec![b'x'; MESSAGE].into(),
-        expect_length: Some(MESSAGE as u64),
-    };
-    let Done { requests: messages, spent, .. } =
-        drive::closed_loop(target, load::Protocol::WebSocket(message), WEBSOCKETS, false, run).await?;
-    Ok((cost("CPU, µs per message", messages, &spent), spent.other))
-}
-
-async fn bulk(target: &Target, run: &Run<'_>, connections: usize) -> Result<(Vec<Figure>, f64), String> {
-    let transfer = load::Protocol::Tcp(Transfer { send: vec![b'x'; CHUNK].into(), receive: 0 });
+async fn bulk(
+    target: &Target,
+    run: &Run<'_>,
+    connections: usize,
+    transfer: load::Protocol,
+) -> Result<(Vec<Figure>, f64), String> {
     let Done { requests: transfers, spent, .. } =
         drive::closed_loop(target, transfer, connections, false, run).await?;
     let megabytes = transfers as f64 * CHUNK as f64 / 1e6;
@@ -133,7 +156,6 @@ async fn memory(peer: &Running, path: &str, connections: usize) -> Result<(Vec<F
     tokio::time::sleep(AGE).await;
     let after = held(peer)?;
     drop(open);
-    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let grown = after.anonymous as f64 - start.anonymous as f64;
     let figures = vec![
         Figure::new("KiB private per idle connection", grown / 1024.0 / connections as f64),
@@ -144,43 +166,10 @@ async fn memory(peer: &Running, path: &str, connections: usize) -> Result<(Vec<F
     Ok((figures, 0.0))
 }
 
-/// The memory of all processes of a peer.
-fn held(peer: &Running) -> Result<Memory, String> {
-    let mut sum = Memory { rss: 0, anonymous: 0, pss: 0 };
-    for pid in &peer.processes {
-        let memory = Memory::of(*pid).ok_or("a measured process has ended")?;
-        sum.rss += memory.rss;
-        sum.anonymous += memory.anonymous;
-        sum.pss += memory.pss;
-    }
-    Ok(sum)
-}
-
-async fn new_connections(
-    target: &Target,
-    run: &Run<'_>,
-    concurrent: usize,
-) -> Result<(Vec<Figure>, f64), String> {
-    let request = load::Protocol::Http2(get(target, 200));
-    let Done { requests: connections, spent, .. } =
-        drive::closed_loop(target, request, concurrent, true, run).await?;
-    Ok((cost("CPU, µs per connection", connections, &spent), spent.other))
-}
-
-fn get(target: &Target, size: usize) -> HttpRequest {
-    HttpRequest {
-        method: Method::GET,
-        authority: target.authority.clone(),
-        path: target.path.clone(),
-        headers: HeaderMap::new(),
-        body: Bytes::new(),
-        expect: Expect { length: Some(size as u64), ..Expect::default() },
-    }
-}
-
-/// The CPU of one of `count`, and how busy the proxies were.
-fn cost(metric: &'static str, count: u64, spent: &Spent) -> Vec<Figure> {
-    vec![Figure::new(metric, each(spent.cpu(), count)), share(spent)]
+/// The CPU of one request, and how busy the proxies were; and the share of their core that went to other load.
+fn cost(metric: &'static str, done: &Done) -> (Vec<Figure>, f64) {
+    let Done { requests, spent, .. } = done;
+    (vec![Figure::new(metric, each(spent.cpu(), *requests)), share(spent)], spent.other)
 }
 
 fn each(time: Duration, count: u64) -> f64 {

@@ -4,6 +4,7 @@
 //! proxy core for all. Runs with other load on that core are discarded. Medians, spreads and ratios go to `benches/results`;
 //! `docs/benchmarks.md` describes the method.
 
+pub(crate) mod instructions;
 mod report;
 mod rounds;
 mod plan;
@@ -11,6 +12,8 @@ mod counting;
 mod measure;
 mod changes;
 mod latency;
+mod mesh;
+mod memory;
 mod scenarios;
 mod drive;
 mod counters;

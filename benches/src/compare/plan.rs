@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::counting;
+use super::mesh;
 use super::peers::{Peer, Setup};
 use super::scenarios::{RATES, Scenario, Variant, Work};
 
@@ -33,7 +34,7 @@ impl Plan {
     pub(super) fn new(quick: bool, repeat: Option<usize>) -> Self {
         let (warm_up, run, usual) = match quick {
             true => (200, 450, 1),
-            false => (400, 1_500, 5),
+            false => (300, 1_500, 5),
         };
         let [warm_up, run] = [warm_up, run].map(Duration::from_millis);
         Self { quick, warm_up, run, repeat: repeat.unwrap_or(usual).max(1), callgrind: false }
@@ -98,7 +99,8 @@ impl Plan {
             Work::Grpc { .. } | Work::WebSocket => once,
             // Start and end have a second each, and connections are opened one after the other.
             Work::Idle { connections } => Duration::from_secs(2) + Duration::from_millis(connections as u64),
-            Work::Changes => once * 2,
+            Work::Changes { .. } => once * 2,
+            Work::Mesh { .. } => once + mesh::TIME,
             // A closed loop, and two loads of each rate: direct and through the proxy.
             Work::Latency => once * (1 + 2 * RATES.len() as u32),
         }
@@ -107,13 +109,14 @@ impl Plan {
 
 /// The time that a peer needs to start.
 fn start(peer: Peer, setup: &Setup) -> Duration {
-    let (each, per_route) = match peer {
+    let (each, per_object) = match peer {
         // A control plane, a token and a sidecar that joins.
         Peer::Outrigger => (1_000, 0.4),
         Peer::Envoy => (400, 0.1),
         Peer::Haproxy | Peer::Nginx | Peer::Pingora => (100, 0.05),
     };
-    Duration::from_millis(each + (per_route * setup.routes as f64) as u64)
+    let objects = setup.routes + setup.services;
+    Duration::from_millis(each + (per_object * objects as f64) as u64)
 }
 
 /// The time that has passed, beside the estimate.
@@ -153,7 +156,11 @@ mod tests {
     #[test]
     fn all_scenarios_with_all_peers_and_repetitions_are_planned_for_half_an_hour() {
         let estimate = estimate(false);
-        assert!(estimate + Plan::spare(estimate) < Duration::from_secs(1_800), "{}", minutes(estimate));
+        assert!(
+            estimate + Plan::spare(estimate) < Duration::from_secs(1_800),
+            "{}",
+            minutes(estimate + Plan::spare(estimate))
+        );
     }
 
     #[test]

@@ -62,9 +62,12 @@ struct Primary {
 impl Bench<'_> {
     /// Measures one scenario. Returns an error if nothing can be measured, as without an application.
     pub(super) async fn measure(&mut self, scenario: &Scenario) -> Result<(), String> {
-        eprintln!("{} {}: {}", self.clock.print(), scenario.id, scenario.title);
         let variants: Vec<_> =
             scenario.variants.iter().filter(|variant| self.plan.includes(variant)).collect();
+        if variants.is_empty() {
+            return Ok(());
+        }
+        eprintln!("{} {}: {}", self.clock.print(), scenario.id, scenario.title);
         match scenario.together {
             true => self.rounds(scenario, &variants).await?,
             false => {

@@ -9,8 +9,6 @@ use crate::backend::{self, Service};
 
 /// Routes of every proxy, unless their number is the scenario. A request takes the last one.
 const ROUTES: usize = 20;
-/// Endpoints of a service whose endpoints change.
-const ENDPOINTS: usize = 20;
 /// The parts of its capacity at which a proxy's latency is measured, in percent.
 pub(super) const RATES: [u32; 2] = [70, 30];
 
@@ -66,7 +64,14 @@ pub(super) enum Work {
     /// CPU of a WebSocket message and its answer.
     WebSocket,
     /// Latency while endpoints change.
-    Changes,
+    Changes {
+        endpoints: usize,
+        per_second: u32,
+        /// Requests per second, the same for every proxy.
+        rate: u32,
+    },
+    /// Memory and CPU in a mesh with so many other services, which change.
+    Mesh { services: usize },
     /// Latency added at parts of the capacity.
     Latency,
 }
@@ -150,8 +155,11 @@ pub(super) const ALL: &[Scenario] = &[
     },
     scenario(
         "S10",
-        "Latency at 2,000 requests per second while 1 of 20 endpoints is exchanged 100 times a second; else as S1 with 200 B",
-        &[variant("", Shape::One, Work::Changes)],
+        "Latency while one endpoint is exchanged 100 times a second; with 10,000 endpoints, 10 times a second; else as S1 with 200 B",
+        &[
+            changes("20 endpoints, 2,000 requests a second", 20, 100, 2_000),
+            long(changes("10,000 endpoints, 500 requests a second", 10_000, 10, 500)),
+        ],
     ),
     scenario(
         "S11",
@@ -166,7 +174,28 @@ pub(super) const ALL: &[Scenario] = &[
             long(variant("as S2 with 200 B", Shape::Pair, Work::Latency)),
         ],
     ),
+    Scenario {
+        together: true,
+        ..scenario(
+            "S13",
+            "Memory and CPU of a sidecar that uses one service of a mesh, while others change",
+            &[
+                long(mesh("10 other services", 10, None)),
+                long(mesh(
+                    "10,000 other services",
+                    10_000,
+                    Some(("10 other services", "memory / memory with 10")),
+                )),
+            ],
+        )
+    },
 ];
+
+/// Returns the variant of this name in a scenario.
+pub(super) fn find(id: &str, name: &str) -> Option<&'static Variant> {
+    let scenario = ALL.iter().find(|scenario| scenario.id == id)?;
+    scenario.variants.iter().find(|variant| variant.name == name)
+}
 
 const PREFIX: (&str, &str) = ("1 prefix", "CPU / CPU with 1 route");
 const EXACT: (&str, &str) = ("1 exact path", "CPU / CPU with 1 route");
@@ -210,6 +239,14 @@ const fn bulk(name: &'static str, shape: Shape) -> Variant {
     Variant { protocol: Protocol::Tcp, ..variant(name, shape, Work::Bulk { connections: 4 }) }
 }
 
+const fn changes(name: &'static str, endpoints: usize, per_second: u32, rate: u32) -> Variant {
+    variant(name, Shape::One, Work::Changes { endpoints, per_second, rate })
+}
+
+const fn mesh(name: &'static str, services: usize, against: Option<(&'static str, &'static str)>) -> Variant {
+    Variant { against, ..variant(name, Shape::One, Work::Mesh { services }) }
+}
+
 const fn grpc(name: &'static str, streaming: bool) -> Variant {
     Variant { protocol: Protocol::Http2, ..variant(name, Shape::One, Work::Grpc { streaming }) }
 }
@@ -238,7 +275,7 @@ impl Variant {
         match (self.protocol, self.work) {
             (_, Work::Grpc { .. }) => backend::start(Service::Grpc),
             (_, Work::WebSocket) => backend::start(Service::WebSocket),
-            (_, Work::Changes) => {
+            (_, Work::Changes { .. }) => {
                 let any = backend::start_on(Ipv4Addr::UNSPECIFIED, Service::Http1 { size: 200 })?;
                 Ok((Ipv4Addr::LOCALHOST, any.port()).into())
             }
@@ -261,13 +298,19 @@ impl Variant {
             paths: self.paths,
             telemetry: Telemetry { access_log: self.access_log, tracing },
             backend,
-            endpoints: if matches!(self.work, Work::Changes) { ENDPOINTS } else { 0 },
+            endpoints: if let Work::Changes { endpoints, .. } = self.work { endpoints } else { 0 },
+            services: if let Work::Mesh { services } = self.work { services } else { 0 },
         }
     }
 
     /// Whether proxies need a collector of spans.
     pub(super) fn is_traced(&self) -> bool {
         self.traced > 0
+    }
+
+    /// The part of requests that is traced, 0 to 1.
+    pub(super) fn sampling(&self) -> f64 {
+        f64::from(self.traced) / 100.0
     }
 
     /// The path of requests: of the last route.
@@ -277,7 +320,7 @@ impl Variant {
 
     /// Whether every run needs proxies that have just started.
     pub(super) fn starts_fresh(&self) -> bool {
-        matches!(self.work, Work::Idle { .. })
+        matches!(self.work, Work::Idle { .. } | Work::Mesh { .. })
     }
 }
 
@@ -309,16 +352,14 @@ mod tests {
     #[test]
     fn a_variant_asks_for_what_it_measures() {
         let address = "127.0.0.1:1".parse().unwrap();
-        let asks = |id: &str, name: &str| {
-            let scenario = ALL.iter().find(|scenario| scenario.id == id).unwrap();
-            let variant = scenario.variants.iter().find(|variant| variant.name == name).unwrap();
-            variant.asks(address, Some(address))
-        };
+        let asks = |id, name| find(id, name).unwrap().asks(address, Some(address));
         let both = asks("S9", "tracing 1 % and access log").telemetry;
         assert!(both.access_log && both.tracing.unwrap().percent == 1);
         let off = asks("S9", "off").telemetry;
         assert!(!off.access_log && off.tracing.is_none());
-        assert_eq!(asks("S10", "").addresses().len(), ENDPOINTS);
+        let many = asks("S10", "10,000 endpoints, 500 requests a second").addresses();
+        assert!(many.len() == 10_000 && many.is_sorted_by(|one, other| one < other));
+        assert_eq!(asks("S13", "10,000 other services").services, 10_000);
         let exact = asks("S8", "10,000 exact paths");
         assert_eq!((exact.routes, exact.paths), (10_000, Paths::Exact));
     }

@@ -1,23 +1,28 @@
-//! Changes the endpoints of a running proxy in the way that its users do: files for Outrigger's control plane, a file of
+//! Changes the endpoints of a running proxy, or the services beside it, in the way that its users do: files for Outrigger's control plane, a file of
 //! endpoints (EDS) for Envoy, commands to HAProxy's socket. Called by the scenario of changing endpoints.
 //!
 //! All endpoints are addresses of one application, so that a request to one that was removed a moment ago is answered as well.
 //! Each change adds the endpoint that is absent and removes the next one.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use outrigger::admin;
 
 use super::Setup;
-use crate::mesh::Mesh;
+use crate::mesh::{self, Mesh, USED};
 
 /// How long HAProxy may take for a command.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Ports that the endpoint of another service gets in turn.
+const REVISIONS: usize = 1_000;
 
 /// Removes endpoint number `.0` and adds number `.1`.
 type Change = dyn Fn(usize, usize) -> Result<(), String> + Send + Sync;
@@ -53,17 +58,41 @@ impl Members {
         value(&page, counter.name).map(Some).ok_or_else(|| format!("{}: no {}", counter.page, counter.name))
     }
 
+    /// Slices of `of_slice` endpoints: for a number and the endpoints that are left in it, `slice` returns the name of the file and its text.
     pub(super) fn outrigger(
         mesh: &Mesh<'_>,
         setup: &Setup,
-        yaml: impl Fn(&[SocketAddr]) -> String + Send + Sync + 'static,
+        of_slice: usize,
+        slice: impl Fn(usize, &[SocketAddr]) -> (String, String) + Send + Sync + 'static,
     ) -> Self {
         let counter = Counter {
             admin: mesh.client_admin(),
             page: "/metrics",
             name: "outrigger_xds_acks_total{type=\"eds\"} ",
         };
-        Self::files(mesh.directory.join("config/app.yaml"), setup, Some(counter), yaml)
+        let (folder, addresses) = (mesh.directory.join("config"), setup.addresses());
+        let change = move |absent: usize, back: usize| {
+            for number in BTreeSet::from([absent / of_slice, back / of_slice]) {
+                let all = addresses.iter().enumerate().skip(number * of_slice).take(of_slice);
+                let left: Vec<_> = all.filter(|(at, _)| *at != absent).map(|(_, address)| *address).collect();
+                let (name, text) = slice(number, &left);
+                replace(&folder.join(format!("{name}.yaml")), &text)?;
+            }
+            Ok(())
+        };
+        Self { count: setup.endpoints, change: Arc::new(change), applied: Some(counter) }
+    }
+
+    /// Services of a mesh that nobody calls: each change gives the endpoint of one another port.
+    pub(super) fn other_services(mesh: &Mesh<'_>, count: usize) -> Self {
+        let folder = mesh.directory.join("config");
+        let revision = AtomicUsize::new(0);
+        let change = move |number: usize, _: usize| {
+            let (service, revision) =
+                (USED + number, 1 + revision.fetch_add(1, Ordering::Relaxed) % REVISIONS);
+            replace(&folder.join(format!("s{service}.yaml")), &mesh::service(service, revision))
+        };
+        Self { count, change: Arc::new(change), applied: None }
     }
 
     /// The first version of `file` must be there.
@@ -74,22 +103,17 @@ impl Members {
         resource: impl Fn(&[SocketAddr]) -> String + Send + Sync + 'static,
     ) -> Self {
         let (page, name) = ("/stats?filter=cluster.app.update_success", "cluster.app.update_success: ");
-        Self::files(file, setup, Some(Counter { admin, page, name }), resource)
-    }
-
-    fn files(
-        file: PathBuf,
-        setup: &Setup,
-        applied: Option<Counter>,
-        text: impl Fn(&[SocketAddr]) -> String + Send + Sync + 'static,
-    ) -> Self {
         let addresses = setup.addresses();
         let change = move |absent: usize, _: usize| {
             let mut left = addresses.clone();
             left.remove(absent);
-            replace(&file, &text(&left))
+            replace(&file, &resource(&left))
         };
-        Self { count: setup.endpoints, change: Arc::new(change), applied }
+        Self {
+            count: setup.endpoints,
+            change: Arc::new(change),
+            applied: Some(Counter { admin, page, name }),
+        }
     }
 
     /// Servers `s0` and so on of the backend `app`.
@@ -131,14 +155,16 @@ mod tests {
     use super::super::testing::setup;
     use super::*;
 
+    fn text(addresses: &[SocketAddr]) -> String {
+        addresses.iter().map(|at| format!("{at} ")).collect()
+    }
+
     #[test]
     fn each_change_removes_another_endpoint_and_brings_the_last_one_back() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("app.yaml");
         let setup = Setup { endpoints: 3, ..setup() };
-        let members = Members::files(file.clone(), &setup, None, |left| {
-            left.iter().map(|at| format!("{at} ")).collect()
-        });
+        let members = Members::envoy(file.clone(), &setup, setup.backend, text);
         let hosts = |number| {
             members.change(number).unwrap();
             std::fs::read_to_string(&file).unwrap()
@@ -147,6 +173,31 @@ mod tests {
         assert_eq!(hosts(1), "127.1.0.1:80 127.1.0.3:80 ");
         assert_eq!(hosts(5), "127.1.0.1:80 127.1.0.2:80 ");
         assert_eq!(commands(0, 2), "set server app/s2 state ready; set server app/s0 state maint\n");
+    }
+
+    #[test]
+    fn a_change_writes_the_slices_of_both_endpoints() {
+        let directory = tempfile::tempdir().unwrap();
+        let mesh = Mesh::new(Path::new("unused"), directory.path()).unwrap();
+        let setup = Setup { endpoints: 3, ..setup() };
+        let members = Members::outrigger(&mesh, &setup, 2, |number, left| (number.to_string(), text(left)));
+        let slice = |name| std::fs::read_to_string(directory.path().join("config").join(name)).unwrap();
+        members.change(2).unwrap();
+        assert_eq!((slice("0.yaml").as_str(), slice("1.yaml").as_str()), ("127.1.0.1:80 127.1.0.2:80 ", ""));
+        members.change(3).unwrap();
+        assert_eq!((slice("0.yaml").as_str(), slice("1.yaml").as_str()), ("127.1.0.2:80 ", "127.1.0.3:80 "));
+    }
+
+    #[test]
+    fn another_service_changes_each_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let mesh = Mesh::new(Path::new("unused"), directory.path()).unwrap();
+        let members = Members::other_services(&mesh, 1);
+        let read = |number| {
+            members.change(number).unwrap();
+            std::fs::read_to_string(directory.path().join("config/s5.yaml")).unwrap()
+        };
+        assert!(read(0) != read(1));
     }
 
     #[test]

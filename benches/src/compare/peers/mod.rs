@@ -36,6 +36,8 @@ pub(super) struct Setup {
     pub(super) backend: SocketAddr,
     /// 0: the application is one endpoint. Otherwise it is so many, which can be changed.
     pub(super) endpoints: usize,
+    /// Other services of the mesh, which nobody calls and which can be changed.
+    pub(super) services: usize,
 }
 
 impl Setup {
@@ -138,6 +140,10 @@ impl Peer {
     /// Whether it can do this work at all.
     pub(super) fn supports(self, setup: &Setup) -> bool {
         let Telemetry { access_log, tracing } = setup.telemetry;
+        // Only Outrigger is configured by a control plane here.
+        if setup.services > 0 {
+            return self == Self::Outrigger;
+        }
         match self {
             Self::Outrigger | Self::Envoy => true,
             // Debian's has no tracer.
@@ -236,7 +242,7 @@ pub(super) struct Running {
     pub(super) tls: Option<Tls>,
     /// The authority of requests.
     pub(super) authority: String,
-    /// Changes the endpoints, if the setup has some.
+    /// Changes the endpoints, or the other services, if the setup has some.
     pub(super) members: Option<Members>,
     /// Processes and files, until they are dropped.
     #[expect(dead_code, reason = "held")]
@@ -257,6 +263,7 @@ mod testing {
             telemetry: Telemetry::default(),
             backend: (Ipv4Addr::LOCALHOST, 80).into(),
             endpoints: 0,
+            services: 0,
         }
     }
 
@@ -278,5 +285,7 @@ mod testing {
         assert_eq!(takes_part(&logging), [true, false, true, false, false]);
         let changing = Setup { endpoints: 20, ..setup() };
         assert_eq!(takes_part(&changing), [true, true, true, false, false]);
+        let large = Setup { services: 10, ..setup() };
+        assert_eq!(takes_part(&large), [true, false, false, false, false]);
     }
 }

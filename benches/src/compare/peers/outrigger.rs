@@ -12,10 +12,12 @@ use outrigger::process::Process;
 use super::{Members, Paths, Protocol, Running, Setup, Shape, With};
 use crate::compare::client_tls;
 use crate::heartbeats::client::Identity;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, USED};
 
 /// Rules of one HTTPRoute: Gateway API permits 16.
 const RULES: usize = 10;
+/// Endpoints of one EndpointSlice, as in Kubernetes.
+const OF_SLICE: usize = 1_000;
 /// The namespace of all services.
 const NAMESPACE: &str = "mesh";
 
@@ -31,14 +33,22 @@ pub(super) async fn start(program: &Path, setup: &Setup, with: &With<'_>) -> Res
         Shape::One => {
             match setup.endpoints {
                 0 => mesh.write_plain("app", protocol, setup.backend)?,
-                _ => mesh.write_file("app", &endpoints(protocol, &setup.addresses()))?,
+                _ => {
+                    mesh.write_file("app", &service("app", protocol))?;
+                    for (number, slice) in setup.addresses().chunks(OF_SLICE).enumerate() {
+                        mesh.write_file(&slice_name(number), &endpoints(number, slice))?;
+                    }
+                }
+            }
+            for service in 0..setup.services {
+                mesh.write(USED + service, 0)?;
             }
             "app"
         }
         // The server's sidecar registers them.
         Shape::Pair | Shape::Inbound => {
-            for service in 0..5 {
-                mesh.write_file(&format!("s{service}"), &registered(service, protocol))?;
+            for number in 0..USED {
+                mesh.write_file(&format!("s{number}"), &service(&format!("s{number}"), protocol))?;
             }
             "s0"
         }
@@ -64,7 +74,7 @@ pub(super) async fn start(program: &Path, setup: &Setup, with: &With<'_>) -> Res
             more.push(("--access-log", "/dev/null".into()));
         }
         let tracing = setup.telemetry.tracing.map(|to| (f64::from(to.percent) / 100.0, to.collector));
-        sidecars.push(mesh.client_reporting(&more, tracing).await?);
+        sidecars.push(mesh.client(&more, tracing).await?);
     }
     drop(pinned);
     let (address, tls) = match (setup.shape, setup.protocol) {
@@ -81,36 +91,40 @@ pub(super) async fn start(program: &Path, setup: &Setup, with: &With<'_>) -> Res
         address,
         tls,
         authority: format!("{service}.{NAMESPACE}"),
-        members: (setup.endpoints > 0)
-            .then(|| Members::outrigger(&mesh, setup, move |left| endpoints(protocol, left))),
+        members: match (setup.endpoints, setup.services) {
+            (0, 0) => None,
+            (0, services) => Some(Members::other_services(&mesh, services)),
+            _ => Some(Members::outrigger(&mesh, setup, OF_SLICE, |number, left| {
+                (slice_name(number), endpoints(number, left))
+            })),
+        },
         keep: Box::new((sidecars, control_plane)),
     })
 }
 
-/// A service whose endpoints are registered by their sidecars.
-fn registered(service: usize, protocol: &str) -> String {
+/// A service without endpoints of its own, which are registered by their sidecars or in slices.
+fn service(name: &str, protocol: &str) -> String {
     format!(
         "apiVersion: v1
 kind: Service
-metadata: {{name: s{service}, namespace: {NAMESPACE}}}
+metadata: {{name: {name}, namespace: {NAMESPACE}}}
 spec: {{ports: [{{name: main, port: 80, appProtocol: {protocol}}}]}}
 "
     )
 }
 
-/// The service with these endpoints.
-fn endpoints(protocol: &str, addresses: &[SocketAddr]) -> String {
-    let port = addresses.first().map_or(0, SocketAddr::port);
+fn slice_name(number: usize) -> String {
+    format!("app-{number}")
+}
+
+/// The slice of this number, with these endpoints of the service.
+fn endpoints(number: usize, addresses: &[SocketAddr]) -> String {
+    let (name, port) = (slice_name(number), addresses.first().map_or(0, SocketAddr::port));
     let mut yaml = format!(
-        "apiVersion: v1
-kind: Service
-metadata: {{name: app, namespace: {NAMESPACE}}}
-spec: {{ports: [{{name: main, port: 80, appProtocol: {protocol}}}]}}
----
-apiVersion: discovery.k8s.io/v1
+        "apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata:
-  name: app
+  name: {name}
   namespace: {NAMESPACE}
   labels: {{kubernetes.io/service-name: app}}
 addressType: IPv4
@@ -174,7 +188,7 @@ mod tests {
     #[test]
     fn a_service_has_the_endpoints_that_are_left() {
         let addresses = Setup { endpoints: 3, ..setup() }.addresses();
-        let yaml = endpoints("http", &addresses[1..]);
+        let yaml = endpoints(0, &addresses[1..]);
         assert!(yaml.contains("\"127.1.0.3\"") && !yaml.contains("\"127.1.0.1\""), "{yaml}");
     }
 }
