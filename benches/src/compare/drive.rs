@@ -17,8 +17,8 @@ use crate::span_sink::SpanSink;
 
 /// How long a request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// CPU time below which a run is too inexact, at ticks of 10 ms.
-const LEAST: Duration = Duration::from_millis(50);
+/// CPU time below which a run has too few requests to be a figure.
+const LEAST: Duration = Duration::from_millis(20);
 
 /// Where requests go.
 #[derive(Debug, Clone)]

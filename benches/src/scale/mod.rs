@@ -184,8 +184,10 @@ impl Run {
     fn cpu(&mut self) -> Result<Cpu, String> {
         self.check()?;
         let now = account(&self.control_plane, self.core)?;
-        let (last, fleet) = std::mem::replace(&mut self.read, now);
-        Ok(Cpu { control_plane: last.until(&now.0), fleet: now.1.saturating_sub(fleet) })
+        let (last, fleet) = &self.read;
+        let cpu = Cpu { control_plane: last.until(&now.0), fleet: now.1.saturating_sub(*fleet) };
+        self.read = now;
+        Ok(cpu)
     }
 }
 
