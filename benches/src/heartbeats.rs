@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::mesh::Mesh;
-use client::{Identity, Registered, Renewals, connect, watch_everything};
+use client::{Registered, Renewals, connect, join, watch_everything};
 
 /// Streams that send heartbeats, evenly spread over [`PACE`].
 const WORKLOADS: usize = 10;
@@ -46,7 +46,7 @@ pub(crate) async fn measure(args: HeartbeatsArgs) -> Result<(), String> {
         mesh.write(service, 0)?;
     }
     let _control_plane = mesh.control_plane().await?;
-    let identity = Identity::join(&mesh).await?;
+    let identity = join(&mesh).await?;
     let (samples, mut taken) = mpsc::unbounded_channel();
     // Dropped, which stops the tasks, when this function returns.
     let mut probes = JoinSet::new();

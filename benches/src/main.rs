@@ -15,6 +15,7 @@ mod heartbeats;
 mod mesh;
 mod backend;
 mod load;
+mod connection;
 mod span_sink;
 mod callgrind;
 

@@ -1,10 +1,5 @@
 //! Clients of the control plane: one that joins, registers and renews its certificate, and one of the whole mesh.
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-
-use hyper_util::rt::TokioIo;
 use outrigger_proto::istio_auth::IstioCertificateRequest;
 use outrigger_proto::istio_auth::istio_certificate_service_client::IstioCertificateServiceClient;
 use outrigger_proto::registration::register_response::Outcome;
@@ -16,46 +11,28 @@ use outrigger_proto::xds::discovery::aggregated_discovery_service_client::Aggreg
 use outrigger_proto::xds::protobuf::{Struct, Value, value};
 use outrigger_proto::xds::type_url::{CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER, ROUTE_CONFIGURATION};
 use rcgen::{CertificateParams, KeyPair};
-use rustls::crypto::aws_lc_rs;
-use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use tokio::net::TcpStream;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::sync::mpsc;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::codegen::Service;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
+use crate::connection::{ControlPlane, Credential};
 use crate::mesh::Mesh;
 
-/// A certificate of the mesh and its key.
-pub(crate) struct Identity {
-    chain: Vec<CertificateDer<'static>>,
-    key: KeyPair,
-}
-
-impl Identity {
-    /// Returns the certificate chain and the key, for a TLS client.
-    pub(crate) fn into_parts(self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        let key = PrivatePkcs8KeyDer::from(self.key.serialize_der());
-        (self.chain, key.into())
-    }
-
-    /// Gets the first certificate with a join token.
-    pub(crate) async fn join(mesh: &Mesh<'_>) -> Result<Self, String> {
-        let token = std::fs::read_to_string(mesh.token("server")?).map_err(text)?;
-        let key = KeyPair::generate().map_err(text)?;
-        let mut request = Request::new(signing_request(&key)?);
-        let bearer = format!("Bearer {}", token.trim()).parse().map_err(text)?;
-        request.metadata_mut().insert("authorization", bearer);
-        let mut authority = IstioCertificateServiceClient::new(connect(mesh, None).await?);
-        let answer = authority.create_certificate(request).await.map_err(text)?.into_inner();
-        let read = |pem: &String| CertificateDer::from_pem_slice(pem.as_bytes()).map_err(text);
-        Ok(Self { chain: answer.cert_chain.iter().map(read).collect::<Result<_, _>>()?, key })
-    }
+/// Gets a certificate of the mesh with a join token.
+pub(crate) async fn join(mesh: &Mesh<'_>) -> Result<Credential, String> {
+    let token = std::fs::read_to_string(mesh.token("server")?).map_err(text)?;
+    let key = KeyPair::generate().map_err(text)?;
+    let mut request = Request::new(signing_request(&key)?);
+    let bearer = format!("Bearer {}", token.trim()).parse().map_err(text)?;
+    request.metadata_mut().insert("authorization", bearer);
+    let mut authority = IstioCertificateServiceClient::new(connect(mesh, None).await?);
+    let answer = authority.create_certificate(request).await.map_err(text)?.into_inner();
+    let read = |pem: &String| CertificateDer::from_pem_slice(pem.as_bytes()).map_err(text);
+    let chain = answer.cert_chain.iter().map(read).collect::<Result<_, _>>()?;
+    Ok(Credential { chain, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() })
 }
 
 fn signing_request(key: &KeyPair) -> Result<IstioCertificateRequest, String> {
@@ -64,51 +41,9 @@ fn signing_request(key: &KeyPair) -> Result<IstioCertificateRequest, String> {
 }
 
 /// Opens a connection to the control plane, with a client certificate if there is one.
-pub(crate) async fn connect(mesh: &Mesh<'_>, client: Option<&Identity>) -> Result<Channel, String> {
-    let pem = std::fs::read(mesh.directory.join("control-plane/roots.pem")).map_err(text)?;
-    let mut roots = RootCertStore::empty();
-    for root in CertificateDer::pem_slice_iter(&pem) {
-        roots.add(root.map_err(text)?).map_err(text)?;
-    }
-    let config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(text)?
-        .with_root_certificates(roots);
-    let mut config = match client {
-        None => config.with_no_client_auth(),
-        Some(Identity { chain, key }) => {
-            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-            config.with_client_auth_cert(chain.clone(), key).map_err(text)?
-        }
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = Connector { address: mesh.listen, tls: TlsConnector::from(Arc::new(config)) };
-    Endpoint::from_static("http://control-plane").connect_with_connector(connector).await.map_err(text)
-}
-
-/// Dials the control plane; ignores the URI.
-struct Connector {
-    address: std::net::SocketAddr,
-    tls: TlsConnector,
-}
-
-impl Service<Uri> for Connector {
-    type Response = TokioIo<TlsStream<TcpStream>>;
-    type Error = std::io::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _uri: Uri) -> Self::Future {
-        let (address, tls) = (self.address, self.tls.clone());
-        Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            Ok(TokioIo::new(tls.connect(ServerName::IpAddress(address.ip().into()), stream).await?))
-        })
-    }
+pub(crate) async fn connect(mesh: &Mesh<'_>, client: Option<&Credential>) -> Result<Channel, String> {
+    let roots = mesh.directory.join("control-plane/roots.pem");
+    ControlPlane::new(mesh.listen, &roots)?.connect(None, client).await
 }
 
 /// A registered workload.

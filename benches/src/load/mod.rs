@@ -8,6 +8,7 @@
 mod command;
 mod args;
 mod tls;
+mod accept_all;
 mod view;
 mod report;
 mod progress;
@@ -34,6 +35,7 @@ pub(crate) use self::{
     schedule::{Schedule, Stage},
     spec::{Expect, GrpcCall, HttpRequest, Pace, Protocol, Spec, Tls, Transfer, Until, WebSocketMessage},
 };
+pub(crate) use accept_all::AcceptAll;
 pub(crate) use args::LoadArgs;
 pub(crate) use client::{body, duplex};
 pub(crate) use command::run;

@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::{ControlPlane, Credential};
 use super::proxy::{Event, Proxy, Report};
+use crate::connection::{ControlPlane, Credential};
 use crate::mesh::USED;
 
 /// The service that all proxies use.

@@ -9,7 +9,6 @@
 mod subject;
 mod fleet;
 mod proxy;
-mod connection;
 mod subscriptions;
 mod results;
 

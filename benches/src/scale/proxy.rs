@@ -19,8 +19,8 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Request;
 
-use super::connection::{ControlPlane, Credential, cause};
 use super::subscriptions::Subscriptions;
+use crate::connection::{ControlPlane, Credential, cause};
 
 /// A sidecar's time limits for a certificate and for the first response of a stream.
 const CERTIFICATE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -143,7 +143,7 @@ impl Proxy {
             Admission::Token { token, csr } => (token, csr.clone()),
             Admission::Certificate(chain) => return Ok(chain.clone()),
         };
-        let channel = control_plane.connect(self.source(), None).await?;
+        let channel = control_plane.connect(Some(self.source()), None).await?;
         let request = IstioCertificateRequest { csr, ..Default::default() };
         let mut request = Request::new(request);
         let bearer = format!("Bearer {token}").parse().map_err(|_| "the token is no header")?;
@@ -169,7 +169,7 @@ impl Proxy {
         report: &impl Fn(Event) -> bool,
         has_received: &mut bool,
     ) -> Result<(), String> {
-        let channel = control_plane.connect(self.source(), Some(credential)).await?;
+        let channel = control_plane.connect(Some(self.source()), Some(credential)).await?;
         let mut subscriptions = Subscriptions::new(&self.destinations, self.watched);
         let (requests, outgoing) = mpsc::unbounded_channel();
         // The receiver lives as long as the call.

@@ -10,9 +10,9 @@ use outrigger::{admin, ports};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::connection::{ControlPlane, Credential};
 use super::fleet::{Fleet, SHARED};
 use crate::compare::{Certificates, find_program};
+use crate::connection::{ControlPlane, Credential};
 use crate::mesh::Mesh;
 
 /// The first port of the shared endpoint, which nobody calls.

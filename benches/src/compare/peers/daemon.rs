@@ -52,6 +52,14 @@ pub(super) struct Daemon {
     log: PathBuf,
 }
 
+/// Where the standard output of a process goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stdout {
+    /// Into its log, as its standard error.
+    Logged,
+    Dropped,
+}
+
 /// A worker of nginx outlives its master if the master alone is killed.
 impl Drop for Daemon {
     fn drop(&mut self) {
@@ -71,32 +79,25 @@ impl Daemon {
         logs: &Path,
         args: &[&str],
     ) -> Result<Self, String> {
-        Self::start_with(cores, program, name, logs, args, false)
+        Self::start_with(cores, program, name, logs, args, Stdout::Logged)
     }
 
-    /// The same, with stdout dropped.
-    pub(super) fn start_silent(
+    /// The same, with stdout where `stdout` says.
+    pub(super) fn start_with(
         cores: &Cores,
         program: &Path,
         name: &str,
         logs: &Path,
         args: &[&str],
-    ) -> Result<Self, String> {
-        Self::start_with(cores, program, name, logs, args, true)
-    }
-
-    fn start_with(
-        cores: &Cores,
-        program: &Path,
-        name: &str,
-        logs: &Path,
-        args: &[&str],
-        silent: bool,
+        stdout: Stdout,
     ) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("cannot start {name}: {error}");
         let log = logs.join(format!("{name}.log"));
         let output = File::create(&log).map_err(failed)?;
-        let stdout = if silent { Stdio::null() } else { output.try_clone().map_err(failed)?.into() };
+        let stdout = match stdout {
+            Stdout::Logged => output.try_clone().map_err(failed)?.into(),
+            Stdout::Dropped => Stdio::null(),
+        };
         let _pinned = cores.on_proxy_core()?;
         let child = Command::new(program)
             .args(args)

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use outrigger::ports;
 
-use super::daemon::Daemon;
+use super::daemon::{Daemon, Stdout};
 use super::{Hop, Members, Paths, Protocol, Running, Setup, With};
 
 /// So many routes are ACLs.
@@ -48,10 +48,8 @@ async fn one(hop: &Hop<&str>, program: &Path, setup: &Setup, with: &With<'_>) ->
     std::fs::write(&file, config).map_err(|error| error.to_string())?;
     let file = file.display().to_string();
     let args = ["-db", "-f", &file];
-    let mut daemon = match setup.telemetry.access_log {
-        true => Daemon::start_silent(with.cores, program, name, with.directory, &args)?,
-        false => Daemon::start(with.cores, program, name, with.directory, &args)?,
-    };
+    let stdout = if setup.telemetry.access_log { Stdout::Dropped } else { Stdout::Logged };
+    let mut daemon = Daemon::start_with(with.cores, program, name, with.directory, &args, stdout)?;
     daemon.accepts(*from).await?;
     Ok(daemon)
 }

@@ -11,7 +11,8 @@ use outrigger::process::Process;
 
 use super::{Members, Paths, Protocol, Running, Setup, Shape, With};
 use crate::compare::client_tls;
-use crate::heartbeats::client::Identity;
+use crate::connection::Credential;
+use crate::heartbeats::client::join;
 use crate::mesh::{Mesh, USED};
 
 /// Rules of one HTTPRoute: Gateway API permits 16.
@@ -79,7 +80,7 @@ pub(super) async fn start(program: &Path, setup: &Setup, with: &With<'_>) -> Res
     drop(pinned);
     let (address, tls) = match (setup.shape, setup.protocol) {
         (Shape::Inbound, _) => {
-            let (chain, key) = Identity::join(&mesh).await?.into_parts();
+            let Credential { chain, key } = join(&mesh).await?;
             let server = format!("{service}.{NAMESPACE}.mtls.outrigger.internal");
             (mesh.inbound, Some(client_tls::client(chain, key, &server)?))
         }

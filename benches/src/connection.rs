@@ -1,5 +1,5 @@
-//! The connection of a simulated proxy to the control plane: TLS 1.3 and HTTP/2 with a sidecar's settings, from an address of
-//! loopback of its own, because the control plane bounds what one address may do.
+//! A connection to a control plane as a sidecar's: TLS 1.3 and HTTP/2 with its settings. For the simulated proxies of `scale` and the clients
+//! of `heartbeats`. A connection may come from an address of loopback of its own: the control plane bounds what one address may do.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -29,7 +29,7 @@ const WINDOW: u32 = 1 << 20;
 
 /// How to connect to a control plane.
 #[derive(Debug)]
-pub(super) struct ControlPlane {
+pub(crate) struct ControlPlane {
     address: SocketAddr,
     provider: Arc<CryptoProvider>,
     verifier: Arc<WebPkiServerVerifier>,
@@ -37,14 +37,14 @@ pub(super) struct ControlPlane {
 }
 
 /// The certificate of a proxy and its key.
-pub(super) struct Credential {
-    pub(super) chain: Vec<CertificateDer<'static>>,
-    pub(super) key: PrivateKeyDer<'static>,
+pub(crate) struct Credential {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
 }
 
 impl ControlPlane {
     /// Reads the trust roots of the control plane at `address`. Returns an error if the file has none.
-    pub(super) fn new(address: SocketAddr, roots: &Path) -> Result<Self, String> {
+    pub(crate) fn new(address: SocketAddr, roots: &Path) -> Result<Self, String> {
         let pem = std::fs::read(roots).map_err(|error| format!("{}: {error}", roots.display()))?;
         let mut store = RootCertStore::empty();
         for root in CertificateDer::pem_slice_iter(&pem) {
@@ -57,11 +57,11 @@ impl ControlPlane {
         Ok(Self { address, provider, verifier, anonymous })
     }
 
-    /// Connects from `source`, with a certificate if there is one. Returns an error if that fails or takes longer than a sidecar
+    /// Connects from `source`, if it is given, with a certificate if there is one. Returns an error if that fails or takes longer than a sidecar
     /// waits.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         &self,
-        source: Ipv4Addr,
+        source: Option<Ipv4Addr>,
         credential: Option<&Credential>,
     ) -> Result<Channel, String> {
         let config = match credential {
@@ -104,7 +104,7 @@ fn config(
 }
 
 /// Returns the text of the error at the end of the chain, which says what happened.
-pub(super) fn cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn cause(error: &dyn std::error::Error) -> String {
     let mut last = error;
     while let Some(source) = last.source() {
         last = source;
@@ -114,7 +114,7 @@ pub(super) fn cause(error: &dyn std::error::Error) -> String {
 
 /// Dials the control plane; ignores the URI.
 struct Connector {
-    source: Ipv4Addr,
+    source: Option<Ipv4Addr>,
     address: SocketAddr,
     tls: TlsConnector,
 }
@@ -132,7 +132,9 @@ impl Service<Uri> for Connector {
         let (source, address, tls) = (self.source, self.address, self.tls.clone());
         Box::pin(async move {
             let socket = TcpSocket::new_v4()?;
-            socket.bind((source, 0).into())?;
+            if let Some(source) = source {
+                socket.bind((source, 0).into())?;
+            }
             let stream = socket.connect(address).await?;
             stream.set_nodelay(true)?;
             Ok(TokioIo::new(tls.connect(ServerName::IpAddress(address.ip().into()), stream).await?))
