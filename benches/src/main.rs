@@ -16,6 +16,7 @@ mod mesh;
 mod backend;
 mod load;
 mod connection;
+mod plot;
 mod span_sink;
 mod callgrind;
 

@@ -10,6 +10,7 @@ mod subject;
 mod fleet;
 mod proxy;
 mod subscriptions;
+mod report;
 mod results;
 
 use std::path::PathBuf;
@@ -95,7 +96,7 @@ pub(crate) async fn run(args: ScaleArgs) -> Result<(), String> {
     for results in &all {
         println!("{}", results.table());
     }
-    results::write(&all, &args.results)
+    report::write(&all, &args.results)
 }
 
 async fn measure(subject: &Subject<'_>, size: Size, cores: Cores) -> Result<Results, String> {

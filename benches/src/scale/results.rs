@@ -1,22 +1,12 @@
-//! The figures of a run, as a table on stdout and as `scale.json`.
+//! The figures of a run, as tables and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::compare::{Spent, describe_machine};
-
-/// Writes `scale.json` into `directory`, which is created. Returns an error if that fails.
-pub(super) fn write(all: &[Results], directory: &Path) -> Result<(), String> {
-    std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    let file = directory.join("scale.json");
-    let control_planes: Vec<_> = all.iter().map(Results::json).collect();
-    let json = json!({"machine": describe_machine(), "control_planes": control_planes});
-    std::fs::write(&file, format!("{json:#}\n")).map_err(|error| format!("{}: {error}", file.display()))
-}
+use crate::compare::Spent;
 
 /// What was measured.
 #[derive(Debug)]
@@ -71,7 +61,8 @@ impl Results {
         last
     }
 
-    fn each_proxy(&self) -> Vec<Duration> {
+    /// When each proxy had each change, sorted.
+    pub(super) fn each_proxy(&self) -> Vec<Duration> {
         let mut all = self.changes.concat();
         all.sort_unstable();
         all
@@ -142,7 +133,7 @@ CPU of the simulated proxies: {:.1} s in the cold start, {:.0} µs per proxy and
         table
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         let summary = |times: &[Duration]| {
             let [median, p99, last] = [0.5, 0.99, 1.0].map(|share| percentile(times, share));
             json!({"median": median, "p99": p99, "last": last})
@@ -205,14 +196,14 @@ fn percentile(sorted: &[Duration], share: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use super::*;
 
-    fn seconds(times: &[u64]) -> Vec<Duration> {
+    pub(in super::super) fn seconds(times: &[u64]) -> Vec<Duration> {
         times.iter().copied().map(Duration::from_secs).collect()
     }
 
-    fn results() -> Results {
+    pub(in super::super) fn results() -> Results {
         let cpu = |seconds| {
             let (user, wall) = (Duration::from_secs(seconds), Duration::from_secs(10));
             Cpu {
@@ -237,6 +228,12 @@ mod tests {
             memory: [1 << 20, 3 << 20, 5 << 20],
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{results, seconds};
+    use super::*;
 
     #[test]
     fn figures_are_per_proxy_and_change() {
@@ -255,11 +252,6 @@ mod tests {
         let table = results().table();
         assert!(table.contains("| cold start: all resources after, s | 2.000 | 5.000 | 5.000 |"), "{table}");
         assert!(table.contains("repeated in the cold start: 3 x certificate: Unavailable"), "{table}");
-        let directory = tempfile::tempdir().unwrap();
-        write(&[results()], &directory.path().join("new")).unwrap();
-        let written = std::fs::read_to_string(directory.path().join("new/scale.json")).unwrap();
-        let written: Value = serde_json::from_str(&written).unwrap();
-        assert_eq!(written["control_planes"], json!([results().json()]));
         let unsigned = Results { certified: Vec::new(), ..results() }.table();
         assert!(!unsigned.contains("certificate after") && !unsigned.contains("signed"), "{unsigned}");
     }

@@ -1,26 +1,13 @@
 //! The plots: throughput over time, latency over time, and latency by percentile, one below the other, as SVG.
 
-use std::fmt::Display;
-
 use plotters::prelude::*;
 
 use super::Report;
+use crate::plot::{Area, Line, draw, failed};
 
 const SIZE: (u32, u32) = (960, 1080);
 /// The percentile plot ends at this share of the requests: 99.999 %.
 const NINES: f64 = 5.0;
-/// Labels of an axis: one for each nine of the percentiles.
-const LABELS: usize = 6;
-const FONT: (&str, u32) = ("sans-serif", 14);
-
-type Area<'svg> = DrawingArea<SVGBackend<'svg>, plotters::coord::Shift>;
-
-/// One line of a plot.
-struct Line {
-    name: &'static str,
-    color: RGBColor,
-    points: Vec<(f64, f64)>,
-}
 
 /// Returns the plots. Returns an error if the library cannot draw them.
 pub(in super::super) fn plots(report: &Report<'_>) -> Result<String, String> {
@@ -99,49 +86,4 @@ fn by_quantile(area: &Area<'_>, report: &Report<'_>) -> Result<(), String> {
         format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
     };
     draw(area, "latency in ms by percentile", "percentile", &lines, NINES, label)
-}
-
-/// Draws lines with axes from zero, up to `end` in x.
-fn draw(
-    area: &Area<'_>,
-    title: &str,
-    x: &str,
-    lines: &[Line],
-    end: f64,
-    label: impl Fn(&f64) -> String,
-) -> Result<(), String> {
-    let highest = lines.iter().flat_map(|line| &line.points).map(|(_, y)| *y).fold(0.0, f64::max);
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, FONT)
-        .margin(12)
-        .x_label_area_size(36)
-        .y_label_area_size(72)
-        .build_cartesian_2d(0.0..end, 0.0..highest.max(1e-3) * 1.1)
-        .map_err(failed)?;
-    chart
-        .configure_mesh()
-        .x_desc(x)
-        .x_labels(LABELS)
-        .x_label_formatter(&label)
-        .max_light_lines(0)
-        .draw()
-        .map_err(failed)?;
-    for line in lines {
-        let color = line.color;
-        chart
-            .draw_series(LineSeries::new(line.points.iter().copied(), color.stroke_width(2)))
-            .map_err(failed)?
-            .label(line.name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .draw()
-        .map_err(failed)
-}
-
-fn failed(error: impl Display) -> String {
-    format!("cannot draw: {error}")
 }
