@@ -14,6 +14,7 @@ mod faults;
 mod heartbeats;
 mod mesh;
 mod backend;
+mod relay;
 mod load;
 mod connection;
 mod plot;
@@ -26,6 +27,7 @@ use clap::{Parser, Subcommand};
 
 /// Measures Outrigger.
 #[derive(Debug, Parser)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
     bench: Bench,
@@ -43,6 +45,8 @@ enum Bench {
     Endpoint(faults::endpoint::EndpointArgs),
     #[command(hide = true)]
     Backend(backend::BackendArgs),
+    #[command(hide = true)]
+    Relay(relay::RelayArgs),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
             match bench {
                 Bench::Load(args) => load::run(*args).await,
                 Bench::Backend(args) => backend::run(&args),
+                Bench::Relay(args) => relay::run(args),
                 Bench::Compare(args) => compare::run(args).await,
                 Bench::Instructions(args) => compare::instructions::run(args).await,
                 Bench::Faults(args) => faults::run(args).await,

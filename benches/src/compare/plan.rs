@@ -15,7 +15,7 @@ const FRESH: usize = 3;
 /// For opening connections, and the start of a load.
 const BETWEEN: Duration = Duration::from_millis(150);
 /// Part of the estimate that repetitions of disturbed runs may take.
-const SPARE: f64 = 0.1;
+const SPARE: f64 = 0.05;
 
 /// How long and how often is measured.
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +33,8 @@ impl Plan {
     /// `repeat`: runs of each peer, if not as many as usual.
     pub(super) fn new(quick: bool, repeat: Option<usize>) -> Self {
         let (warm_up, run, usual) = match quick {
-            true => (200, 450, 1),
-            false => (300, 1_500, 5),
+            true => (180, 430, 1),
+            false => (250, 1_500, 5),
         };
         let [warm_up, run] = [warm_up, run].map(Duration::from_millis);
         Self { quick, warm_up, run, repeat: repeat.unwrap_or(usual).max(1), callgrind: false }
@@ -114,6 +114,7 @@ fn start(peer: Peer, setup: &Setup) -> Duration {
         Peer::Outrigger => (1_000, 0.4),
         Peer::Envoy => (400, 0.1),
         Peer::Haproxy | Peer::Nginx | Peer::Pingora => (100, 0.05),
+        Peer::Relay => (30, 0.0),
     };
     let objects = setup.routes + setup.services;
     Duration::from_millis(each + (per_object * objects as f64) as u64)

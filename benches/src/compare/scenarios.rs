@@ -35,6 +35,8 @@ pub(super) struct Variant {
     access_log: bool,
     /// Percentage of requests.
     traced: u8,
+    /// Whether the relay that parses nothing is measured, too.
+    floor: bool,
     /// Whether a short comparison has it.
     pub(super) quick: bool,
     /// Whether system calls, instructions and allocations of a request are counted, too.
@@ -81,7 +83,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "S1",
         "HTTP/1.1, GET over 32 connections",
-        &[counted(get("200 B", Shape::One, 200)), counted(get("16 KiB", Shape::One, 16 << 10))],
+        &[floor(counted(get("200 B", Shape::One, 200))), floor(counted(get("16 KiB", Shape::One, 16 << 10)))],
     ),
     scenario(
         "S2",
@@ -94,6 +96,7 @@ pub(super) const ALL: &[Scenario] = &[
         &[Variant {
             protocol: Protocol::Http2,
             counted: true,
+            floor: true,
             ..variant(
                 "",
                 Shape::One,
@@ -104,7 +107,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "S4",
         "TCP, bulk upload over 4 connections",
-        &[bulk("mTLS, two proxies", Shape::Pair), bulk("plain", Shape::One)],
+        &[bulk("mTLS, two proxies", Shape::Pair), floor(bulk("plain", Shape::One))],
     ),
     scenario(
         "S5",
@@ -122,7 +125,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "S7",
         "gRPC in the clear, messages of 100 B, 16 connections",
-        &[counted(grpc("unary", false)), counted(grpc("streaming", true))],
+        &[floor(counted(grpc("unary", false))), floor(counted(grpc("streaming", true)))],
     ),
     Scenario {
         together: true,
@@ -164,7 +167,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "S11",
         "WebSocket, messages of 100 B, 32 connections",
-        &[variant("", Shape::One, Work::WebSocket)],
+        &[floor(variant("", Shape::One, Work::WebSocket))],
     ),
     scenario(
         "S12",
@@ -214,6 +217,7 @@ const fn variant(name: &'static str, shape: Shape, work: Work) -> Variant {
         paths: Paths::Prefix,
         access_log: false,
         traced: 0,
+        floor: false,
         quick: true,
         counted: false,
         against: None,
@@ -224,6 +228,11 @@ const fn variant(name: &'static str, shape: Shape, work: Work) -> Variant {
 /// With counts of what a request does.
 const fn counted(variant: Variant) -> Variant {
     Variant { counted: true, ..variant }
+}
+
+/// With the relay that parses nothing.
+const fn floor(variant: Variant) -> Variant {
+    Variant { floor: true, ..variant }
 }
 
 /// Not in short comparisons.
@@ -300,6 +309,7 @@ impl Variant {
             backend,
             endpoints: if let Work::Changes { endpoints, .. } = self.work { endpoints } else { 0 },
             services: if let Work::Mesh { services } = self.work { services } else { 0 },
+            floor: self.floor,
         }
     }
 

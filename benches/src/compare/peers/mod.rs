@@ -6,6 +6,7 @@ mod haproxy;
 mod nginx;
 mod outrigger;
 mod pingora;
+mod relay;
 mod daemon;
 mod members;
 
@@ -38,6 +39,8 @@ pub(super) struct Setup {
     pub(super) endpoints: usize,
     /// Other services of the mesh, which nobody calls and which can be changed.
     pub(super) services: usize,
+    /// The relay that parses nothing is measured, too.
+    pub(super) floor: bool,
 }
 
 impl Setup {
@@ -106,12 +109,14 @@ pub(super) enum Peer {
     Envoy,
     Nginx,
     Pingora,
+    /// Parses nothing.
+    Relay,
 }
 
 impl Peer {
     /// All of them, in the order of the tables.
-    pub(super) const ALL: [Self; 5] =
-        [Self::Outrigger, Self::Haproxy, Self::Envoy, Self::Nginx, Self::Pingora];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Outrigger, Self::Haproxy, Self::Envoy, Self::Nginx, Self::Pingora, Self::Relay];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -120,6 +125,7 @@ impl Peer {
             Self::Envoy => "Envoy",
             Self::Nginx => "nginx",
             Self::Pingora => "pingora",
+            Self::Relay => "floor (a relay)",
         }
     }
 
@@ -131,6 +137,7 @@ impl Peer {
             Self::Envoy => (daemon::find("envoy"), "--version"),
             Self::Nginx => (daemon::find("nginx"), "-v"),
             Self::Pingora => (daemon::find("peer-pingora"), "--version"),
+            Self::Relay => (relay::find(), "--version"),
         };
         let program = program?;
         let version = daemon::version(&program, flag)?;
@@ -145,6 +152,7 @@ impl Peer {
             return self == Self::Outrigger;
         }
         match self {
+            Self::Relay => setup.floor && setup.shape == Shape::One,
             Self::Outrigger | Self::Envoy => true,
             // Debian's has no tracer.
             Self::Haproxy => tracing.is_none(),
@@ -180,6 +188,7 @@ impl Peer {
             Self::Envoy => envoy::start(program, setup, with).await,
             Self::Nginx => nginx::start(program, setup, with).await,
             Self::Pingora => pingora::start(program, setup, with).await,
+            Self::Relay => relay::start(program, setup, with).await,
         };
         started.map_err(|why| format!("{}: {why}", self.name()))
     }
@@ -264,6 +273,7 @@ mod testing {
             backend: (Ipv4Addr::LOCALHOST, 80).into(),
             endpoints: 0,
             services: 0,
+            floor: false,
         }
     }
 
@@ -276,16 +286,17 @@ mod testing {
     #[test]
     fn peers_without_a_feature_are_left_out() {
         let takes_part = |setup: &Setup| Peer::ALL.map(|peer| peer.supports(setup));
-        assert_eq!(takes_part(&setup()), [true; 5]);
+        assert_eq!(takes_part(&setup()), [true, true, true, true, true, false]);
+        assert_eq!(takes_part(&Setup { floor: true, ..setup() }), [true; 6]);
         let mut logging = setup();
         logging.telemetry.access_log = true;
-        assert_eq!(takes_part(&logging), [true, true, true, true, false]);
+        assert_eq!(takes_part(&logging), [true, true, true, true, false, false]);
         let tracing = Tracing { percent: 1, collector: logging.backend };
         logging.telemetry.tracing = Some(tracing);
-        assert_eq!(takes_part(&logging), [true, false, true, false, false]);
+        assert_eq!(takes_part(&logging), [true, false, true, false, false, false]);
         let changing = Setup { endpoints: 20, ..setup() };
-        assert_eq!(takes_part(&changing), [true, true, true, false, false]);
+        assert_eq!(takes_part(&changing), [true, true, true, false, false, false]);
         let large = Setup { services: 10, ..setup() };
-        assert_eq!(takes_part(&large), [true, false, false, false, false]);
+        assert_eq!(takes_part(&large), [true, false, false, false, false, false]);
     }
 }

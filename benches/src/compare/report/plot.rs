@@ -7,12 +7,13 @@ use crate::compare::results::Summary;
 use crate::compare::scenarios;
 
 const SIZE: (u32, u32) = (860, 420);
-const COLOURS: [RGBColor; 5] = [
+const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(117, 112, 179),
     RGBColor(0, 158, 115),
     RGBColor(150, 150, 150),
+    RGBColor(230, 171, 2),
 ];
 
 /// Returns each measured scenario with its plot, as SVG.
