@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::Report;
 use crate::compare::scenarios;
 
-pub(super) fn print(report: &Report<'_>, machine: &str) -> String {
+pub(super) fn print(report: &Report<'_>, machine: &str, targets: &str) -> String {
     let mut text = String::from("# Comparison\n\n");
     let _ = writeln!(text, "Machine: {machine}.\n");
     for found in report.peers {
@@ -31,6 +31,7 @@ pub(super) fn print(report: &Report<'_>, machine: &str) -> String {
     if !report.uncounted.is_empty() {
         let _ = writeln!(text, "\nNot counted: {}.", report.uncounted.join("; "));
     }
+    text.push_str(targets);
     let mut last = "";
     for row in report.results.rows() {
         let (scenario, variant, metric) = row;
@@ -75,7 +76,7 @@ fn disturbed(report: &Report<'_>) -> (usize, usize) {
 }
 
 /// Three significant digits.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
@@ -103,7 +104,7 @@ mod tests {
         let plan = Plan::new(false, None);
         let report =
             Report { results: &results, failures: &[], uncounted: &["Envoy: x".into()], peers: &peers, plan };
-        let text = print(&report, "a machine");
+        let text = print(&report, "a machine", "\n## Targets\n");
         assert!(text.contains("| 200 B: µs | 24.0 ± 1.00 | 20.0 ± 0.00\\* (× 1.20) | - |"), "{text}");
         assert!(text.contains("\nNot counted: Envoy: x.\n"), "{text}");
         assert!(text.contains("1 of 4 runs were disturbed"), "{text}");

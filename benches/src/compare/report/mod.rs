@@ -1,6 +1,7 @@
 //! The results of a comparison as files: `compare.json` with every value, `compare.md` with tables, and one plot per scenario.
 
 mod json;
+mod targets;
 mod markdown;
 mod plot;
 mod machine;
@@ -31,7 +32,7 @@ pub(super) fn write(report: &Report<'_>, directory: &Path) -> Result<(), String>
     };
     let machine = describe_machine();
     file("compare.json", json::print(report, &machine)?)?;
-    let tables = markdown::print(report, &machine);
+    let tables = markdown::print(report, &machine, &targets::print(report));
     println!("{tables}");
     file("compare.md", tables)?;
     for (scenario, plot) in plot::all(report)? {
