@@ -6,6 +6,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod accepted;
+mod goaway;
+mod no_http2;
+mod flood;
 mod violations;
 mod messages;
 mod row;

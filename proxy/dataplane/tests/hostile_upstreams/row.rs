@@ -103,8 +103,13 @@ async fn run(request: &'static str, frames: Vec<u8>) -> (String, String, String)
 
 /// Sends a request. Returns the status, and the reason of the proxy or whether the response arrived whole.
 pub(crate) async fn ask(address: SocketAddr, request: &str) -> String {
+    ask_of("app", address, request).await
+}
+
+/// The same, of another host.
+pub(crate) async fn ask_of(host: &str, address: SocketAddr, request: &str) -> String {
     let mut client = Client::connect(address).await;
-    client.send(format!("{request}Host: app\r\n\r\n")).await;
+    client.send(format!("{request}Host: {host}\r\n\r\n")).await;
     let response = String::from_utf8_lossy(&client.rest().await).into_owned();
     let Some((head, body)) =
         response.rsplit_once("HTTP/1.1 ").and_then(|(_, last)| last.split_once("\r\n\r\n"))

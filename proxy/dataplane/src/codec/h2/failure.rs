@@ -41,6 +41,8 @@ pub(super) fn upstream(error: &StreamError, reached: Reached, id: u32) -> Failur
             refused = true;
             Reason::UpstreamConnectionTermination
         }
+        // Nor would the next request be understood.
+        StreamError::Connection(End::NotHttp2 { .. }) => Reason::UpstreamProtocolError,
         // Other streams only lose their connection.
         StreamError::Connection(End::Violation { stream, .. }) if *stream == id => {
             Reason::UpstreamProtocolError

@@ -81,16 +81,22 @@ impl Connection {
             Found::Stream(_) | Found::Closed => {
                 write::rst_stream(self.output.frames(), id, error.code);
                 self.count_error();
+                self.idle_frame();
             }
             Found::Idle => self.violated_on(id, Error::connection(error.code, error.rule)),
-            Found::Reset => {}
+            Found::Reset => self.idle_frame(),
         }
     }
 
     /// Ends the connection because of a violation in a frame of stream `stream`.
     pub(super) fn violated_on(&mut self, stream: u32, error: Error) {
         let Error { code, rule, .. } = error;
-        self.end_with(code, rule, End::Violation { code, rule, stream });
+        let end = if self.role == Role::Client && !self.peer.received {
+            End::NotHttp2 { code, rule }
+        } else {
+            End::Violation { code, rule, stream }
+        };
+        self.end_with(code, rule, end);
     }
 
     /// Ends the connection because the peer sends too much of what costs it nothing.

@@ -76,7 +76,7 @@ impl Connection {
         self.peer_leaves = Some(last);
         self.peer_code = code;
         if self.role == Role::Server {
-            return;
+            return self.idle_frame();
         }
         let above: Vec<u32> =
             self.streams.all().filter(|(_, stream)| stream.id > last).map(|(index, _)| index).collect();
@@ -85,6 +85,7 @@ impl Connection {
         }
         self.opening.wake_all();
         self.driver.wake();
+        self.idle_frame();
     }
 
     pub(super) fn apply_pong(&mut self, payload: [u8; 8]) {

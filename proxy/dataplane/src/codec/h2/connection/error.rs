@@ -32,6 +32,8 @@ pub(in super::super) enum StreamError {
 pub(in super::super) enum End {
     /// The peer violated a rule; GOAWAY with that code was sent. `stream` is the stream whose frame it was, 0 if none.
     Violation { code: Code, rule: &'static str, stream: u32 },
+    /// What a server sent first was not its SETTINGS (RFC 9113 section 3.4); GOAWAY with that code was sent.
+    NotHttp2 { code: Code, rule: &'static str },
     /// The peer sent GOAWAY with an error code and closed the transport.
     GoAway(Code),
     /// The transport failed.
@@ -63,6 +65,7 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Violation { code, rule, .. } => write!(f, "{rule} ({code})"),
+            Self::NotHttp2 { code, rule } => write!(f, "the endpoint does not speak HTTP/2: {rule} ({code})"),
             Self::GoAway(code) => write!(f, "the peer has closed the connection with {code}"),
             Self::Io(error) => error.fmt(f),
             Self::Closed => f.write_str("the peer has closed the connection"),

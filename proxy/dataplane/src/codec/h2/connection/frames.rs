@@ -29,6 +29,9 @@ impl Connection {
         if self.awaits_preface && !self.take_preface(read) {
             return false;
         }
+        if self.role == Role::Client && !self.peer.received && read.starts_with(b"HTTP/1") {
+            self.violated_on(0, Error::connection(Code::PROTOCOL_ERROR, "it answers in HTTP/1"));
+        }
         let mut complete = false;
         while self.end.is_none() {
             if self.accepting.is_full() {
@@ -128,7 +131,12 @@ impl Connection {
         }
         let index = match self.streams.find(id) {
             Found::Stream(index) => index,
-            Found::Reset => return self.consumed(charged),
+            Found::Reset => {
+                if charged == 0 && !end {
+                    self.idle_frame();
+                }
+                return self.consumed(charged);
+            }
             Found::Idle if self.is_beyond_the_last(id) => return self.consumed(charged),
             Found::Idle => {
                 let error = Error::connection(Code::PROTOCOL_ERROR, "DATA on a stream that was never opened");
@@ -142,6 +150,9 @@ impl Connection {
         // Cannot fail: the index was just found.
         let Some(stream) = self.streams.at(index) else { return };
         if stream.fault.is_some_and(Fault::was_sent) {
+            if charged == 0 && !end {
+                self.idle_frame();
+            }
             return self.consumed(charged);
         }
         let length = data.len() as u32;

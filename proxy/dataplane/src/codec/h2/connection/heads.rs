@@ -22,6 +22,7 @@ impl Connection {
                 Some(stream) if stream.receiving == Receiving::Head => Kind::Response,
                 _ => Kind::Trailers,
             },
+            _ if self.role == Role::Client => Kind::Response,
             _ => Kind::Request,
         };
         let section = match self.decoder.decode(block, kind) {
@@ -35,6 +36,10 @@ impl Connection {
                 Kind::Response => self.response(index, section, end),
                 _ => self.trailers(index, section, end),
             },
+            // The final head may be late, and no other.
+            Found::Reset if section.status.is_some_and(|status| status.is_informational()) => {
+                self.idle_frame()
+            }
             Found::Reset => {}
             Found::Idle if self.is_beyond_the_last(id) => {}
             Found::Idle if self.role == Role::Server && id % 2 == 1 && id > self.streams.newest => {
@@ -88,10 +93,13 @@ impl Connection {
 
     fn response(&mut self, index: u32, section: Box<Section>, end: bool) {
         let Some(stream) = self.streams.at(index) else { return };
+        let status = section.status.unwrap_or_default();
         if stream.fault.is_some() {
+            if status.is_informational() {
+                self.idle_frame();
+            }
             return;
         }
-        let status = section.status.unwrap_or_default();
         let violation = match section.malformed {
             None if status.is_informational() && end => Some("an interim response ends the stream"),
             malformed => malformed,
