@@ -1,10 +1,9 @@
 //! What idle connections hold: alone in its file, since the allocator counts for the whole process.
 
+#[path = "support/counting.rs"]
+mod counting;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use outrigger_test_support::application::Application;
@@ -14,46 +13,6 @@ use support::sidecar::inbound_listener;
 use support::tls::{Authority, Peer, get};
 use support::{World, forward};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-/// Bytes that are allocated by the workers.
-static LIVE: AtomicI64 = AtomicI64::new(0);
-
-thread_local! {
-    /// Whether this thread is the test's own.
-    static OWN: Cell<bool> = const { Cell::new(false) };
-}
-
-struct Counting;
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn count(bytes: i64) {
-    if !OWN.get() {
-        LIVE.fetch_add(bytes, Relaxed);
-    }
-}
-
-fn size(layout: Layout) -> i64 {
-    i64::try_from(layout.size()).unwrap_or_default()
-}
-
-// SAFETY: every call goes to the system's allocator as it is. Counting allocates nothing and cannot unwind: the thread-local
-// has no destructor.
-#[allow(unsafe_code, reason = "an allocator cannot be implemented without")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(size(layout));
-        // SAFETY: the caller's promises are those that the system's allocator requires.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        count(-size(layout));
-        // SAFETY: as above.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
 
 const CONNECTIONS: i64 = 200;
 
@@ -65,17 +24,17 @@ async fn held_by_each<T>(open: impl AsyncFn() -> T) -> i64 {
         if at == CONNECTIONS {
             // What all connections share is there by now.
             tokio::time::sleep(Duration::from_millis(100)).await;
-            before = LIVE.load(Relaxed);
+            before = counting::live();
         }
         idle.push(open().await);
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
-    (LIVE.load(Relaxed) - before) / CONNECTIONS
+    (counting::live() - before) / CONNECTIONS
 }
 
 #[tokio::test]
 async fn idle_connections_hold_little() {
-    OWN.set(true);
+    counting::exclude_this_thread();
     let (authority, application) = (Authority::new(), Application::http(|_| ok("served")).await);
     let world = World::new().unlogged().proxy().own(inbound_listener());
     let world = world.cluster("app", &[application.address]).http("app:80", forward("app"));

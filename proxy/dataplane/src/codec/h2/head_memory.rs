@@ -1,6 +1,8 @@
 //! The memory of request heads. With HPACK one byte may stand for a field of kilobytes (RFC 7541 section 6.1), so a client
 //! could make the proxy hold hundreds of bytes for each byte that it sends.
 //!
+//! The same holds for what waits to be read: trailers, and interim responses of a server.
+//!
 //! A worker holds heads up to [`FREE`]. Above that, a connection may hold [`RATIO`] bytes for each header byte that it has sent
 //! during its lifetime; more is refused. While a request is processed, its fields cost up to twice what is counted here.
 

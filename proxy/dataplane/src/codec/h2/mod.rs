@@ -22,11 +22,11 @@ mod driver;
 mod lingering;
 mod length;
 mod promised;
-mod head_memory;
 mod handle;
 mod cause;
 mod failure;
 mod connection;
+mod head_memory;
 mod hpack;
 mod frame;
 

@@ -112,7 +112,11 @@ impl Connection {
             if stream.interims > self.config.interim_responses {
                 return self.stream_violated(index, Code::ENHANCE_YOUR_CALM, "too many interim responses");
             }
-            stream.interim.push_back(section);
+            let Some(permit) = self.unread_heads.hold(section.size, self.head_bytes) else {
+                let rule = "interim responses take far more memory than was sent for them";
+                return self.stream_violated(index, Code::ENHANCE_YOUR_CALM, rule);
+            };
+            stream.interim.push_back((section, permit));
             stream.reader.wake();
             return;
         }
@@ -153,7 +157,10 @@ impl Connection {
         } else if section.too_large {
             stream.bad_trailers = Some(BadTrailers::TooLarge);
         } else if !section.fields.is_empty() {
-            stream.trailers = Some((section.fields, section.size));
+            match self.unread_heads.hold(section.size, self.head_bytes) {
+                Some(permit) => stream.trailers = Some((section.fields, section.size, permit)),
+                None => stream.bad_trailers = Some(BadTrailers::TooLarge),
+            }
         }
         stream.receiving = Receiving::Ended;
         stream.reader.wake();

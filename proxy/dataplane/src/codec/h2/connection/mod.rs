@@ -33,6 +33,7 @@ use std::task::Waker;
 use tokio::time::Instant;
 
 use super::frame::{INITIAL_FRAME_SIZE, INITIAL_WINDOW, PREFACE, Reader, Settings, write};
+use super::head_memory::HeadMemory;
 use super::hpack::{Decoder, Encoder};
 use crate::codec::limits::{Limits, ResetLimits};
 
@@ -74,6 +75,8 @@ pub(super) struct Connection {
     encoder: Encoder,
     /// Compressed bytes of the field sections received.
     head_bytes: usize,
+    /// Interim responses and trailers that were not read.
+    unread_heads: HeadMemory,
     streams: Streams,
     schedule: Schedule,
     output: Output,
@@ -113,6 +116,8 @@ pub(super) struct Config {
     pub(super) concurrent_streams: u32,
     /// The size of a decoded field section above which it is `too_large`, in bytes as RFC 9113 section 6.5.2 counts.
     pub(super) header_list_bytes: u32,
+    /// The number of fields above which it is.
+    pub(super) fields: usize,
     /// Interim responses to one request (client).
     pub(super) interim_responses: usize,
     /// Limits on resets.
@@ -127,6 +132,7 @@ impl Config {
             connection_window,
             concurrent_streams: limits.concurrent_streams,
             header_list_bytes: limits.http2_list_bytes(),
+            fields: limits.fields,
             interim_responses: limits.interim_responses,
             resets: limits.resets,
         }
@@ -185,9 +191,10 @@ impl Connection {
             owed_since: Some(now),
             awaits_preface: role == Role::Server,
             reader: Reader::new(INITIAL_FRAME_SIZE, list_bytes.saturating_mul(BLOCK_SLACK)),
-            decoder: Decoder::new(list_bytes),
+            decoder: Decoder::new(list_bytes).with_most_fields(config.fields),
             encoder: Encoder::default(),
             head_bytes: 0,
+            unread_heads: HeadMemory::default(),
             streams: Streams::new(config.resets.remembered),
             schedule: Schedule::default(),
             output,

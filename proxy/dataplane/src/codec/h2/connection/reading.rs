@@ -42,7 +42,7 @@ impl Connection {
     ) -> Poll<Result<ResponseSection, StreamError>> {
         let mut fault = None;
         if let Some(stream) = self.streams.get(key) {
-            if let Some(section) = stream.interim.pop_front() {
+            if let Some((section, _)) = stream.interim.pop_front() {
                 return Poll::Ready(Ok(ResponseSection { section, ended: false }));
             }
             if let Some(section) = stream.head.take() {
@@ -88,7 +88,7 @@ impl Connection {
             self.consumed(length);
             return Poll::Ready(Ok(Received::Data(data)));
         }
-        if let Some((fields, size)) = stream.trailers.take() {
+        if let Some((fields, size, _)) = stream.trailers.take() {
             return Poll::Ready(Ok(Received::Trailers(fields, size)));
         }
         match stream.bad_trailers {

@@ -7,6 +7,7 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::super::frame::Priority;
+use super::super::head_memory::HeadPermit;
 use super::super::hpack::Section;
 use super::error::Fault;
 use super::wait::Wait;
@@ -67,7 +68,7 @@ pub(super) struct Stream {
     pub(super) sending: Sending,
     pub(super) fault: Option<Fault>,
 
-    pub(super) interim: VecDeque<Box<Section>>,
+    pub(super) interim: VecDeque<(Box<Section>, HeadPermit)>,
     pub(super) interims: usize,
     pub(super) head: Option<Box<Section>>,
     data: VecDeque<Bytes>,
@@ -75,7 +76,7 @@ pub(super) struct Stream {
     joined: BytesMut,
     /// Tiny frames in `joined`.
     pub(super) tiny: u32,
-    pub(super) trailers: Option<(HeaderMap, FieldSize)>,
+    pub(super) trailers: Option<(HeaderMap, FieldSize, HeadPermit)>,
     pub(super) bad_trailers: Option<BadTrailers>,
     /// Bytes that were received and not read.
     pub(super) unread: u32,

@@ -23,6 +23,7 @@ pub(in super::super) struct CompressionError(pub(in super::super) &'static str);
 pub(in super::super) struct Decoder {
     table: Table,
     list_bytes: usize,
+    most_fields: usize,
     /// The fields that the next head of a request and of a response has capacity for: those of the last one, and more.
     usual: [usize; 2],
     /// The string that is being decoded.
@@ -33,7 +34,14 @@ impl Decoder {
     /// Creates a decoder with a table of 4096 bytes. A section whose fields, by RFC 9113 section 6.5.2, are larger than `list_bytes` is
     /// too large: its further fields are decoded and dropped.
     pub(in super::super) fn new(list_bytes: usize) -> Self {
-        Self { table: Table::default(), list_bytes, usual: [LEAST_USUAL; 2], scratch: Vec::new() }
+        let usual = [LEAST_USUAL; 2];
+        Self { table: Table::default(), list_bytes, most_fields: usize::MAX, usual, scratch: Vec::new() }
+    }
+
+    /// Sets the number of fields above which a section is too large: an indexed field is one byte on the wire, and an entry of a map
+    /// in memory.
+    pub(in super::super) fn with_most_fields(self, most_fields: usize) -> Self {
+        Self { most_fields, ..self }
     }
 
     /// Decodes a complete field block. The section may be malformed or too large, which does not affect the following ones.
@@ -48,7 +56,7 @@ impl Decoder {
             Kind::Trailers => 0,
         };
         // Boxed, because it is passed on several times.
-        let mut section = Box::new(Section::new(kind, self.list_bytes, capacity));
+        let mut section = Box::new(Section::new(kind, self.list_bytes, self.most_fields, capacity));
         let mut rest = self.size_updates(block)?;
         while let Some(first) = rest.first() {
             match first {

@@ -61,13 +61,15 @@ pub(in super::super) struct Section {
     pub(in super::super) too_large: bool,
     kind: Kind,
     limit: usize,
+    most_fields: usize,
     /// Whether a regular field was added, behind which no pseudo-field may be.
     has_regular: bool,
 }
 
 impl Section {
-    /// Creates an empty section, which may have `limit` bytes by RFC 9113 section 6.5.2 and has capacity for `fields` names.
-    pub(super) fn new(kind: Kind, limit: usize, fields: usize) -> Self {
+    /// Creates an empty section, which may have `limit` bytes by RFC 9113 section 6.5.2 and `most_fields` fields as `size` counts them.
+    /// It has capacity for `fields` names.
+    pub(super) fn new(kind: Kind, limit: usize, most_fields: usize, fields: usize) -> Self {
         Self {
             method: None,
             scheme: None,
@@ -88,6 +90,7 @@ impl Section {
             too_large: false,
             kind,
             limit,
+            most_fields,
             has_regular: false,
         }
     }
@@ -129,6 +132,10 @@ impl Section {
 
     fn add_regular(&mut self, name: HeaderName, role: Role, value: HeaderValue) {
         self.has_regular = true;
+        if self.size.fields > self.most_fields {
+            self.too_large = true;
+            return;
+        }
         if self.kind == Kind::Trailers {
             if hop::is_forbidden_in_trailers(&name) {
                 return;

@@ -335,3 +335,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn fields_above_their_number_are_not_kept() {
+    let mut decoder = Decoder::new(LIMIT).with_most_fields(3);
+    // `:method`, `:scheme`, `:path`, `:authority`, which counts as `host`, and a field that is in the table from here on.
+    let first = [&[0x82, 0x86, 0x84, 0x01, 1, b'a'][..], &[0x40, 1, b'x', 0]].concat();
+    for (more, too_large) in [(0, false), (1, false), (2, true), (100, true)] {
+        let section = decoder.decode(&[&first[..], &vec![0xbe; more]].concat(), Kind::Request).unwrap();
+        assert_eq!((section.too_large, section.malformed), (too_large, None), "{more}");
+        assert_eq!(section.fields.len(), (1 + more).min(2));
+        assert!(section.method.is_some() && section.path.is_some());
+    }
+}
