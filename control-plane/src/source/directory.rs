@@ -57,13 +57,25 @@ impl Directory {
     ///
     /// Returns an error if a directory cannot be listed: then no file counts as removed, and the next scan lists it again.
     pub(super) fn scan(&mut self, tracker: &mut WriteTracker, at: Instant) -> io::Result<Vec<ChangedFile>> {
+        self.scan_confirmed(tracker, at, &mut |_| {})
+    }
+
+    /// Like [`scan`](Self::scan). `catch_up` is called after the files were read, and records what happened to them until then:
+    /// what was read is discarded if the file has changed since or is being written. An event that comes late would
+    /// otherwise let a half-written file count as complete.
+    pub(super) fn scan_confirmed(
+        &mut self,
+        tracker: &mut WriteTracker,
+        at: Instant,
+        catch_up: &mut dyn FnMut(&mut WriteTracker),
+    ) -> io::Result<Vec<ChangedFile>> {
         let mut now = BTreeMap::new();
         list(&self.root, Path::new(""), &mut now)?;
         // A file may have several names: one that is being written under one name is not read under another.
         let inode = |path: &Path| fs::metadata(self.root.join(path)).ok().map(|metadata| metadata.ino());
         let writing: BTreeSet<u64> = tracker.writing().filter_map(inode).collect();
         let closed: BTreeSet<u64> = tracker.closed().filter_map(inode).collect();
-        let (mut changed, mut pending) = (Vec::new(), BTreeSet::new());
+        let (mut changed, mut pending, mut moving) = (Vec::new(), BTreeSet::new(), Vec::new());
         let paths: BTreeSet<_> = self.seen.keys().chain(now.keys()).cloned().collect();
         for path in paths {
             let stamp = now.get(&path).copied();
@@ -85,21 +97,40 @@ impl Directory {
                 Some((_, Ok(Some((stamp, text))))) => (Some(stamp), Some(Ok(text))),
                 // It changes faster than it can be read, or has disappeared. The next scan reads it.
                 Some((_, Ok(None))) => {
-                    pending.insert(path);
+                    moving.push(path);
                     continue;
                 }
                 Some((stamp, Err(reason))) => (Some(stamp), Some(Err(reason))),
             };
-            let partial = readiness == Readiness::Partial;
-            match (partial, stamp) {
-                (false, None) => drop(self.seen.remove(&path)),
-                (false, Some(_)) | (true, None) => drop(self.seen.insert(path.clone(), stamp)),
+            changed.push((ChangedFile { path, text, partial: readiness == Readiness::Partial }, stamp));
+        }
+        let complete = |file: &ChangedFile| !file.partial && matches!(file.text, Some(Ok(_)));
+        if !moving.is_empty() || changed.iter().any(|(file, _)| complete(file)) {
+            catch_up(tracker);
+            let writing: BTreeSet<u64> = tracker.writing().filter_map(inode).collect();
+            let stays = |path: &Path, stamp: Stamp| {
+                let now = fs::metadata(self.root.join(path)).map(|metadata| Stamp::from(&metadata));
+                now.is_ok_and(|now| now == stamp) && !writing.contains(&stamp.inode)
+            };
+            changed.retain(|(file, stamp)| {
+                let stays = !complete(file) || stamp.is_some_and(|stamp| stays(&file.path, stamp));
+                if !stays {
+                    moving.push(file.path.clone());
+                }
+                stays
+            });
+        }
+        for (file, stamp) in &changed {
+            match (file.partial, stamp) {
+                (false, None) => drop(self.seen.remove(&file.path)),
+                (false, Some(_)) | (true, None) => drop(self.seen.insert(file.path.clone(), *stamp)),
                 (true, Some(_)) => {}
             }
-            changed.push(ChangedFile { path, text, partial });
         }
-        tracker.scanned(|path| pending.contains(path));
-        Ok(changed)
+        let again = moving.iter().any(|path| tracker.is_closed(path));
+        pending.extend(moving);
+        tracker.scanned(|path| pending.contains(path), again, at);
+        Ok(changed.into_iter().map(|(file, _)| file).collect())
     }
 }
 
@@ -313,5 +344,36 @@ mod tests {
         tracker.record(FileEvent::Closed(".hidden/a.yaml".into()), now);
         let read = texts(directory.scan(&mut tracker, now).unwrap());
         assert_eq!(read, [("a.yaml".to_owned(), Some("half and half".to_owned()))]);
+    }
+
+    #[test]
+    fn a_file_that_is_written_again_while_the_scan_reads_it_is_left_for_the_next_scan() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |text: &str| fs::write(root.path().join("a.yaml"), text).unwrap();
+        let event = |of: fn(PathBuf) -> FileEvent| of("a.yaml".into());
+        let (mut directory, mut tracker) = (Directory::new(root.path().into()), WriteTracker::default());
+        let now = Instant::now();
+        write("whole");
+        assert_eq!(directory.scan(&mut tracker, now).unwrap().len(), 1);
+        // The event of the second writing is late.
+        tracker.record(event(FileEvent::Closed), now);
+        write("ha");
+        let mut late = |tracker: &mut WriteTracker| {
+            tracker.record(event(FileEvent::Writing), now);
+        };
+        assert_eq!(directory.scan_confirmed(&mut tracker, now, &mut late).unwrap(), []);
+        assert_eq!(tracker.due(), None);
+        // It is written once more, and closed, during the scan.
+        write("half");
+        tracker.record(event(FileEvent::Closed), now);
+        let mut again = |tracker: &mut WriteTracker| {
+            write("half and half");
+            tracker.record(event(FileEvent::Closed), now);
+        };
+        assert_eq!(directory.scan_confirmed(&mut tracker, now, &mut again).unwrap(), []);
+        assert!(tracker.due().is_some());
+        let read = texts(directory.scan(&mut tracker, now).unwrap());
+        assert_eq!(read, [("a.yaml".to_owned(), Some("half and half".to_owned()))]);
+        assert_eq!((directory.scan(&mut tracker, now).unwrap(), tracker.due()), (vec![], None));
     }
 }

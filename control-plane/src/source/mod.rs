@@ -11,6 +11,7 @@ mod definitions;
 mod file;
 mod directory;
 mod write_tracker;
+mod debounce;
 mod last_good;
 pub(crate) mod document;
 pub mod location;

@@ -109,7 +109,12 @@ impl Reader {
         self.tracker.record(event, now)
     }
 
-    /// Returns when to scan again if no event comes before.
+    /// Returns when to scan because of what was recorded, which may be in the past. Returns None if nothing calls for it.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        if self.finished.is_empty() { self.tracker.due() } else { Some(now) }
+    }
+
+    /// Returns when to scan again if nothing changes before.
     pub(super) fn next_scan(&self, now: Instant) -> Option<Instant> {
         self.tracker.next_scan(now)
     }
@@ -121,24 +126,33 @@ impl Reader {
 
     /// Reads every file as it is, at the start. Restored definitions of files that are gone are removed.
     pub(super) fn read_first(&mut self) -> Result<Update, SourceError> {
-        let changed = self.scan(Instant::now())?;
+        let changed = self.scan(Instant::now(), &mut |_| {})?;
         let gone: Vec<_> =
             self.definitions.files().filter(|path| !self.directory.holds(path)).cloned().collect();
         let gone = gone.into_iter().map(|path| ChangedFile { path, text: None, partial: false });
         Ok(self.process(changed.into_iter().chain(gone).collect()).unwrap_or_default())
     }
 
-    /// Scans the directory and applies what changed. Returns None if nothing did.
-    pub(super) fn read(&mut self, now: Instant) -> Result<Option<Update>, SourceError> {
+    /// Scans the directory and applies what changed. Returns None if nothing did. `catch_up` is that of
+    /// [`Directory::scan_confirmed`].
+    pub(super) fn read(
+        &mut self,
+        now: Instant,
+        catch_up: &mut dyn FnMut(&mut WriteTracker),
+    ) -> Result<Option<Update>, SourceError> {
         if let Some(last_good) = self.last_good.as_mut().filter(|last_good| last_good.is_unsaved()) {
             last_good.save(self.definitions.retained());
         }
-        let changed = self.scan(now)?;
+        let changed = self.scan(now, catch_up)?;
         Ok(self.process(changed))
     }
 
-    fn scan(&mut self, now: Instant) -> Result<Vec<ChangedFile>, SourceError> {
-        self.directory.scan(&mut self.tracker, now).map_err(|error| {
+    fn scan(
+        &mut self,
+        now: Instant,
+        catch_up: &mut dyn FnMut(&mut WriteTracker),
+    ) -> Result<Vec<ChangedFile>, SourceError> {
+        self.directory.scan_confirmed(&mut self.tracker, now, catch_up).map_err(|error| {
             let directory = self.directory.root().to_owned();
             SourceError { directory, error }
         })
@@ -275,7 +289,7 @@ mod tests {
         }
 
         fn names(&mut self) -> Vec<String> {
-            if let Some(update) = self.reader.read(self.now).unwrap() {
+            if let Some(update) = self.reader.read(self.now, &mut |_| {}).unwrap() {
                 self.refusals = update.refusals.len();
                 self.builder.apply(update.changes.into_iter().map(|one| (one.id, one.resource)));
             }

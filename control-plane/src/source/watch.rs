@@ -1,7 +1,7 @@
 //! Watches the directory: a thread reads it whenever it changes, and applies the changes to the assembler.
 //!
-//! The kernel's events are debounced. Since events may be lost, the directory is also scanned every few seconds. A file that
-//! is being written is not read until its writer closes it. The resources of a file that disappears are removed a second
+//! Changes are debounced (`debounce.rs`). Since events may be lost, the directory is also scanned every few seconds. A file
+//! that is being written is not read until its writer closes it. The resources of a file that disappears are removed a second
 //! later, unless it is back by then. A file that cannot be read, or a directory that disappears, leaves the mesh unchanged.
 
 use std::path::PathBuf;
@@ -10,19 +10,17 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::assembler::SourceHandle;
-use super::file_events;
+use super::file_events::{self, Observed, Watch};
 use super::last_good::LastGoodStore;
 use super::reader::{ParseJob, ParseResult, Reader};
-use super::write_tracker::FileEvent;
+use super::write_tracker::WriteTracker;
 
 pub use super::reader::SourceError;
 
-/// Changes that come within this time of each other are read together,
-const DEBOUNCE: Duration = Duration::from_millis(50);
-/// but the first of them waits no longer than this.
-const MAX_DEBOUNCE: Duration = Duration::from_millis(500);
 /// How often the directory is scanned if there are no events.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a scan waits for the events until then. If they take longer, it does without.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// A watched directory. Dropping it stops its thread and waits for that to end.
 #[derive(Debug)]
@@ -33,16 +31,24 @@ pub struct DirectorySource {
 
 #[derive(Debug)]
 enum Signal {
-    FileEvent(FileEvent),
+    Observed(Observed),
     Parsed(ParseResult),
     Stop,
+}
+
+/// What the thread waits for.
+struct Signals {
+    signals: Receiver<Signal>,
+    watch: Option<Watch>,
+    /// Signals that came while the thread waited for others.
+    kept: Vec<Signal>,
 }
 
 impl DirectorySource {
     /// Reads the directory, marks the source as synced, and watches the directory from then on.
     ///
     /// The last good versions of resources whose files were refused are saved in the file `last_good`, so that they survive a
-    /// restart.
+    /// restart. A file beside it, which stays empty, serves to know whether all events have come.
     ///
     /// Returns an error if the directory cannot be read or a thread cannot be started.
     pub fn start(
@@ -50,13 +56,15 @@ impl DirectorySource {
         last_good: impl Into<PathBuf>,
         assembler: SourceHandle,
     ) -> Result<Self, SourceError> {
-        let root = directory.into();
+        let (root, last_good) = (directory.into(), last_good.into());
         let fail = |error| SourceError { directory: root.clone(), error };
         let (signal, signals) = channel();
         let (observed, parsed) = (signal.clone(), signal.clone());
         // Before the first scan, so that no change is missed between the two.
-        let watcher = file_events::watch(&root, move |event| drop(observed.send(Signal::FileEvent(event))));
-        let mut reader = Reader::new(root.clone(), Some(LastGoodStore::load(last_good.into())));
+        let watch = file_events::watch(&root, &last_good.with_extension("watch"), move |one| {
+            drop(observed.send(Signal::Observed(one)));
+        });
+        let mut reader = Reader::new(root.clone(), Some(LastGoodStore::load(last_good)));
         assembler.apply(reader.read_first()?);
         assembler.synced();
         let (jobs, waiting) = channel::<ParseJob>();
@@ -64,10 +72,10 @@ impl DirectorySource {
         let parse = move || waiting.into_iter().for_each(|job| drop(parsed.send(Signal::Parsed(job.run()))));
         thread::Builder::new().name("source-parse".into()).spawn(parse).map_err(fail)?;
         reader.in_background(jobs);
+        let mut signals = Signals { signals, watch, kept: Vec::new() };
         let run = move || {
-            let _watcher = watcher;
-            while wait(&signals, &mut reader) {
-                match reader.read(Instant::now()) {
+            while signals.wait(&mut reader) {
+                match reader.read(Instant::now(), &mut |tracker| signals.catch_up(tracker)) {
                     Ok(Some(update)) => assembler.apply(update),
                     Ok(None) => {}
                     Err(error) => {
@@ -90,35 +98,64 @@ impl Drop for DirectorySource {
     }
 }
 
-/// Waits until it is time to scan. Returns false if the source was stopped.
-fn wait(signals: &Receiver<Signal>, reader: &mut Reader) -> bool {
-    let poll = Instant::now() + POLL_INTERVAL;
-    let mut first: Option<Instant> = None;
-    loop {
-        let now = Instant::now();
-        let until = match first {
-            Some(first) if now >= first + MAX_DEBOUNCE => return true,
-            Some(first) => (now + DEBOUNCE).min(first + MAX_DEBOUNCE),
-            None => reader.next_scan(now).map_or(poll, |next| next.min(poll)),
-        };
-        match signals.recv_timeout(until.saturating_duration_since(now)) {
-            Ok(Signal::FileEvent(event)) => {
-                if reader.record(event, Instant::now()) {
-                    first.get_or_insert(now);
+impl Signals {
+    /// Waits until it is time to scan. Returns false if the source was stopped.
+    fn wait(&mut self, reader: &mut Reader) -> bool {
+        let poll = Instant::now() + POLL_INTERVAL;
+        loop {
+            let waiting: Vec<_> = self.kept.drain(..).chain(self.signals.try_iter()).collect();
+            if !waiting.into_iter().all(|signal| take(signal, reader)) {
+                return false;
+            }
+            let now = Instant::now();
+            if let Some(at) = reader.due(now) {
+                let left = at.saturating_duration_since(now);
+                if left.is_zero() {
+                    return true;
                 }
+                // Events stay in the channel until then: each would wake this thread.
+                thread::sleep(left);
+                continue;
             }
-            Ok(Signal::Parsed(file)) => {
-                reader.finish(file);
-                return true;
+            let until = reader.next_scan(now).map_or(poll, |next| next.min(poll));
+            match self.signals.recv_timeout(until.saturating_duration_since(now)) {
+                Ok(signal) => self.kept.push(signal),
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
             }
-            Err(RecvTimeoutError::Timeout) => return true,
-            Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+        }
+    }
+
+    /// Records all events until now.
+    fn catch_up(&mut self, tracker: &mut WriteTracker) {
+        let until = Instant::now() + CATCH_UP;
+        if !self.watch.as_ref().is_some_and(Watch::mark) {
+            return;
+        }
+        loop {
+            match self.signals.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Signal::Observed(Observed::Event(event, at))) => drop(tracker.record(event, at)),
+                Ok(Signal::Observed(Observed::Mark)) | Err(_) => return,
+                Ok(signal @ (Signal::Parsed(_) | Signal::Stop)) => self.kept.push(signal),
+            }
         }
     }
 }
 
+/// Passes a signal on. Returns false if it stops the source.
+fn take(signal: Signal, reader: &mut Reader) -> bool {
+    match signal {
+        Signal::Observed(Observed::Event(event, at)) => _ = reader.record(event, at),
+        Signal::Observed(Observed::Mark) => {}
+        Signal::Parsed(file) => reader.finish(file),
+        Signal::Stop => return false,
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
+    mod endless;
     mod saves;
 
     use std::path::Path;

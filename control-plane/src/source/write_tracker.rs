@@ -12,6 +12,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::debounce::Debounce;
+
 /// How long a file that changed without an event must stay the same.
 pub(super) const STABLE_AFTER: Duration = Duration::from_secs(2);
 /// How long a file must be gone before its resources are removed.
@@ -77,6 +79,7 @@ pub(super) struct WriteTracker {
     unannounced: BTreeMap<PathBuf, (Stamp, Instant)>,
     /// Files that are gone, and since when.
     gone: BTreeMap<PathBuf, Instant>,
+    debounce: Debounce,
 }
 
 #[derive(Debug)]
@@ -94,20 +97,21 @@ impl WriteTracker {
                 self.writing.insert(path, OpenFile { last_write: now, was_read: false });
                 false
             }
-            FileEvent::Closed(path) => {
+            FileEvent::AttributesChanged(path) if self.writing.contains_key(&path) => false,
+            FileEvent::Closed(path) | FileEvent::AttributesChanged(path) => {
                 self.writing.remove(&path);
+                self.debounce.completed(&path, now);
                 self.closed.insert(path)
-            }
-            FileEvent::AttributesChanged(path) => {
-                !self.writing.contains_key(&path) && self.closed.insert(path)
             }
             FileEvent::TreeChanged => {
                 self.tree_changed = true;
+                self.debounce.tree_changed(now);
                 true
             }
             FileEvent::EventsLost => {
                 self.writing.clear();
                 self.closed.clear();
+                self.debounce.tree_changed(now);
                 true
             }
         }
@@ -121,6 +125,11 @@ impl WriteTracker {
     /// The paths whose writers closed them.
     pub(super) fn closed(&self) -> impl Iterator<Item = &Path> {
         self.closed.iter().map(PathBuf::as_path)
+    }
+
+    /// Returns true if the writer of this path closed it.
+    pub(super) fn is_closed(&self, path: &Path) -> bool {
+        self.closed.contains(path)
     }
 
     /// Returns whether a file may be read that differs from what was `seen` last. Without a stamp, it is gone. `written` is
@@ -179,15 +188,22 @@ impl WriteTracker {
         }
     }
 
-    /// Ends a scan. `pending` returns true for the files that the scan left for later.
-    pub(super) fn scanned(&mut self, pending: impl Fn(&Path) -> bool) {
+    /// Ends a scan at `now`. `pending` returns true for the files that the scan left for later; `again` is whether one of them
+    /// was completed during the scan.
+    pub(super) fn scanned(&mut self, pending: impl Fn(&Path) -> bool, again: bool, now: Instant) {
         self.scanned = true;
-        self.closed.clear();
+        self.closed.retain(|path| pending(path));
         self.tree_changed = false;
         self.unannounced.retain(|path, _| pending(path));
+        self.debounce.scanned(pending, again, now);
     }
 
-    /// Returns when to scan again if no event comes before.
+    /// Returns when to scan because of what changed, which may be in the past. Returns None if nothing did.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.debounce.due(|path| self.is_closed(path))
+    }
+
+    /// Returns when to scan again if nothing changes before.
     pub(super) fn next_scan(&self, now: Instant) -> Option<Instant> {
         let unannounced = self.unannounced.values().map(|(_, since)| *since + STABLE_AFTER);
         let open =
@@ -207,9 +223,9 @@ mod tests {
 
     /// A directory that was scanned once.
     fn tracker() -> (WriteTracker, Instant) {
-        let mut tracker = WriteTracker::default();
-        tracker.scanned(|_| false);
-        (tracker, Instant::now())
+        let (mut tracker, now) = (WriteTracker::default(), Instant::now());
+        tracker.scanned(|_| false, false, now);
+        (tracker, now)
     }
 
     fn path() -> PathBuf {
@@ -274,7 +290,7 @@ mod tests {
                 Readiness::Complete,
                 "{event:?}"
             );
-            tracker.scanned(|_| false);
+            tracker.scanned(|_| false, false, now);
             assert_eq!(
                 tracker.readiness(&path(), (seen, stamp), false, now),
                 Readiness::Pending,
@@ -289,7 +305,7 @@ mod tests {
         let grown = Some(Stamp { length: 9, ..stamp(1).unwrap() });
         tracker.record(FileEvent::TreeChanged, now);
         assert_eq!(tracker.readiness(&path(), (stamp(1), grown), false, now), Readiness::Pending);
-        tracker.scanned(|_| true);
+        tracker.scanned(|_| true, false, now);
         assert_eq!(
             tracker.readiness(&path(), (stamp(1), grown), false, now + STABLE_AFTER),
             Readiness::Complete
@@ -307,14 +323,14 @@ mod tests {
     fn a_file_without_events_must_stay_the_same_for_a_while() {
         let (mut tracker, now) = tracker();
         assert_eq!(tracker.readiness(&path(), (None, stamp(1)), false, now), Readiness::Pending);
-        tracker.scanned(|_| true);
+        tracker.scanned(|_| true, false, now);
         assert_eq!(tracker.next_scan(now), Some(now + STABLE_AFTER));
         assert_eq!(
             tracker.readiness(&path(), (None, stamp(2)), false, now + STABLE_AFTER),
             Readiness::Pending,
             "it changed"
         );
-        tracker.scanned(|_| true);
+        tracker.scanned(|_| true, false, now);
         assert_eq!(
             tracker.readiness(&path(), (None, stamp(2)), false, now + STABLE_AFTER * 2),
             Readiness::Complete
@@ -331,19 +347,19 @@ mod tests {
                 Readiness::Partial,
                 "{event:?}"
             );
-            tracker.scanned(|_| true);
+            tracker.scanned(|_| true, false, now);
             assert_eq!(tracker.next_scan(now), Some(now + REMOVED_AFTER));
             tracker.record(event, now);
             assert_eq!(
                 tracker.readiness(&path(), (None, None), false, now + REMOVED_AFTER / 2),
                 Readiness::Pending
             );
-            tracker.scanned(|_| true);
+            tracker.scanned(|_| true, false, now);
             assert_eq!(
                 tracker.readiness(&path(), (None, None), false, now + REMOVED_AFTER),
                 Readiness::Complete
             );
-            tracker.scanned(|_| false);
+            tracker.scanned(|_| false, false, now);
             assert_eq!(tracker.next_scan(now), None);
         }
     }
@@ -357,7 +373,7 @@ mod tests {
             tracker.readiness(&path(), (None, stamp(1)), false, now + REMOVED_AFTER / 2),
             Readiness::Complete
         );
-        tracker.scanned(|_| false);
+        tracker.scanned(|_| false, false, now);
         assert_eq!(
             tracker.readiness(&path(), (stamp(1), None), false, now + REMOVED_AFTER),
             Readiness::Partial

@@ -8,6 +8,7 @@ use super::super::*;
 use crate::model::service::ServiceKey;
 use crate::source::assembler::{Assembler, View};
 use crate::source::change::{Change, ChangeEvent};
+use crate::source::debounce::DEBOUNCE;
 use crate::source::write_tracker::REMOVED_AFTER;
 
 const FILE: &str = "shop/mesh.yaml";
