@@ -1,6 +1,7 @@
 //! Attribute values per OpenTelemetry's semantic conventions (1.45): method, URL, gRPC method, network addresses.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::net::SocketAddr;
 
 use opentelemetry::KeyValue;
@@ -8,6 +9,36 @@ use opentelemetry_semantic_conventions::attribute as key;
 use outrigger_core::record::TlsSession;
 
 use super::redaction;
+
+/// What attributes are added to: a list, or a span that is being encoded.
+pub(super) trait Attributes {
+    /// Adds a text.
+    fn text(&mut self, key: &'static str, value: &str);
+    /// Adds a text that is yet to be formatted.
+    fn shown(&mut self, key: &'static str, value: &dyn Display);
+    /// Adds a boolean.
+    fn boolean(&mut self, key: &'static str, value: bool);
+    /// Adds a number.
+    fn number(&mut self, key: &'static str, value: i64);
+}
+
+impl Attributes for Vec<KeyValue> {
+    fn text(&mut self, key: &'static str, value: &str) {
+        self.push(KeyValue::new(key, value.to_owned()));
+    }
+
+    fn shown(&mut self, key: &'static str, value: &dyn Display) {
+        self.push(KeyValue::new(key, value.to_string()));
+    }
+
+    fn boolean(&mut self, key: &'static str, value: bool) {
+        self.push(KeyValue::new(key, value));
+    }
+
+    fn number(&mut self, key: &'static str, value: i64) {
+        self.push(KeyValue::new(key, value));
+    }
+}
 
 /// The methods in the conventions; any other is `_OTHER` (RFC 9110 section 9, RFC 5789, and QUERY).
 const KNOWN_METHODS: [&str; 10] =
@@ -22,12 +53,12 @@ pub(super) fn known_method(method: &str) -> Option<&'static str> {
 }
 
 /// Adds `http.request.method`, and the original method if it is unknown.
-pub(super) fn method(method: &str, attributes: &mut Vec<KeyValue>) {
+pub(super) fn method(method: &str, attributes: &mut impl Attributes) {
     match known_method(method) {
-        Some(known) => attributes.push(KeyValue::new(key::HTTP_REQUEST_METHOD, known)),
+        Some(known) => attributes.text(key::HTTP_REQUEST_METHOD, known),
         None => {
-            attributes.push(KeyValue::new(key::HTTP_REQUEST_METHOD, "_OTHER"));
-            attributes.push(KeyValue::new(key::HTTP_REQUEST_METHOD_ORIGINAL, method.to_owned()));
+            attributes.text(key::HTTP_REQUEST_METHOD, "_OTHER");
+            attributes.text(key::HTTP_REQUEST_METHOD_ORIGINAL, method);
         }
     }
 }
@@ -41,7 +72,7 @@ pub(super) fn path_and_query(target: &str) -> (&str, Option<Cow<'_, str>>) {
 }
 
 /// Adds `server.address` and `server.port` of an authority.
-pub(super) fn server(authority: &str, attributes: &mut Vec<KeyValue>) {
+pub(super) fn server(authority: &str, attributes: &mut impl Attributes) {
     server_with_default_port(authority, None, attributes);
 }
 
@@ -49,7 +80,7 @@ pub(super) fn server(authority: &str, attributes: &mut Vec<KeyValue>) {
 pub(super) fn server_with_default_port(
     authority: &str,
     default: Option<u16>,
-    attributes: &mut Vec<KeyValue>,
+    attributes: &mut impl Attributes,
 ) {
     let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     if authority.is_empty() {
@@ -63,24 +94,28 @@ pub(super) fn server_with_default_port(
         _ => (authority, None),
     };
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    attributes.push(KeyValue::new(key::SERVER_ADDRESS, host.to_owned()));
+    attributes.text(key::SERVER_ADDRESS, host);
     if let Some(port) = port.or(default) {
-        attributes.push(KeyValue::new(key::SERVER_PORT, i64::from(port)));
+        attributes.number(key::SERVER_PORT, port.into());
     }
 }
 
 /// Adds `network.peer.address` and `network.peer.port`.
-pub(super) fn peer(peer: SocketAddr, attributes: &mut Vec<KeyValue>) {
-    attributes.push(KeyValue::new(key::NETWORK_PEER_ADDRESS, peer.ip().to_string()));
-    attributes.push(KeyValue::new(key::NETWORK_PEER_PORT, i64::from(peer.port())));
+pub(super) fn peer(peer: SocketAddr, attributes: &mut impl Attributes) {
+    attributes.shown(key::NETWORK_PEER_ADDRESS, &peer.ip());
+    attributes.number(key::NETWORK_PEER_PORT, peer.port().into());
 }
 
 /// Adds the TLS session of a connection.
-pub(super) fn tls(session: TlsSession, attributes: &mut Vec<KeyValue>) {
-    attributes.push(KeyValue::new(key::TLS_ESTABLISHED, true));
-    attributes.push(KeyValue::new(key::TLS_PROTOCOL_NAME, "tls"));
-    attributes.extend(session.version().map(|version| KeyValue::new(key::TLS_PROTOCOL_VERSION, version)));
-    attributes.extend(session.cipher().map(|cipher| KeyValue::new(key::TLS_CIPHER, cipher)));
+pub(super) fn tls(session: TlsSession, attributes: &mut impl Attributes) {
+    attributes.boolean(key::TLS_ESTABLISHED, true);
+    attributes.text(key::TLS_PROTOCOL_NAME, "tls");
+    if let Some(version) = session.version() {
+        attributes.text(key::TLS_PROTOCOL_VERSION, version);
+    }
+    if let Some(cipher) = session.cipher() {
+        attributes.text(key::TLS_CIPHER, cipher);
+    }
 }
 
 /// Returns the fully qualified method of a gRPC request's path (gRPC over HTTP/2, "Request-Headers": `/{service}/{method}`).
@@ -91,14 +126,14 @@ pub(super) fn grpc_method(path: &str) -> Option<&str> {
 }
 
 /// Adds the attributes of the RPC conventions.
-pub(super) fn grpc(path: &str, status: Option<u8>, attributes: &mut Vec<KeyValue>) {
-    attributes.push(KeyValue::new(key::RPC_SYSTEM_NAME, "grpc"));
+pub(super) fn grpc(path: &str, status: Option<u8>, attributes: &mut impl Attributes) {
+    attributes.text(key::RPC_SYSTEM_NAME, "grpc");
     match grpc_method(path) {
-        Some(method) => attributes.push(KeyValue::new(key::RPC_METHOD, method.to_owned())),
-        None => attributes.push(KeyValue::new(key::RPC_METHOD, "_OTHER")),
+        Some(method) => attributes.text(key::RPC_METHOD, method),
+        None => attributes.text(key::RPC_METHOD, "_OTHER"),
     }
     if let Some(status) = status {
-        attributes.push(KeyValue::new(RPC_STATUS_CODE, grpc_status_name(status)));
+        attributes.text(RPC_STATUS_CODE, grpc_status_name(status));
     }
 }
 
@@ -140,7 +175,7 @@ mod tests {
             ("::1", "::1", None),
             ("10.0.0.5:9080", "10.0.0.5", Some(9080)),
         ] {
-            let mut attributes = Vec::new();
+            let mut attributes: Vec<KeyValue> = Vec::new();
             server(authority, &mut attributes);
             assert_eq!(attributes[0].value.as_str(), address, "{authority}");
             assert_eq!(
@@ -153,7 +188,7 @@ mod tests {
     #[test]
     fn an_authority_without_a_port_has_the_default_one() {
         for (authority, expected) in [("cart", "443"), ("cart:80", "80"), ("[::1]", "443")] {
-            let mut attributes = Vec::new();
+            let mut attributes: Vec<KeyValue> = Vec::new();
             server_with_default_port(authority, Some(443), &mut attributes);
             assert_eq!(attributes[1].value.as_str(), expected, "{authority}");
         }

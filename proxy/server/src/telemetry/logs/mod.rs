@@ -11,26 +11,30 @@ use std::time::SystemTime;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message as _;
 
 use self::convert::log_record;
 use super::local_identity::LocalIdentity;
 use super::otlp::batches::Batches;
 use super::otlp::exporter::Exporter;
+use super::otlp::exports::Exports;
 use super::otlp::resource::{Workload, scope};
 
 /// Exports until every sender of the queue is dropped and the last batch is sent.
 pub(crate) async fn run(
     mut batches: Batches,
-    mut exporter: Exporter,
+    exporter: Exporter,
     workload: Workload,
     identity: LocalIdentity,
 ) {
-    while let Some(records) =
-        batches.next(|record, records| records.push(log_record(record, SystemTime::now()))).await
-    {
+    let mut exports = Exports::new(exporter);
+    let convert = |record: &_, records: &mut Vec<_>| records.push(log_record(record, SystemTime::now()));
+    while let Some(records) = batches.next(convert).await {
         let count = records.len() as u64;
-        exporter.export(&request(records, workload.resource(identity.get().as_ref())), count).await;
+        let request = request(records, workload.resource(identity.get().as_ref()));
+        exports.start(request.encode_to_vec().into(), count).await;
     }
+    exports.finish().await;
 }
 
 fn request(log_records: Vec<LogRecord>, resource: Resource) -> ExportLogsServiceRequest {
@@ -42,8 +46,6 @@ fn request(log_records: Vec<LogRecord>, resource: Resource) -> ExportLogsService
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-
-    use prost::Message as _;
 
     use super::*;
     use crate::telemetry::access_log::entry::tests::record;

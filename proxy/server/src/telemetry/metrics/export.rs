@@ -27,7 +27,7 @@ use crate::telemetry::otlp::resource::{Workload, scope};
 pub(crate) async fn run(
     sources: Sources,
     interval: Duration,
-    mut exporter: Exporter,
+    exporter: Exporter,
     workload: Workload,
     mut stop: oneshot::Receiver<()>,
 ) {

@@ -13,8 +13,9 @@ use tokio::time::Instant;
 use super::environment::{Environment, Variable};
 use crate::error::Error;
 
-/// How often the queue is polled while items gather, so that a busy proxy does not wake the exporter for each record.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How often the queue is polled while items gather, so that a busy proxy does not wake the exporter for each record: as rarely
+/// as the first, and as often as the second if more than a quarter of the queue fills meanwhile.
+const POLL_INTERVAL: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(1)];
 
 /// The limits of a queue and its batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl Batching {
     /// Returns the queue's sending end, and its batches.
     pub(crate) fn queue(self) -> (mpsc::Sender<Arc<RequestRecord>>, Batches) {
         let (sender, records) = mpsc::channel(self.queue);
-        (sender, Batches { records, batching: self })
+        (sender, Batches { records, batching: self, pause: POLL_INTERVAL[0] })
     }
 }
 
@@ -59,35 +60,56 @@ impl Batching {
 pub(crate) struct Batches {
     records: mpsc::Receiver<Arc<RequestRecord>>,
     batching: Batching,
+    pause: Duration,
+}
+
+/// What a batch gathers.
+pub(crate) trait Gathered: Default {
+    /// Returns the number of items in it.
+    fn items(&self) -> usize;
+}
+
+impl<T> Gathered for Vec<T> {
+    fn items(&self) -> usize {
+        self.len()
+    }
 }
 
 impl Batches {
     /// Returns the next batch, or None when every sender is dropped and nothing is left. `convert` appends the items of a
     /// record. Cancel-safe only between batches.
-    pub(crate) async fn next<T>(
+    pub(crate) async fn next<T: Gathered>(
         &mut self,
-        mut convert: impl FnMut(&RequestRecord, &mut Vec<T>),
-    ) -> Option<Vec<T>> {
+        mut convert: impl FnMut(&RequestRecord, &mut T),
+    ) -> Option<T> {
         let Batching { delay, batch: size, .. } = self.batching;
-        let mut batch = Vec::new();
-        while batch.is_empty() {
+        let mut batch = T::default();
+        while batch.items() == 0 {
             convert(&*self.records.recv().await?, &mut batch);
         }
         let deadline = Instant::now() + delay;
         loop {
-            while batch.len() < size {
+            while batch.items() < size {
                 match self.records.try_recv() {
                     Ok(record) => convert(&record, &mut batch),
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return Some(batch),
                 }
             }
-            if batch.len() >= size || Instant::now() >= deadline {
+            if batch.items() >= size || Instant::now() >= deadline {
                 return Some(batch);
             }
-            tokio::time::sleep(POLL_INTERVAL.min(delay)).await;
+            tokio::time::sleep(self.pause.min(delay)).await;
+            self.pause = next_pause(self.pause, self.records.len(), self.batching.queue / 4);
         }
     }
+}
+
+/// Returns the next pause if the queue had `filled` during one of `pause`, so that it fills to `aim` during the next.
+fn next_pause(pause: Duration, filled: usize, aim: usize) -> Duration {
+    let [longest, shortest] = POLL_INTERVAL;
+    // Rises slowly, so that a short lull does not let the queue fill.
+    pause.mul_f64((aim as f64 / filled.max(1) as f64).min(2.0)).clamp(shortest, longest)
 }
 
 #[cfg(test)]
@@ -128,6 +150,38 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::from_secs(1));
         drop(sender);
         assert!(batches.next(one_each).await.is_none());
+    }
+
+    #[test]
+    fn the_queue_is_polled_as_often_as_it_fills() {
+        let [longest, shortest] = POLL_INTERVAL;
+        assert_eq!(next_pause(longest, 512, 512), longest);
+        assert_eq!(next_pause(longest, 2048, 512), longest / 4);
+        assert_eq!(next_pause(longest / 4, 100, 512), longest / 2, "it rises slowly");
+        assert_eq!(next_pause(longest, 0, 512), longest);
+        assert_eq!(next_pause(shortest, 4096, 512), shortest);
+        assert_eq!(next_pause(longest, 1, 0), shortest, "a queue for few");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fifty_thousand_records_a_second_fit_into_the_queue() {
+        let (sender, mut batches) = read(&[]).unwrap().queue();
+        let sending = tokio::spawn(async move {
+            let mut refused = 0;
+            for _ in 0..2_000 {
+                refused += (0..50).filter(|_| sender.try_send(Arc::new(record())).is_err()).count();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            refused
+        });
+        let mut taken = 0;
+        while let Some(batch) = batches.next(|_, batch: &mut Vec<()>| batch.push(())).await {
+            taken += batch.len();
+        }
+        let refused = sending.await.unwrap();
+        // The first pauses are those of an idle proxy.
+        assert!(refused < 2_000, "{refused}");
+        assert_eq!(taken + refused, 100_000);
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! One attempt to send an encoded OTLP request, by gRPC or by HTTP/1.1 with a protobuf body.
 //!
-//! Both go over one connection at a time, which is opened on the first request and reopened after a failure. The caller bounds
-//! the time and decides about retries; a request that is dropped ends its stream or connection.
+//! gRPC goes over one connection, and HTTP/1.1 over one for each request at a time. They are opened on the first request and
+//! reopened after a failure. The caller bounds the time and decides about retries; a request that is dropped ends its stream
+//! or connection.
 
 use std::error::Error as _;
 use std::io::Write as _;

@@ -1,11 +1,13 @@
-//! Exports the requests of one signal, one at a time, each within its time limit, and counts what was delivered and lost.
+//! Exports the requests of one signal, each within its time limit, and counts what was delivered and lost.
 //!
 //! A failure that may pass is followed by one more attempt; later batches are worth as much as this one. The first failure is
 //! logged as a warning, and so is the recovery; what happens between is in the counters.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Uri;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
@@ -23,20 +25,26 @@ const RETRY_DELAY: [Duration; 2] = [Duration::from_millis(500), Duration::from_m
 pub(crate) struct Exporter {
     client: Client,
     losses: Arc<Losses>,
-    failing: bool,
+    /// Whether the last export failed, which is logged.
+    failing: AtomicBool,
 }
 
 impl Exporter {
     /// Creates an exporter, which connects on the first export. Call it inside the control runtime.
     pub(crate) fn new(destination: Destination, losses: Arc<Losses>) -> Self {
-        Self { client: Client::new(destination), losses, failing: false }
+        Self { client: Client::new(destination), losses, failing: AtomicBool::new(false) }
     }
 
     /// Sends one request that contains `count` items.
-    pub(crate) async fn export(&mut self, request: &impl Message, count: u64) {
+    pub(crate) async fn export(&self, request: &impl Message, count: u64) {
+        self.export_encoded(request.encode_to_vec().into(), count).await;
+    }
+
+    /// Sends one encoded request that contains `count` items.
+    pub(super) async fn export_encoded(&self, request: Bytes, count: u64) {
         let Destination { signal, url, timeout, .. } = self.client.destination();
         let (signal, limit) = (*signal, *timeout);
-        let delivery = self.deliver(request.encode_to_vec().into(), Instant::now() + limit);
+        let delivery = self.deliver(request, Instant::now() + limit);
         let outcome = match tokio::time::timeout(limit, delivery).await {
             Ok(outcome) => outcome,
             Err(_) => Err(format!("no response within {limit:?}")),
@@ -48,16 +56,16 @@ impl Exporter {
         };
         self.losses.exported(signal, count - rejected, rejected);
         let (endpoint, what) = (shown(url), signal.items());
+        let failed = self.failing.swap(problem.is_some(), Relaxed);
         match &problem {
-            Some(problem) if !self.failing => tracing::warn!(endpoint, problem, "{what} are not exported"),
-            None if self.failing => tracing::info!(endpoint, "{what} are exported again"),
+            Some(problem) if !failed => tracing::warn!(endpoint, problem, "{what} are not exported"),
+            None if failed => tracing::info!(endpoint, "{what} are exported again"),
             Some(_) | None => {}
         }
-        self.failing = problem.is_some();
     }
 
     /// Returns how many items the collector rejected, and why.
-    async fn deliver(&self, request: bytes::Bytes, deadline: Instant) -> Result<(u64, String), String> {
+    async fn deliver(&self, request: Bytes, deadline: Instant) -> Result<(u64, String), String> {
         let mut response = self.client.send(request.clone()).await;
         if let Err(SendError { transient: true, retry_after, .. }) = &response {
             let pause = retry_after.unwrap_or_else(retry_delay);

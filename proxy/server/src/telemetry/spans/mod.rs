@@ -5,38 +5,30 @@
 //! affected.
 
 mod convert;
-
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
-use opentelemetry_sdk::trace::SpanData;
+mod encode;
 
 use self::convert::spans_of;
+use self::encode::EncodedSpans;
 use super::local_identity::LocalIdentity;
-use super::otlp::batches::Batches;
+use super::otlp::batches::{Batches, Gathered as _};
 use super::otlp::exporter::Exporter;
-use super::otlp::resource::{Workload, scope};
+use super::otlp::exports::Exports;
+use super::otlp::resource::Workload;
 
 /// Exports until every sender of the queue is dropped and the last batch is sent.
 pub(crate) async fn run(
     mut batches: Batches,
-    mut exporter: Exporter,
+    exporter: Exporter,
     workload: Workload,
     identity: LocalIdentity,
 ) {
-    while let Some(spans) =
-        batches.next(|record, spans| spans_of(record, identity.get().as_ref(), spans)).await
-    {
-        let count = spans.len() as u64;
-        exporter.export(&request(spans, workload.resource(identity.get().as_ref())), count).await;
+    let mut exports = Exports::new(exporter);
+    let convert = |record: &_, spans: &mut EncodedSpans| spans_of(record, identity.get().as_ref(), spans);
+    while let Some(spans) = batches.next(convert).await {
+        let request = spans.request(workload.resource(identity.get().as_ref()));
+        exports.start(request, spans.items() as u64).await;
     }
-}
-
-fn request(spans: Vec<SpanData>, resource: Resource) -> ExportTraceServiceRequest {
-    let spans = spans.into_iter().map(Span::from).collect();
-    let scope_spans = vec![ScopeSpans { scope: Some(scope()), spans, ..ScopeSpans::default() }];
-    let resource_spans = ResourceSpans { resource: Some(resource), scope_spans, ..ResourceSpans::default() };
-    ExportTraceServiceRequest { resource_spans: vec![resource_spans] }
+    exports.finish().await;
 }
 
 #[cfg(test)]

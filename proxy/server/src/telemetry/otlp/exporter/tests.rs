@@ -49,7 +49,7 @@ async fn every_signal_arrives_by_both_transports() {
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
                 ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b,user-agent=mine"),
             ];
-            let (mut exporter, _) = exporter(destination(signal, &variables));
+            let (exporter, _) = exporter(destination(signal, &variables));
             exporter.export(&request(), 1).await;
             exporter.export(&request(), 1).await;
             let arrived = collector.arrived();
@@ -69,7 +69,7 @@ async fn every_signal_arrives_by_both_transports() {
 async fn gzip_compresses_what_is_sent() {
     for protocol in PROTOCOLS {
         let collector = Collector::start([]).await;
-        let (mut exporter, losses) = to(&collector, protocol, &[("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]);
+        let (exporter, losses) = to(&collector, protocol, &[("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]);
         exporter.export(&request(), 3).await;
         let arrived = collector.arrived();
         assert!(arrived[0].gzip, "{protocol}");
@@ -82,7 +82,7 @@ async fn gzip_compresses_what_is_sent() {
 async fn a_collector_that_recovers_gets_the_second_attempt() {
     for protocol in PROTOCOLS {
         let collector = Collector::start([Answer::Unavailable]).await;
-        let (mut exporter, losses) = to(&collector, protocol, &[]);
+        let (exporter, losses) = to(&collector, protocol, &[]);
         exporter.export(&request(), 3).await;
         assert_eq!((collector.arrived().len(), counts(&losses)), (2, (3, 0)), "{protocol}");
     }
@@ -91,8 +91,7 @@ async fn a_collector_that_recovers_gets_the_second_attempt() {
 #[tokio::test]
 async fn a_collector_that_asks_for_more_time_than_there_is_costs_the_batch_at_once() {
     let collector = Collector::start([Answer::RetryLater]).await;
-    let (mut exporter, losses) =
-        to(&collector, "http/protobuf", &[("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000")]);
+    let (exporter, losses) = to(&collector, "http/protobuf", &[("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000")]);
     exporter.export(&request(), 3).await;
     assert_eq!((collector.arrived().len(), counts(&losses)), (1, (0, 3)));
 }
@@ -101,12 +100,12 @@ async fn a_collector_that_asks_for_more_time_than_there_is_costs_the_batch_at_on
 async fn a_refusal_is_not_repeated() {
     for protocol in PROTOCOLS {
         let collector = Collector::start([Answer::Refuse]).await;
-        let (mut exporter, losses) = to(&collector, protocol, &[]);
+        let (exporter, losses) = to(&collector, protocol, &[]);
         exporter.export(&request(), 3).await;
         assert_eq!((collector.arrived().len(), counts(&losses)), (1, (0, 3)), "{protocol}");
-        assert!(exporter.failing);
+        assert!(exporter.failing.load(Relaxed));
         exporter.export(&request(), 3).await;
-        assert!(!exporter.failing);
+        assert!(!exporter.failing.load(Relaxed));
     }
 }
 
@@ -114,7 +113,7 @@ async fn a_refusal_is_not_repeated() {
 async fn what_a_collector_rejects_is_lost_and_the_rest_is_exported() {
     for protocol in PROTOCOLS {
         let collector = Collector::start([Answer::Reject(1)]).await;
-        let (mut exporter, losses) = to(&collector, protocol, &[]);
+        let (exporter, losses) = to(&collector, protocol, &[]);
         exporter.export(&request(), 3).await;
         assert_eq!(counts(&losses), (2, 1), "{protocol}");
     }
@@ -124,7 +123,7 @@ async fn what_a_collector_rejects_is_lost_and_the_rest_is_exported() {
 async fn a_frozen_collector_costs_one_timeout_and_the_batch() {
     for protocol in PROTOCOLS {
         let collector = Collector::start([Answer::Silence]).await;
-        let (mut exporter, losses) = to(&collector, protocol, &[("OTEL_BLRP_EXPORT_TIMEOUT", "100")]);
+        let (exporter, losses) = to(&collector, protocol, &[("OTEL_BLRP_EXPORT_TIMEOUT", "100")]);
         exporter.export(&request(), 3).await;
         assert_eq!(counts(&losses), (0, 3), "{protocol}");
         exporter.export(&request(), 3).await;
@@ -139,7 +138,7 @@ async fn a_dead_collector_costs_the_batch() {
         let endpoint = format!("http://{closed}");
         let variables =
             [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)];
-        let (mut exporter, losses) = exporter(destination(Signal::Logs, &variables));
+        let (exporter, losses) = exporter(destination(Signal::Logs, &variables));
         exporter.export(&request(), 3).await;
         assert_eq!(counts(&losses), (0, 3), "{protocol}");
     }
@@ -210,7 +209,7 @@ async fn an_https_collector_is_verified_by_the_configured_roots_and_shown_the_cl
                 variables.push(("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &certificate));
                 variables.push(("OTEL_EXPORTER_OTLP_LOGS_CLIENT_KEY", &key));
             }
-            let (mut exporter, losses) = exporter(destination(Signal::Logs, &variables));
+            let (exporter, losses) = exporter(destination(Signal::Logs, &variables));
             exporter.export(&request(), 3).await;
             assert_eq!(counts(&losses), expected, "{protocol} {roots} {with_certificate}");
         }

@@ -1,14 +1,56 @@
+use std::time::{Duration, UNIX_EPOCH};
+
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId};
+use opentelemetry::{InstrumentationScope, KeyValue, Value};
+use opentelemetry_proto::tonic::common::v1::any_value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+
 use super::*;
 use crate::telemetry::access_log::entry::tests::record;
+use crate::telemetry::otlp::batches::Gathered as _;
 
 fn local() -> SpiffeId {
     SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap()
 }
 
 fn spans(record: &RequestRecord) -> Vec<SpanData> {
-    let mut spans = Vec::new();
+    let mut spans = EncodedSpans::default();
     spans_of(record, Some(&local()), &mut spans);
-    spans
+    let read: Vec<_> = spans.decoded().into_iter().map(read).collect();
+    assert_eq!(read.len(), spans.items());
+    read
+}
+
+/// What a collector reads.
+fn read(span: Span) -> SpanData {
+    let id = |bytes: &[u8]| bytes.try_into().map_or(SpanId::INVALID, SpanId::from_bytes);
+    let time = |nanoseconds| UNIX_EPOCH + Duration::from_nanos(nanoseconds);
+    let attributes = span.attributes.into_iter().map(|attribute| {
+        let value = match attribute.value.unwrap().value.unwrap() {
+            any_value::Value::StringValue(text) => Value::from(text),
+            any_value::Value::IntValue(number) => number.into(),
+            any_value::Value::BoolValue(boolean) => boolean.into(),
+            other => panic!("{other:?}"),
+        };
+        KeyValue::new(attribute.key, value)
+    });
+    let (trace, flags) = (TraceId::from_bytes(span.trace_id.try_into().unwrap()), TraceFlags::SAMPLED);
+    SpanData {
+        span_context: SpanContext::new(trace, id(&span.span_id), flags, false, TraceState::NONE),
+        parent_span_id: id(&span.parent_span_id),
+        parent_span_is_remote: span.flags & 0x200 != 0,
+        span_kind: if span.kind == 2 { SpanKind::Server } else { SpanKind::Client },
+        name: span.name.into(),
+        start_time: time(span.start_time_unix_nano),
+        end_time: time(span.end_time_unix_nano),
+        attributes: attributes.collect(),
+        dropped_attributes_count: 0,
+        events: SpanEvents::default(),
+        links: SpanLinks::default(),
+        status: span.status.map_or(Status::Unset, |status| Status::error(status.message)),
+        instrumentation_scope: InstrumentationScope::default(),
+    }
 }
 
 /// The request of [`record`] as the inbound side of `cart` has it.
