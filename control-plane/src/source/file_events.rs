@@ -14,8 +14,13 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use super::directory::is_configuration;
 use super::write_tracker::FileEvent;
 
-/// How long events gather in the kernel before they are read together: each reading wakes two threads.
+/// How long events gather in the kernel before they are read together, if they keep waking the thread: each time wakes another
+/// thread, too.
 const GATHER: Duration = Duration::from_millis(20);
+/// The thread may wake so often without that: this many times in a burst, and once per [`SPARED_EVERY`]. A folder that appears
+/// is watched from its event on, so that in a quiet directory the event must not wait.
+const SPARED: u32 = 20;
+const SPARED_EVERY: Duration = Duration::from_millis(100);
 /// The next event was read in the same go if the thread was not idle for this long.
 const IDLE: Duration = Duration::from_micros(500);
 
@@ -46,15 +51,16 @@ impl Watch {
 /// file `mark` is created for [`Watch::mark`].
 pub(super) fn watch(root: &Path, mark: &Path, send: impl Fn(Observed) + Send + 'static) -> Option<Watch> {
     let (below, of_mark) = (root.to_owned(), mark.to_owned());
-    let mut pace = Pace { last: None };
+    let mut pace = Pace::new(Instant::now());
     let handler = move |event: notify::Result<Event>| {
+        let now = Instant::now();
         if event.as_ref().is_ok_and(|event| event.paths.contains(&of_mark)) {
             send(Observed::Mark);
         } else {
-            let now = Instant::now();
             events(&event, &below).into_iter().for_each(|event| send(Observed::Event(event, now)));
         }
-        pace.gather();
+        std::thread::sleep(pace.pause(now));
+        pace.read_until(Instant::now());
     };
     let subscribed = notify::recommended_watcher(handler).and_then(|mut watcher| {
         watcher.watch(root, RecursiveMode::Recursive)?;
@@ -77,20 +83,36 @@ fn file_to_mark(path: &Path, root: &Path, watcher: &mut RecommendedWatcher) -> n
     Ok(file)
 }
 
-/// Lets events gather in the kernel, so that a file that changes all the time does not wake threads for each event.
+/// Decides when events gather in the kernel, so that a file that changes all the time does not wake threads for each event.
 #[derive(Debug)]
 struct Pace {
-    last: Option<Instant>,
+    /// When the thread last had an event.
+    last: Instant,
+    /// Until when the wake-ups so far are spared.
+    spared: Instant,
 }
 
 impl Pace {
-    /// Called after an event of the watcher's thread. Waits if it is the first that the thread has read since it was idle: the
-    /// others, of a burst, must be read faster than the kernel's queue fills.
-    fn gather(&mut self) {
-        if self.last.is_none_or(|last| last.elapsed() >= IDLE) {
-            std::thread::sleep(GATHER);
+    fn new(now: Instant) -> Self {
+        Self { last: now, spared: now }
+    }
+
+    /// Returns how long to wait after an event that was read at `now`. It is zero for the second of a burst and the following
+    /// ones, which must be read faster than the kernel's queue fills.
+    fn pause(&mut self, now: Instant) -> Duration {
+        if now.saturating_duration_since(self.last) < IDLE {
+            return Duration::ZERO;
         }
-        self.last = Some(Instant::now());
+        let next = self.spared.max(now) + SPARED_EVERY;
+        if next > now + SPARED_EVERY * SPARED {
+            return GATHER;
+        }
+        self.spared = next;
+        Duration::ZERO
+    }
+
+    fn read_until(&mut self, now: Instant) {
+        self.last = now;
     }
 }
 
@@ -185,6 +207,27 @@ mod tests {
         let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
         assert_eq!(events(&Ok(overflow), root.path()), [FileEvent::EventsLost]);
         assert_eq!(events(&Err(notify::Error::generic("x")), root.path()), [FileEvent::EventsLost]);
+    }
+
+    #[test]
+    fn events_gather_only_if_they_keep_waking_the_thread() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        let mut pauses = |count: u32, after: Duration| {
+            let wake = |_: &u32| {
+                now += after;
+                let pause = pace.pause(now);
+                now += pause;
+                pace.read_until(now);
+                !pause.is_zero()
+            };
+            (0..count).filter(wake).count()
+        };
+        let often = Duration::from_millis(2);
+        assert_eq!(pauses(SPARED, often), 0);
+        assert!(pauses(100, often) > 70);
+        assert_eq!(pauses(1_000, IDLE / 2), 0, "a burst");
+        assert_eq!(pauses(100, Duration::from_secs(1)), 0);
     }
 
     #[test]
