@@ -1,0 +1,3 @@
+module outrigger/tests/http2
+
+go 1.26
