@@ -40,3 +40,8 @@ pub fn http2_field_blocks(bytes: &[u8]) {
 pub fn http2_connection(bytes: &[u8]) {
     codec::http2_properties::connection(bytes);
 }
+
+/// Frames of HTTP/2, four bytes each, of which the server and that of the `h2` crate must make the same.
+pub fn http2_oracle(bytes: &[u8]) {
+    codec::http2_oracle::compare(bytes);
+}

@@ -29,4 +29,6 @@ pub(crate) use h1::properties;
 #[cfg(feature = "stages")]
 pub use h2::FieldSections;
 #[cfg(feature = "fuzzing")]
+pub(crate) use h2::oracle as http2_oracle;
+#[cfg(feature = "fuzzing")]
 pub(crate) use h2::properties as http2_properties;

@@ -8,6 +8,8 @@
 pub(crate) mod properties;
 #[cfg(feature = "stages")]
 mod stage;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod oracle;
 pub(crate) mod server;
 mod request;
 mod responder;

@@ -77,6 +77,12 @@ impl Connection {
             Found::Stream(index) if self.streams.at(index).is_some_and(|stream| !stream.is_closed()) => {
                 self.stream_violated(index, error.code, error.rule);
             }
+            // Reset here: what comes late is ignored (RFC 9113 section 5.1, closed).
+            Found::Stream(index)
+                if self.streams.at(index).is_some_and(|stream| stream.fault.is_some_and(Fault::was_sent)) =>
+            {
+                self.idle_frame();
+            }
             // Complete in both directions. The peer may not know yet.
             Found::Stream(_) | Found::Closed => {
                 write::rst_stream(self.output.frames(), id, error.code);

@@ -55,6 +55,10 @@ impl Connection {
         self.peer.initial_window = window;
         let mut opened = Vec::new();
         for (index, stream) in self.streams.all() {
+            if stream.fault.is_some() {
+                // Its window may be above the limit, which it was reset for.
+                continue;
+            }
             stream.send_window += change;
             if stream.send_window > i64::from(MAX_WINDOW) {
                 return false;

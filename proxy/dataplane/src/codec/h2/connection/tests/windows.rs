@@ -192,3 +192,13 @@ fn small_payloads_that_wait_are_joined() {
     let received: Vec<_> = (0..5).map(|_| server.receive(key)).collect();
     assert_eq!(received, ["data 50", "data 16384", "data 16384", "data 16384", "data 798"]);
 }
+
+#[test]
+fn a_stream_that_was_reset_for_its_window_does_not_end_the_connection() {
+    let mut server = Tested::server(config());
+    server.send(&frame(HEADERS, END_HEADERS, 1, POST));
+    server.send(&frame(WINDOW_UPDATE, 0, 1, &[0x7f, 0xff, 0xff, 0xff]));
+    assert_eq!(server.written(), ["RST 1 FLOW_CONTROL_ERROR"]);
+    server.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 9]));
+    assert_eq!((server.written(), server.end()), (vec!["SETTINGS ACK".to_owned()], "open".to_owned()));
+}
