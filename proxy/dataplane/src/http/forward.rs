@@ -25,7 +25,7 @@ use super::pair::Probe;
 use super::replay::{BufferLimits, ReplayBody};
 use super::reply::{Reply, ResponseGuard};
 use super::request_context::RequestContext;
-use super::request_timeout::{RequestLimit, RequestTimeout};
+use super::request_timeout::{Owe, RequestLimit, RequestTimeout};
 use super::time_limit::TimeLimit;
 use crate::codec::answer::Payload;
 use crate::codec::body::Body;
@@ -187,7 +187,7 @@ impl Forwarding<'_> {
     }
 
     /// Takes the request's body. The client has a limited time to send it, until the response arrives.
-    fn timed_body(&self, cx: &mut RequestContext<'_>) -> (Body, Option<RequestTimeout>) {
+    fn timed_body(&self, cx: &mut RequestContext<'_>) -> (Body, Option<RequestTimeout<impl Owe + use<>>>) {
         let limits = &cx.on.limits;
         // A gRPC call may be idle between messages before it is answered; an upload may not.
         let stillness = if cx.grpc { limits.stream_timeout } else { limits.body_timeout };

@@ -23,8 +23,13 @@ use crate::codec::watchdog::Watchdog;
 /// How long a client may owe bytes before its exchange may be cut for another peer's.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// Lists an exchange as one whose client owes bytes.
+pub(super) trait Owe: Fn(&Waker) -> Debt + 'static {}
+
+impl<O: Fn(&Waker) -> Debt + 'static> Owe for O {}
+
 /// The clock of one request with a body. Dropped, it has stopped.
-pub(super) struct RequestTimeout(Rc<RefCell<Option<Clock>>>);
+pub(super) struct RequestTimeout<O>(Rc<Timed<O>>);
 
 /// How long one request may take to come.
 pub(super) struct RequestLimit {
@@ -37,30 +42,25 @@ pub(super) struct RequestLimit {
 impl RequestLimit {
     /// The body, which fails when its time has passed, and its clock. `owe` lists the exchange as one whose client owes
     /// bytes.
-    pub(super) fn start(
-        self,
-        body: Body,
-        owe: impl Fn(&Waker) -> Debt + 'static,
-    ) -> (Body, Option<RequestTimeout>) {
+    pub(super) fn start<O: Owe>(self, body: Body, owe: O) -> (Body, Option<RequestTimeout<O>>) {
         if body.is_ended() {
             return (body, None);
         }
         let length = body.length();
-        let clock = Rc::new(RefCell::new(Some(Clock {
+        let clock = Clock {
             deadline: self.deadline,
             allowance: Allowance::new(self.stillness),
             timer: Watchdog::new(),
-            owe: Box::new(owe),
             debt: None,
-        })));
-        let timed = Timed { body: RefCell::new(body), clock: Rc::clone(&clock) };
-        (Body::streamed(Rc::new(timed), 0, length), Some(RequestTimeout(clock)))
+        };
+        let timed = Rc::new(Timed { body: RefCell::new(body), clock: RefCell::new(Some(clock)), owe });
+        (Body::streamed(Rc::clone(&timed) as _, 0, length), Some(RequestTimeout(timed)))
     }
 }
 
-impl Drop for RequestTimeout {
+impl<O> Drop for RequestTimeout<O> {
     fn drop(&mut self) {
-        self.0.take();
+        self.0.clock.take();
     }
 }
 
@@ -68,13 +68,12 @@ struct Clock {
     deadline: Option<Instant>,
     allowance: Allowance,
     timer: Watchdog,
-    owe: Box<dyn Fn(&Waker) -> Debt>,
     debt: Option<Debt>,
 }
 
 impl Clock {
     /// The client is waited for; ready, with what it did, when it has been for too long.
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
+    fn poll_late(&mut self, owe: impl Fn(&Waker) -> Debt, cx: &mut Context<'_>) -> Poll<&'static str> {
         loop {
             let now = Instant::now();
             let grace = self.allowance.wait(now) + GRACE;
@@ -83,7 +82,7 @@ impl Clock {
                 return Poll::Ready("the request came too slowly");
             }
             if self.debt.is_none() && now >= grace {
-                self.debt = Some((self.owe)(cx.waker()));
+                self.debt = Some(owe(cx.waker()));
             }
             if self.debt.as_ref().is_some_and(|debt| debt.is_cut(cx.waker())) {
                 self.debt = None;
@@ -98,18 +97,19 @@ impl Clock {
     }
 }
 
-struct Timed {
+struct Timed<O> {
     body: RefCell<Body>,
-    clock: Rc<RefCell<Option<Clock>>>,
+    clock: RefCell<Option<Clock>>,
+    owe: O,
 }
 
-impl Source for Timed {
+impl<O: Owe> Source for Timed<O> {
     fn poll_frame(&self, _: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
         let frame = self.body.borrow_mut().poll_frame(cx);
         let clock = &mut *self.clock.borrow_mut();
         let Some(running) = clock else { return frame };
         match &frame {
-            Poll::Pending => running.poll_late(cx).map(|what| {
+            Poll::Pending => running.poll_late(&self.owe, cx).map(|what| {
                 let late = Failure::downstream(Reason::DownstreamTimeout, what);
                 Some(Err(late))
             }),
@@ -179,7 +179,11 @@ mod tests {
     }
 
     impl World {
-        fn limited(&self, body: Body, deadline: Option<Instant>) -> (Body, Option<RequestTimeout>) {
+        fn limited(
+            &self,
+            body: Body,
+            deadline: Option<Instant>,
+        ) -> (Body, Option<RequestTimeout<impl Owe + use<>>>) {
             let (debts, hog) = (Arc::clone(&self.debts), Arc::clone(&self.hog));
             RequestLimit { deadline, stillness: STILLNESS }
                 .start(body, move |waker| debts.list(&[&hog], waker))
