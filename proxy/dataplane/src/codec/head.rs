@@ -8,6 +8,8 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use outrigger_policy::header_match::Head;
 
+use super::maps;
+
 /// The head of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestHead {
@@ -38,6 +40,11 @@ impl RequestHead {
             path: self.path.as_str(),
             headers: &self.headers,
         }
+    }
+
+    /// Drops it, and gives back its map to the worker.
+    pub(crate) fn give_back(self) {
+        maps::give(self.headers);
     }
 
     /// Returns whether the client accepts trailers (RFC 9110 section 6.5.1).

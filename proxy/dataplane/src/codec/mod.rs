@@ -22,6 +22,7 @@ mod hop;
 mod authority;
 mod path;
 pub(crate) mod head;
+mod maps;
 pub(crate) mod limits;
 
 #[cfg(feature = "fuzzing")]

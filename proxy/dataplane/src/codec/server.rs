@@ -69,8 +69,7 @@ pub(crate) async fn serve<S: Service>(
     };
     let refused = |failure: &Failure| service.refused(failure);
     if http2 {
-        let call =
-            |head, body, inner| Box::pin(service.call(head, body, Responder { inner: Inner::H2(inner) }));
+        let call = |head, body, inner| service.call(head, body, Responder { inner: Inner::H2(inner) });
         Box::pin(h2::server::serve(stream, first, limits, drain, call, refused)).await
     } else {
         let call =

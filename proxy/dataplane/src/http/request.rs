@@ -68,7 +68,7 @@ pub(super) fn handle<'a>(
         match replied {
             Ok(Reply::Response(response, body, guard)) => {
                 // A response may last for days.
-                drop(head);
+                head.give_back();
                 deliver(response, body, guard, grpc, &mut cx.journal, responder).await;
             }
             Ok(Reply::Tunnel(response, upstream, guard)) => {

@@ -64,7 +64,7 @@ impl ClientConnection {
         tokio::task::spawn_local(async move {
             let _promised = window;
             tokio::select! {
-                () = poll_fn(|cx| driver.poll(cx, |_| {})) => {
+                () = poll_fn(|cx| driver.poll(cx, || {})) => {
                     tracing::debug!(end = ?driven.borrow().end(), "upstream HTTP/2 connection ended");
                 }
                 () = silence(&driven, asked) => tracing::debug!("upstream HTTP/2 connection was silent"),

@@ -85,18 +85,18 @@ impl Driver {
     /// Reads and writes as far as possible. `work` is called before what was received is written, and must accept all requests. Ready when
     /// the connection has ended ([`Connection::end`]) and what was left was written as far as the peer takes it at once, or when it has drained
     /// and all was written.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, mut work: impl FnMut(&mut Context<'_>)) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, mut work: impl FnMut()) -> Poll<()> {
         if let Some(lingering) = &mut self.lingering {
-            work(cx);
+            work();
             return lingering.poll(&mut self.stream, cx);
         }
         self.connection.borrow_mut().runs();
         loop {
             let now = Instant::now();
             // One of the handlers may be what this task was woken for, and may accept what would hold back reading.
-            work(cx);
+            work();
             let reading = self.poll_receive(cx, now);
-            work(cx);
+            work();
             let blocked = self.poll_write(cx, now).is_pending();
             let ended = self.connection.borrow().end().is_some();
             if ended && (blocked || self.is_broken()) {
@@ -135,6 +135,11 @@ impl Driver {
             connection.wait(cx);
             return Poll::Pending;
         }
+    }
+
+    /// Returns whether the connection has been idle for so long that its memory was released.
+    pub(super) fn is_released(&self) -> bool {
+        self.idle && self.release.has_passed()
     }
 
     /// Reads and passes on what is there, all of it before requests are accepted: a reset may follow its request. Ready if there may be

@@ -123,7 +123,7 @@ impl Exchange {
         sent.sending.borrow_mut().poll(cx)?;
         let response = ready!(sent.handle().poll_head(cx))
             .map_err(|error| failure::upstream(&error, Reached::Maybe, sent.handle().id()))?;
-        let ResponseSection { section, ended } = response;
+        let ResponseSection { mut section, ended } = response;
         let status = section.status.unwrap_or_default();
         let is_interim = status.is_informational();
         self.interims += usize::from(is_interim);
@@ -139,9 +139,11 @@ impl Exchange {
         if let Some((reason, rule)) = broken {
             return Poll::Ready(Err(Failure::upstream(reason, Reached::Maybe, rule)));
         }
-        let head = ResponseHead { status, headers: section.fields, upgrade: None };
+        let (headers, length) = (std::mem::take(&mut section.fields), section.content_length);
+        section.give();
+        let head = ResponseHead { status, headers, upgrade: None };
         if !is_interim {
-            return Poll::Ready(self.take_response(head, section.content_length, ended));
+            return Poll::Ready(self.take_response(head, length, ended));
         }
         if status == StatusCode::CONTINUE {
             // The body is sent from the next poll on: reading it before this 100 was passed on would generate a second one.

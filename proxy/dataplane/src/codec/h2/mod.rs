@@ -11,6 +11,7 @@ mod stage;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod oracle;
 pub(crate) mod server;
+mod handlers;
 mod request;
 mod responder;
 pub(crate) mod client;
@@ -29,6 +30,7 @@ mod cause;
 mod failure;
 mod connection;
 mod head_memory;
+mod wait;
 mod hpack;
 mod frame;
 

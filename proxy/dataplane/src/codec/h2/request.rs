@@ -30,14 +30,13 @@ pub(super) struct IncomingRequest {
     pub(super) expects_continue: bool,
 }
 
-/// Converts the head of a request, which is not malformed by itself. Returns an error if it is too large or a rule of the proxy refuses
+/// Takes the head of a request, which is not malformed by itself, out of `section`. Returns an error if it is too large or a rule of the proxy refuses
 /// it. `scheme` is that of the connection.
 pub(super) fn accept(
-    section: Box<Section>,
+    section: &mut Section,
     scheme: Scheme,
     limits: &Limits,
 ) -> Result<IncomingRequest, Failure> {
-    let section = *section;
     let rule = |rule: &str| Failure::downstream(Reason::DownstreamProtocolError, rule);
     // `host` next to `:authority` is redundant and is not passed on, so it is counted twice at most.
     let size = section.size;
@@ -51,19 +50,19 @@ pub(super) fn accept(
         return Err(rule(refused));
     }
     let scheme = section.scheme.flatten().unwrap_or(scheme);
-    let host = match section.host {
+    let host = match section.host.take() {
         Some(host) => Some(authority::parse(Bytes::copy_from_slice(host.as_bytes())).map_err(rule)?),
         None => None,
     };
-    let authority = match (section.authority, host) {
+    let authority = match (section.authority.take(), host) {
         (Some(authority), Some(host)) if !authority::agree(&authority, &host, scheme) => {
             return Err(rule(":authority and host name different hosts"));
         }
         (Some(authority), _) | (None, Some(authority)) => authority,
         (None, None) => return Err(rule("neither :authority nor host")),
     };
-    let (method, upgrade) = match &section.protocol {
-        None => (section.method.unwrap_or_default(), None),
+    let (method, upgrade) = match section.protocol.take() {
+        None => (section.method.take().unwrap_or_default(), None),
         // A WebSocket (RFC 8441 section 5), which in the pipeline is a GET with an upgrade.
         Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(websocket::NAME.as_bytes()) => {
             (Method::GET, Some(HeaderValue::from_static(websocket::NAME)))
@@ -76,11 +75,11 @@ pub(super) fn accept(
     if method == Method::CONNECT && authority.port_u16().is_none() {
         return Err(rule("CONNECT without a port"));
     }
-    let path = section.path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = section.path.take().unwrap_or_else(|| PathAndQuery::from_static("/"));
     if path.as_str() == "*" && method != Method::OPTIONS {
         return Err(rule("the target * is of OPTIONS alone"));
     }
-    let mut headers = section.fields;
+    let mut headers = std::mem::take(&mut section.fields);
     if section.cookies > 1 {
         join_cookies(&mut headers);
     }

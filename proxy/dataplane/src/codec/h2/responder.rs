@@ -22,8 +22,8 @@ use super::tunnel::Tunnel;
 use super::{failure, length, websocket};
 use crate::codec::allowance::{Patience, StillSince, Stillness};
 use crate::codec::body::Body;
-use crate::codec::date;
 use crate::codec::head::ResponseHead;
+use crate::codec::{date, maps};
 use crate::socket::stream::Stream;
 
 /// Responds to one request of an HTTP/2 connection.
@@ -63,6 +63,7 @@ impl Responder {
             headers.insert(header::DATE, date::now());
         }
         self.exchange.begin(head.status, &headers, body.is_ended())?;
+        maps::give(headers);
         if body.is_ended() {
             return Ok(());
         }

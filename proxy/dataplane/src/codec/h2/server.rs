@@ -7,22 +7,21 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::Method;
 use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
-use super::cause::Because;
 use super::connection::{Config, Connection, End, Incoming, Refusal, StreamError, StreamKey};
 use super::driver::Driver;
 use super::failure;
 use super::frame::Code;
 use super::handle::Handle;
+use super::handlers::Handlers;
 use super::head_memory::HeadMemory;
 use super::hpack::Section;
 use super::promised::Promised;
@@ -59,8 +58,8 @@ where
         limits: Rc::clone(&limits),
         heads: HeadMemory::default(),
         taken: 0,
-        handlers: FuturesUnordered::new(),
-        handle: |head, body, responder, exchange| watched(call(head, body, responder), exchange),
+        handlers: Handlers::new(),
+        call,
         refused: &refused,
     };
     let mut drain = drain;
@@ -72,6 +71,7 @@ where
         life.set(longest);
     }
     let late = poll_fn(|cx| {
+        server.handlers.runs();
         let told = !draining
             && (drained.as_mut().poll(cx).is_ready()
                 || life.poll_passed(cx).is_ready()
@@ -85,12 +85,15 @@ where
             // The client does not answer the PING between the two GOAWAYs.
             return Poll::Ready(false);
         }
-        if driver.poll(cx, |cx| server.work(cx)).is_ready() {
+        if driver.poll(cx, || server.work()).is_ready() {
             if connection.borrow().end().is_none() {
                 // It has drained: the last response was just written, and its handler is to return.
-                server.work(cx);
+                server.work();
             }
             return Poll::Ready(false);
+        }
+        if driver.is_released() {
+            server.handlers.shrink();
         }
         if !draining && server.has_taken_all() {
             draining = true;
@@ -102,7 +105,7 @@ where
             if head.poll_passed(cx).is_ready() {
                 connection.borrow_mut().shut_down(Code::ENHANCE_YOUR_CALM);
                 // Written as far as the client accepts it, without waiting.
-                let _ = driver.poll(cx, |_| {});
+                let _ = driver.poll(cx, || {});
                 return Poll::Ready(true);
             }
         }
@@ -114,6 +117,7 @@ where
             idle.set(if draining { limits.head_timeout } else { limits.idle_timeout });
         }
         unflushed = !is_flushed;
+        server.handlers.wait(cx);
         Poll::Pending
     })
     .await;
@@ -136,28 +140,28 @@ where
 }
 
 /// The requests of a connection.
-struct Server<'a, H, F, R> {
+struct Server<'a, C, F, R> {
     connection: Rc<RefCell<Connection>>,
     scheme: Scheme,
     limits: Rc<Limits>,
     heads: HeadMemory,
     /// The number of requests so far.
     taken: u32,
-    handlers: FuturesUnordered<F>,
+    handlers: Handlers<F>,
     /// Handles one request.
-    handle: H,
+    call: C,
     /// Records a request that was refused.
     refused: &'a R,
 }
 
-impl<H, F, R> Server<'_, H, F, R>
+impl<C, F, R> Server<'_, C, F, R>
 where
-    H: Fn(RequestHead, Body, Responder, Rc<ServerStream>) -> F,
+    C: Fn(RequestHead, Body, Responder) -> F,
     F: Future<Output = ()>,
     R: Fn(&Failure),
 {
     /// Accepts all requests, and runs the handlers that were woken.
-    fn work(&mut self, cx: &mut Context<'_>) {
+    fn work(&mut self) {
         loop {
             let mut worked = false;
             loop {
@@ -169,16 +173,14 @@ where
                     Incoming::Refused(refusal) => (self.refused)(&refusal_of(refusal)),
                 }
             }
-            while let Poll::Ready(Some(())) = self.handlers.poll_next_unpin(cx) {
-                worked = true;
-            }
+            worked |= self.handlers.poll();
             if !worked {
                 return;
             }
         }
     }
 
-    fn accept(&mut self, key: StreamKey, section: Box<Section>, ended: bool) {
+    fn accept(&mut self, key: StreamKey, mut section: Box<Section>, ended: bool) {
         let handle = Handle::new(&self.connection, key);
         self.taken = self.taken.saturating_add(1);
         if self.has_taken_all() {
@@ -188,10 +190,11 @@ where
             (self.refused)(&failure);
             refuse(&handle, &failure);
         };
-        let request = match accept(section, self.scheme, &self.limits) {
+        let request = match accept(&mut section, self.scheme, &self.limits) {
             Ok(request) => request,
             Err(failure) => return refused(failure),
         };
+        section.give();
         let IncomingRequest { head, size, length, expects_continue } = request;
         let sent = self.connection.borrow().head_bytes();
         let Some(held) = self.heads.hold(size, sent) else {
@@ -209,7 +212,7 @@ where
         };
         let head_only = head.method == Method::HEAD;
         let responder = Responder::new(Rc::clone(&exchange), head_only, tunnel);
-        self.handlers.push((self.handle)(head, body, responder, exchange));
+        self.handlers.push((self.call)(head, body, responder), exchange);
     }
 
     /// Returns whether the connection has served as many requests as it may.
@@ -228,21 +231,4 @@ fn refusal_of(refusal: Refusal) -> Failure {
             Failure::downstream(Reason::DownstreamConnectionTermination, "reset before it was looked at")
         }
     }
-}
-
-/// Runs a handler, and drops it if the client resets its stream before the response has begun.
-async fn watched(handling: impl Future<Output = ()>, exchange: Rc<ServerStream>) {
-    let because = {
-        let mut handling = pin!(handling);
-        let reset = poll_fn(|cx| {
-            if handling.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(None);
-            }
-            exchange.poll_given_up(cx).map(Some)
-        });
-        reset.await.map(Because::of_reset)
-        // The handler is dropped here.
-    };
-    drop(because);
-    exchange.finish();
 }

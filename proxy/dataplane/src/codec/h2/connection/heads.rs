@@ -138,7 +138,7 @@ impl Connection {
         }
     }
 
-    fn trailers(&mut self, index: u32, section: Box<Section>, end: bool) {
+    fn trailers(&mut self, index: u32, mut section: Box<Section>, end: bool) {
         let Some(stream) = self.streams.at(index) else { return };
         if stream.fault.is_some_and(Fault::was_sent) {
             return;
@@ -158,10 +158,13 @@ impl Connection {
             stream.bad_trailers = Some(BadTrailers::TooLarge);
         } else if !section.fields.is_empty() {
             match self.unread_heads.hold(section.size, self.head_bytes) {
-                Some(permit) => stream.trailers = Some((section.fields, section.size, permit)),
+                Some(permit) => {
+                    stream.trailers = Some((std::mem::take(&mut section.fields), section.size, permit))
+                }
                 None => stream.bad_trailers = Some(BadTrailers::TooLarge),
             }
         }
+        section.give();
         stream.receiving = Receiving::Ended;
         stream.reader.wake();
         self.settle(index);

@@ -24,7 +24,6 @@ mod streams;
 mod stream;
 mod window;
 mod floods;
-mod wait;
 mod error;
 
 use std::collections::VecDeque;
@@ -35,6 +34,7 @@ use tokio::time::Instant;
 use super::frame::{INITIAL_FRAME_SIZE, INITIAL_WINDOW, PREFACE, Reader, Settings, write};
 use super::head_memory::HeadMemory;
 use super::hpack::{Decoder, Encoder};
+use super::wait::Wait;
 use crate::codec::limits::{Limits, ResetLimits};
 
 use closing::Leaving;
@@ -44,7 +44,6 @@ use output::Output;
 use schedule::Schedule;
 use serving::Accepting;
 use streams::Streams;
-use wait::Wait;
 use window::{ReceiveWindow, SendWindow};
 
 pub(super) use error::{End, Refusal, StreamError};

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::super::frame::Priority;
 use super::super::head_memory::HeadPermit;
 use super::super::hpack::Section;
+use super::super::wait::Wait;
 use super::error::Fault;
-use super::wait::Wait;
 use crate::codec::limits::FieldSize;
 
 /// Bytes that may be queued for sending; more waits with its producer.

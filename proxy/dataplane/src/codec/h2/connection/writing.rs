@@ -13,6 +13,7 @@ use super::Connection;
 use super::error::StreamError;
 use super::stream::Sending;
 use super::streams::StreamKey;
+use crate::codec::maps;
 
 /// The largest DATA frame that is sent, so that streams take turns often.
 const FRAME: usize = 16 * 1024;
@@ -124,16 +125,17 @@ impl Connection {
             stream.last = Some(fields);
         } else {
             stream.sending = Sending::Ended;
-            self.write_trailers(key.id, &fields);
+            self.write_trailers(key.id, fields);
             self.settle(key.index);
         }
         self.driver.wake();
         Ok(())
     }
 
-    fn write_trailers(&mut self, id: u32, fields: &HeaderMap) {
-        let encode = |out: &mut Vec<u8>| Encoder::encode(&mut self.encoder, Pseudo::None, fields, out);
+    fn write_trailers(&mut self, id: u32, fields: HeaderMap) {
+        let encode = |out: &mut Vec<u8>| Encoder::encode(&mut self.encoder, Pseudo::None, &fields, out);
         write::headers(self.output.frames(), id, true, self.peer.frame_size, encode);
+        maps::give(fields);
     }
 
     /// Returns how many bytes of data are queued and not yet in the output.
@@ -192,7 +194,7 @@ impl Connection {
             }
             self.output.data(key.id, data, ends && trailers.is_none());
             if let Some(fields) = trailers {
-                self.write_trailers(key.id, &fields);
+                self.write_trailers(key.id, fields);
             }
             if ends {
                 self.settle(key.index);

@@ -55,8 +55,7 @@ impl Decoder {
             Kind::Response => self.usual[1],
             Kind::Trailers => 0,
         };
-        // Boxed, because it is passed on several times.
-        let mut section = Box::new(Section::new(kind, self.list_bytes, self.most_fields, capacity));
+        let mut section = Section::take(kind, self.list_bytes, self.most_fields, capacity);
         let mut rest = self.size_updates(block)?;
         while let Some(first) = rest.first() {
             match first {

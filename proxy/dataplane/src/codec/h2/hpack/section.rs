@@ -1,5 +1,7 @@
 //! A field section as it was decoded: the pseudo-fields by their types, and the other fields in a map.
 
+use std::cell::RefCell;
+
 use http::header::TE;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -7,8 +9,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use super::super::frame::Priority;
 use super::field::{Field, Name, Role, Value};
 use crate::codec::head::Scheme;
-use crate::codec::hop;
 use crate::codec::limits::FieldSize;
+use crate::codec::{hop, maps};
+
+/// Sections whose memory a worker keeps for the next ones.
+const KEPT: usize = 16;
+
+thread_local! {
+    #[allow(clippy::vec_box, reason = "it is lent as a box")]
+    static FREE: RefCell<Vec<Box<Section>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What a field section belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +77,32 @@ pub(in super::super) struct Section {
 }
 
 impl Section {
-    /// Creates an empty section, which may have `limit` bytes by RFC 9113 section 6.5.2 and `most_fields` fields as `size` counts them.
-    /// It has capacity for `fields` names.
-    pub(super) fn new(kind: Kind, limit: usize, most_fields: usize, fields: usize) -> Self {
+    /// Returns an empty section, which may have `limit` bytes by RFC 9113 section 6.5.2 and `most_fields` fields as `size` counts them. It
+    /// has capacity for `fields` names. Boxed, because it is passed on several times.
+    pub(super) fn take(kind: Kind, limit: usize, most_fields: usize, fields: usize) -> Box<Self> {
+        let section = Self::new(kind, limit, most_fields, fields);
+        match FREE.try_with(|free| free.borrow_mut().pop()).ok().flatten() {
+            Some(mut memory) => {
+                *memory = section;
+                memory
+            }
+            None => Box::new(section),
+        }
+    }
+
+    /// Takes back the memory of a section whose content was taken out of it.
+    pub(in super::super) fn give(mut self: Box<Self>) {
+        maps::give(std::mem::take(&mut self.fields));
+        // Fails at the end of the thread, where it is freed.
+        let _ = FREE.try_with(|free| {
+            let free = &mut *free.borrow_mut();
+            if free.len() < KEPT {
+                free.push(self);
+            }
+        });
+    }
+
+    fn new(kind: Kind, limit: usize, most_fields: usize, fields: usize) -> Self {
         Self {
             method: None,
             scheme: None,
@@ -78,7 +111,7 @@ impl Section {
             protocol: None,
             status: None,
             host: None,
-            fields: HeaderMap::with_capacity(fields),
+            fields: maps::take(fields),
             content_length: None,
             expects_continue: false,
             priority: None,
