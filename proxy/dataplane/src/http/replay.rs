@@ -46,7 +46,7 @@ enum Kind {
 #[derive(Debug)]
 struct ReplayBuffer {
     rest: RefCell<Body>,
-    frames: RefCell<VecDeque<Result<Frame, Failure>>>,
+    frames: RefCell<Frames>,
     /// The cost of `frames` in bytes, which is included in the worker's count.
     bytes: Cell<usize>,
     /// Whether a limit was exceeded: `frames` is empty, and a further attempt could not send the whole body.
@@ -61,6 +61,40 @@ struct ReplayBuffer {
     starved: Cell<bool>,
     /// Whether no further attempt is possible, so that nothing needs to be buffered.
     last: Cell<bool>,
+}
+
+/// What was read of a body, in order. Most bodies are one frame, which is not allocated for itself.
+#[derive(Debug, Default)]
+struct Frames {
+    first: Option<Result<Frame, Failure>>,
+    rest: VecDeque<Result<Frame, Failure>>,
+}
+
+impl Frames {
+    fn push(&mut self, frame: Result<Frame, Failure>) {
+        if self.first.is_none() && self.rest.is_empty() {
+            self.first = Some(frame);
+        } else {
+            self.rest.push_back(frame);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Result<Frame, Failure>> {
+        self.first.take().or_else(|| self.rest.pop_front())
+    }
+
+    fn get(&self, index: usize) -> Option<&Result<Frame, Failure>> {
+        self.first.iter().chain(&self.rest).nth(index)
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.first.iter().len() + self.rest.len()
+    }
+
+    fn last(&self) -> Option<&Result<Frame, Failure>> {
+        self.rest.back().or(self.first.as_ref())
+    }
 }
 
 impl ReplayBody {
@@ -131,7 +165,7 @@ impl ReplayBody {
 
 impl ReplayBuffer {
     fn is_broken(&self) -> bool {
-        matches!(self.frames.borrow().back(), Some(Err(_)))
+        matches!(self.frames.borrow().last(), Some(Err(_)))
     }
 
     fn keep(&self, frame: &Result<Frame, Failure>) {
@@ -150,7 +184,7 @@ impl ReplayBuffer {
         }
         self.bytes.set(bytes);
         of_worker.set(all);
-        self.frames.borrow_mut().push_back(frame.clone());
+        self.frames.borrow_mut().push(frame.clone());
         self.position.set(self.position.get() + 1);
     }
 
@@ -162,7 +196,7 @@ impl ReplayBuffer {
     }
 
     fn forget_first(&self) -> Option<Result<Frame, Failure>> {
-        let frame = self.frames.borrow_mut().pop_front()?;
+        let frame = self.frames.borrow_mut().pop()?;
         self.release(cost(&frame));
         Some(frame)
     }

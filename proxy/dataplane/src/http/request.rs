@@ -284,7 +284,7 @@ fn deliver<'a>(
                 "the client takes nothing, and another needs its place",
             )),
         };
-        if let Some(status) = in_trailers.and_then(|status| status.get()) {
+        if let Some(status) = in_trailers.and_then(|watched| watched.status()) {
             journal.set_grpc_status(status);
             guard.iter().for_each(|guard| guard.ended(status));
         }

@@ -111,18 +111,26 @@ pub(super) fn grpc_status(fields: &HeaderMap) -> Option<u8> {
 }
 
 /// Looks out for `grpc-status` in the trailers of a body that passes.
-pub(super) fn watch_trailers(body: Body) -> (Body, Option<Rc<Cell<Option<u8>>>>) {
+pub(super) fn watch_trailers(body: Body) -> (Body, Option<Rc<Watched>>) {
     if body.is_ended() {
         return (body, None);
     }
-    let (length, status) = (body.length(), Rc::new(Cell::new(None)));
-    let watched = Watched { body: RefCell::new(body), status: Rc::clone(&status) };
-    (Body::streamed(Rc::new(watched), 0, length), Some(status))
+    let length = body.length();
+    let watched = Rc::new(Watched { body: RefCell::new(body), status: Cell::new(None) });
+    (Body::streamed(Rc::clone(&watched) as _, 0, length), Some(watched))
 }
 
-struct Watched {
+/// A body whose trailers are watched.
+pub(super) struct Watched {
     body: RefCell<Body>,
-    status: Rc<Cell<Option<u8>>>,
+    status: Cell<Option<u8>>,
+}
+
+impl Watched {
+    /// Returns the `grpc-status` of its trailers, if it has come.
+    pub(super) fn status(&self) -> Option<u8> {
+        self.status.get()
+    }
 }
 
 impl Source for Watched {
@@ -136,6 +144,11 @@ impl Source for Watched {
 
     fn poll_progress(&self, _: u64, cx: &mut Context<'_>) {
         self.body.borrow_mut().poll_progress(cx);
+    }
+
+    fn abandon(&self, _: u64) {
+        // It is dropped now, with the exchange that it comes from, although the status is still to be read.
+        self.body.replace(Body::empty());
     }
 }
 
