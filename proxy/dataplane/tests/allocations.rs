@@ -1,0 +1,104 @@
+//! How often a request allocates, which is a large part of what it costs: alone in its file, since the allocator counts for the whole
+//! process.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use outrigger_config::cluster::{Cluster, UpstreamProtocol};
+use outrigger_test_support::application::Application;
+use support::{World, cluster, endpoint, forward};
+use tokio::net::TcpStream;
+
+/// How often the workers have allocated.
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// Whether this thread is the test's own.
+    static OWN: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every call goes to the system's allocator as it is. Counting allocates nothing and cannot unwind: the thread-local
+// has no destructor.
+#[allow(unsafe_code, reason = "an allocator cannot be implemented without")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(u64::from(!OWN.get()), Relaxed);
+        // SAFETY: the caller's promises are those that the system's allocator requires.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+const REQUESTS: u64 = 200;
+
+/// Sends a gRPC call with one message, and reads the whole answer.
+async fn call(sender: &SendRequest<Bytes>) {
+    let request = Request::post("http://app:80/package.Service/Method")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap();
+    let mut sender = sender.clone().ready().await.unwrap();
+    let (response, mut body) = sender.send_request(request, false).unwrap();
+    body.send_data(Bytes::from_static(&[b'm'; 100]), true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    while let Some(data) = body.data().await {
+        let length = data.unwrap().len();
+        body.flow_control().release_capacity(length).unwrap();
+    }
+    assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "0");
+}
+
+#[tokio::test]
+async fn a_grpc_call_allocates_little() {
+    OWN.set(true);
+    let application = Application::http2(|request, mut respond| async move {
+        let mut body = request.into_body();
+        while let Some(data) = body.data().await {
+            let length = data.unwrap().len();
+            body.flow_control().release_capacity(length).unwrap();
+        }
+        let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+        let mut body = respond.send_response(response, false).unwrap();
+        body.send_data(Bytes::from_static(&[b'm'; 100]), false).unwrap();
+        let status = ("grpc-status".parse().unwrap(), HeaderValue::from_static("0"));
+        body.send_trailers(HeaderMap::from_iter([status])).unwrap();
+    });
+    let application = application.await;
+    let of_http2 =
+        Cluster { protocol: UpstreamProtocol::Http2, ..cluster("app", [endpoint(application.address)]) };
+    let proxy = World::new().unlogged().proxy().cluster_of(of_http2).http("app:80", forward("app")).start();
+    let stream = TcpStream::connect(proxy.address(0)).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..REQUESTS {
+        call(&sender).await;
+    }
+    let before = CALLS.load(Relaxed);
+    for _ in 0..REQUESTS {
+        call(&sender).await;
+    }
+    // The last handler has ended.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let calls = (CALLS.load(Relaxed) - before) / REQUESTS;
+    println!("a gRPC call allocates {calls} times");
+    assert!(calls <= 14, "{calls}");
+}
