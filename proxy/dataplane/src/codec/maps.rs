@@ -10,7 +10,7 @@ use http::HeaderMap;
 /// The largest map that is kept, in fields.
 const LARGEST: usize = 48;
 /// How many are kept for the next messages.
-const KEPT: usize = 32;
+const KEPT: usize = 128;
 
 thread_local! {
     static FREE: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };

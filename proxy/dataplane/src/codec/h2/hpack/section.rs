@@ -13,7 +13,7 @@ use crate::codec::limits::FieldSize;
 use crate::codec::{hop, maps};
 
 /// Sections whose memory a worker keeps for the next ones.
-const KEPT: usize = 16;
+const KEPT: usize = 64;
 
 thread_local! {
     #[allow(clippy::vec_box, reason = "it is lent as a box")]
