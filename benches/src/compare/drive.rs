@@ -12,7 +12,7 @@ use super::account::{Account, Spent};
 use super::cores::Cores;
 use super::counters::Meter;
 use super::peers::Running;
-use crate::load::{self, Measurement, Pace, Protocol, Schedule, Spec, Tls, Until};
+use crate::load::{self, Measurement, Pace, Protocol, Schedule, Spec, Tally, Tls, Until};
 use crate::span_sink::SpanSink;
 
 /// How long a request may take.
@@ -121,7 +121,7 @@ pub(super) async fn closed_loop(
     let running = load::start(Spec {
         connection_per_request: connect,
         until: Until::Elapsed(run.warm_up + run.duration + TIMEOUT),
-        ..spec(target, protocol, connections, run)
+        ..spec(target, protocol, connections, run.cores.load())
     })?;
     tokio::time::sleep(run.warm_up).await;
     let (before, first, spans) = (run.begin().await?, running.ended(), run.spans());
@@ -129,10 +129,17 @@ pub(super) async fn closed_loop(
     let (last, after) = (running.ended(), run.end().await?);
     let spans = run.spans() - spans;
     running.stop();
-    let measurement = running.finish()?;
-    match measurement.tally.failures.iter().next() {
+    answered(running.finish()?)?;
+    run.done(Done { requests: last - first, spans, spent: before.until(&after) })
+}
+
+/// Returns an error if a request failed, or none was answered. One that was late or never sent has a latency.
+pub(super) fn answered(measurement: Measurement) -> Result<Tally, String> {
+    let tally = measurement.tally;
+    match tally.failures.iter().next() {
         Some((failure, count)) => Err(format!("{count} requests failed: {failure}")),
-        None => run.done(Done { requests: last - first, spans, spent: before.until(&after) }),
+        None if tally.answered == 0 => Err("no request was answered".into()),
+        None => Ok(tally),
     }
 }
 
@@ -149,14 +156,14 @@ pub(super) async fn constant_rate(
         pace: Pace::Rate(Schedule::constant(rate, run.duration)?),
         warm_up: run.warm_up,
         until: Until::Elapsed(run.duration),
-        ..spec(target, protocol, connections, run)
+        ..spec(target, protocol, connections, run.cores.load())
     })?;
     let finished = tokio::task::spawn_blocking(|| running.finish()).await;
     finished.map_err(|error| error.to_string())?
 }
 
 /// A closed loop over connections that stay open.
-fn spec(target: &Target, protocol: Protocol, connections: usize, run: &Run<'_>) -> Spec {
+pub(super) fn spec(target: &Target, protocol: Protocol, connections: usize, core: usize) -> Spec {
     Spec {
         address: target.address,
         tls: target.tls.clone(),
@@ -167,10 +174,10 @@ fn spec(target: &Target, protocol: Protocol, connections: usize, run: &Run<'_>) 
         pace: Pace::ClosedLoop,
         // Its own warm-up would hide failures.
         warm_up: Duration::ZERO,
-        until: Until::Elapsed(run.duration),
+        until: Until::Elapsed(TIMEOUT),
         timeout: TIMEOUT,
         threads: 1,
-        cores: vec![run.cores.load()],
+        cores: vec![core],
     }
 }
 

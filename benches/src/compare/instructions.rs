@@ -9,18 +9,17 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 
 use super::certificates::Certificates;
 use super::cores::Cores;
-use super::drive::Target;
+use super::drive::{self, Target};
 use super::measure;
 use super::peers::{Peer, Running, With};
 use super::scenarios::{self, Variant};
 use crate::callgrind;
-use crate::load::{self, Pace, Spec, Until};
+use crate::load::{self, Spec, Until};
 use crate::span_sink::SpanSink;
 
 /// The counted variants: scenario and variant.
@@ -38,8 +37,6 @@ const ROWS: [(&str, &str); 8] = [
 /// Requests before the first count, which open connections and fill caches.
 const WARM_UP: u64 = 300;
 const COUNTED: u64 = 2_000;
-/// How long a request may take under callgrind.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// Percentage by which a count may exceed the one in the file.
 const SLACK: f64 = 3.0;
 
@@ -143,24 +140,11 @@ async fn after_requests(
 ) -> Result<u64, String> {
     let target = Target::of(running, variant.path());
     let load = load::start(Spec {
-        address: target.address,
-        tls: target.tls.clone(),
-        protocol: measure::request(variant.work, &target),
-        connections: 1,
-        streams: 1,
-        connection_per_request: false,
-        pace: Pace::ClosedLoop,
-        warm_up: Duration::ZERO,
         until: Until::Requests(requests),
-        timeout: TIMEOUT,
-        threads: 1,
-        cores: Vec::new(),
+        ..drive::spec(&target, measure::request(variant.work, &target), 1, with.cores.load())
     })?;
     let finished = tokio::task::spawn_blocking(|| load.finish()).await;
-    let tally = finished.map_err(|error| error.to_string())??.tally;
-    if let Some((failure, count)) = tally.failures.iter().next() {
-        return Err(format!("{count} requests failed: {failure}"));
-    }
+    drive::answered(finished.map_err(|error| error.to_string())??)?;
     if let Some(sink) = sink {
         sink.settle().await;
     }

@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use super::drive::{self, Run, Target};
+use super::drive::{self, Run, Target, answered};
 use super::results::Figure;
 use super::scenarios::RATES;
-use crate::load::{Failure, Measurement, Protocol, Tally};
+use crate::load::{Protocol, Tally};
 
 /// The names of the figures of one rate.
 struct Names {
@@ -60,20 +60,6 @@ pub(super) async fn measure(
     Ok((figures, other))
 }
 
-/// Returns an error if a request failed. One that was late or never sent has a latency.
-fn answered(measurement: Measurement) -> Result<Tally, String> {
-    let tally = measurement.tally;
-    match tally.failures.iter().next() {
-        Some((failure, count)) => Err(failed(failure, *count)),
-        None if tally.answered == 0 => Err("no request was answered".into()),
-        None => Ok(tally),
-    }
-}
-
-fn failed(failure: &Failure, count: u64) -> String {
-    format!("{count} requests failed: {failure}")
-}
-
 fn of_rate(names: &Names, without: &Tally, with: &Tally) -> Vec<Figure> {
     let added = |quantile| milliseconds(with, quantile) - milliseconds(without, quantile);
     let [p99, p50] = names.added;
@@ -98,7 +84,7 @@ pub(super) fn lateness(tally: &Tally) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::Tally;
+    use crate::load::{Failure, Measurement};
 
     fn tally(milliseconds: [u64; 3]) -> Tally {
         let mut tally = Tally::new();

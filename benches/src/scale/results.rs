@@ -102,18 +102,18 @@ impl Results {
         }
         table.push('\n');
         if let Some(rate) = self.certificates_a_second() {
-            let _ = writeln!(table, "certificates signed a second in the cold start: {rate:.0}");
+            let _ = writeln!(table, "- certificates signed a second in the cold start: {rate:.0}");
         }
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let [before, cold, changed] = self.memory.map(mib);
         let _ = write!(
             table,
             "\
-CPU of the control plane: {} in the cold start, {} in the reconnect, {:.0} µs per proxy and change, {:.1} µs per proxy and second \
+- CPU of the control plane: {} in the cold start, {} in the reconnect, {:.0} µs per proxy and change, {:.1} µs per proxy and second \
 at rest
-private memory of the control plane: {before:.1} MiB before, {cold:.1} MiB after the cold start, {changed:.1} MiB after the \
+- private memory of the control plane: {before:.1} MiB before, {cold:.1} MiB after the cold start, {changed:.1} MiB after the \
 changes; {:.1} and {:.1} KiB per proxy
-CPU of the simulated proxies: {:.1} s in the cold start, {:.0} µs per proxy and change
+- CPU of the simulated proxies: {:.1} s in the cold start, {:.0} µs per proxy and change
 ",
             self.cold_cpu,
             self.reconnect_cpu,
@@ -127,7 +127,7 @@ CPU of the simulated proxies: {:.1} s in the cold start, {:.0} µs per proxy and
         for (when, failures) in [("in the cold start", &self.cold_failures), ("later", &self.later_failures)]
         {
             for (what, count) in failures {
-                let _ = writeln!(table, "repeated {when}: {count} x {what}");
+                let _ = writeln!(table, "- repeated {when}: {count} x {what}");
             }
         }
         table

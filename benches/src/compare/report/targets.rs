@@ -112,9 +112,11 @@ fn judged(report: &Report<'_>, at: &[String; 3], ours: f64, bound: Bound) -> Opt
             (format!("≥ {} × {times} = {}", peer.name(), number(limit)), limit, ours >= limit)
         }
     };
+    let percent = (ours / limit - 1.0).abs() * 100.0;
     Some(match keeps {
         true => format!("{text}: reached"),
-        false => format!("{text}: **missed** by {:.0} %", (ours / limit - 1.0).abs() * 100.0),
+        false if percent < 1.0 => format!("{text}: **missed** by less than 1 %"),
+        false => format!("{text}: **missed** by {percent:.0} %"),
     })
 }
 
