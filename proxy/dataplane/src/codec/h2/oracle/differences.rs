@@ -2,9 +2,11 @@
 //!
 //! Sections without a name are those of RFC 9113.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::Verdict;
+use super::ours::STREAMS;
 use super::script::Step;
 use crate::codec::h2::frame::Code;
 
@@ -22,7 +24,7 @@ pub(super) struct Difference {
 /// Why a difference is known, and whether one is of this kind.
 type Known = (&'static str, fn(&Difference) -> bool);
 
-const KNOWN: [Known; 16] = [
+const KNOWN: [Known; 18] = [
     (
         "6.8: GOAWAY of a client is about streams of the server. h2 accepts no more requests, and ignores other frames",
         |it| it.before.iter().any(|step| step.kind == GOAWAY),
@@ -112,6 +114,17 @@ const KNOWN: [Known; 16] = [
     ("6.5.3: an acknowledgement that nothing waits for has no effect here. h2 ends the connection", |it| {
         it.ends_in_h2() && it.is_accepted() && it.step.kind == SETTINGS && it.step.bytes[4] & ACK != 0
     }),
+    (
+        "5.1, closed: what comes behind the head of a request that was refused may be late. It is an error in h2",
+        |it| {
+            let refused = it.opened().collect::<BTreeSet<_>>().len() > STREAMS as usize;
+            it.is_used() && refused && it.is_accepted()
+        },
+    ),
+    (
+        "10.5: limits on what costs the peer nothing are each server's own. That of h2 on padding is narrower",
+        |it| it.codes.contains(&Some(Code::ENHANCE_YOUR_CALM)),
+    ),
 ];
 
 const DATA: u8 = 0;
