@@ -17,12 +17,20 @@ pub use envoy::config::core::v3 as core;
 pub use envoy::config::endpoint::v3 as endpoint;
 /// `envoy.config.listener.v3`.
 pub use envoy::config::listener::v3 as listener;
+/// `envoy.config.rbac.v3`: permissions, principals and policies.
+pub use envoy::config::rbac::v3 as rbac;
 /// `envoy.config.route.v3`.
 pub use envoy::config::route::v3 as route;
 /// `envoy.data.dns.v3`: host names and their addresses.
 pub use envoy::data::dns::v3 as dns;
+/// `envoy.extensions.filters.common.fault.v3`: delays.
+pub use envoy::extensions::filters::common::fault::v3 as common_fault;
 /// `envoy.extensions.filters.http.cors.v3`.
 pub use envoy::extensions::filters::http::cors::v3 as cors;
+/// `envoy.extensions.filters.http.fault.v3`.
+pub use envoy::extensions::filters::http::fault::v3 as fault;
+/// `envoy.extensions.filters.http.rbac.v3`.
+pub use envoy::extensions::filters::http::rbac::v3 as rbac_filter;
 /// `envoy.extensions.filters.http.router.v3`.
 pub use envoy::extensions::filters::http::router::v3 as router;
 /// `envoy.extensions.filters.listener.http_inspector.v3`.
@@ -77,6 +85,12 @@ pub mod type_url {
     pub const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
     /// A route's CORS policy, in `typed_per_filter_config`.
     pub const CORS_POLICY: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy";
+    /// The RBAC HTTP filter.
+    pub const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
+    /// A route's configuration of the RBAC filter, in `typed_per_filter_config`.
+    pub const RBAC_PER_ROUTE: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
+    /// The fault injection HTTP filter, and its configuration in `typed_per_filter_config`.
+    pub const HTTP_FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
     /// Wraps a filter's configuration in `typed_per_filter_config`, to make it optional or disable the filter.
     pub const FILTER_CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";
     /// The HTTP inspector listener filter.

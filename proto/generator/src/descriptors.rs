@@ -16,7 +16,7 @@ use prost_reflect::prost_types::{
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind};
 
 /// The resources, and the messages that they hold in an `Any`. What these refer to is included.
-const ROOTS: [&str; 24] = [
+const ROOTS: [&str; 27] = [
     "envoy.config.cluster.v3.Cluster",
     "envoy.config.endpoint.v3.ClusterLoadAssignment",
     "envoy.config.listener.v3.Listener",
@@ -24,6 +24,9 @@ const ROOTS: [&str; 24] = [
     "envoy.config.route.v3.RouteConfiguration",
     "envoy.extensions.filters.http.cors.v3.Cors",
     "envoy.extensions.filters.http.cors.v3.CorsPolicy",
+    "envoy.extensions.filters.http.fault.v3.HTTPFault",
+    "envoy.extensions.filters.http.rbac.v3.RBAC",
+    "envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
     "envoy.extensions.filters.http.router.v3.Router",
     "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
     "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",

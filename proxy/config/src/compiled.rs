@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use outrigger_core::Name;
 pub use outrigger_policy::field::Unusable;
+use outrigger_policy::field::unpack;
 use outrigger_proto::xds::protobuf::Any;
 
 use crate::cluster::{self, Discovery};
@@ -18,7 +19,6 @@ use crate::handler::Handler;
 use crate::http_manager::RouteSource;
 use crate::listener;
 use crate::route::RouteTable;
-use crate::wire::unpack;
 use outrigger_proto::kind::Kind;
 
 /// The cluster name that the control plane uses for an invalid backend. It never exists, and warming does not wait for it.

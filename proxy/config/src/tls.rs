@@ -8,10 +8,8 @@ use std::sync::Arc;
 use outrigger_core::Name;
 use outrigger_core::alpn;
 use outrigger_core::identity::SpiffeId;
-use outrigger_policy::field::{Unusable, each, flag, required, unsupported_any};
+use outrigger_policy::field::{Unusable, each, flag, required, unpack, unsupported_any};
 use outrigger_proto::xds::{core, matcher, sds_secret, tls as wire_tls, type_url};
-
-use crate::wire::unpack;
 
 /// Downstream TLS of a listener: version 1.3, with the workload's certificate and roots.
 #[derive(Debug, Clone, PartialEq, Eq)]

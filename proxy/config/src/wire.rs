@@ -1,19 +1,10 @@
-//! Decoding of `Any` values and of small messages that several resources share.
+//! Decoding of small messages that several resources share.
 
 use std::net::{IpAddr, SocketAddr};
 
 use outrigger_policy::field::{Unusable, required, unsupported_any};
 use outrigger_proto::xds::core;
-use outrigger_proto::xds::protobuf::{Any, Struct, value::Kind};
-use prost::Message;
-
-/// Decodes the message in an `Any`. Returns an error if its type URL is not `type_url`.
-pub(crate) fn unpack<M: Message + Default>(any: &Any, type_url: &str) -> Result<M, Unusable> {
-    if any.type_url != type_url {
-        return Err(Unusable::new("type_url", format_args!("is {:?}, expected {type_url:?}", any.type_url)));
-    }
-    M::decode(&*any.value).map_err(|bad| Unusable::new("value", format_args!("cannot be decoded: {bad}")))
-}
+use outrigger_proto::xds::protobuf::{Struct, value::Kind};
 
 /// Decodes a numeric TCP address.
 pub(crate) fn socket_address(wire: core::Address) -> Result<SocketAddr, Unusable> {

@@ -135,6 +135,10 @@ fn text(reason: Reason) -> (&'static str, &'static str) {
             ("the retry budget of <destination> is exhausted; too many attempts failed", ENDPOINTS)
         }
         Reason::DirectResponse => ("the route of <destination> answers itself", ROUTES),
+        Reason::AccessDenied => {
+            ("an authorization policy of <destination> does not allow this request", ROUTES)
+        }
+        Reason::FaultInjected => ("a fault policy of <destination> answers instead", ROUTES),
         Reason::ApplicationUnreachable => {
             ("the application behind <destination> does not accept connections", STATUS)
         }

@@ -60,6 +60,10 @@ pub enum Reason {
     RetryBudgetExceeded,
     /// The route answers without an upstream (a direct response or a redirect).
     DirectResponse,
+    /// An authorization policy does not allow the request.
+    AccessDenied,
+    /// An injected fault: this answer is part of a test.
+    FaultInjected,
     /// The application behind this sidecar cannot be reached.
     ApplicationUnreachable,
     /// The proxy itself failed: a bug, or an exhausted resource of the machine.
@@ -68,7 +72,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::DownstreamProtocolError,
         Self::DownstreamConnectionTermination,
         Self::DownstreamTimeout,
@@ -94,6 +98,8 @@ impl Reason {
         Self::UpstreamRetryLimitExceeded,
         Self::RetryBudgetExceeded,
         Self::DirectResponse,
+        Self::AccessDenied,
+        Self::FaultInjected,
         Self::ApplicationUnreachable,
         Self::LocalError,
     ];
@@ -151,6 +157,8 @@ impl Reason {
                 row("RBX", "retry_budget_exceeded", StatusCode::SERVICE_UNAVAILABLE, 14)
             }
             Self::DirectResponse => row("DR", "direct_response", StatusCode::OK, 0),
+            Self::AccessDenied => row("AD", "access_denied", StatusCode::FORBIDDEN, 7),
+            Self::FaultInjected => row("FI", "fault_injected", StatusCode::SERVICE_UNAVAILABLE, 14),
             Self::ApplicationUnreachable => {
                 row("AU", "application_unreachable", StatusCode::SERVICE_UNAVAILABLE, 14)
             }
@@ -188,6 +196,7 @@ impl Reason {
                 | Self::NoRouteFound
                 | Self::DestinationNotHttp
                 | Self::UpgradeRefused
+                | Self::AccessDenied
         )
     }
 

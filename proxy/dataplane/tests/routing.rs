@@ -40,7 +40,7 @@ async fn weights_split_requests() {
         clusters: vec![weight("one", 90), weight("two", 10), weight("gone", 0)],
         ..Default::default()
     };
-    let action = forward_to(WeightedClusters::decode(clusters).unwrap());
+    let action = forward_to(WeightedClusters::decode(clusters, &Default::default()).unwrap());
     let proxy = World::new()
         .proxy()
         .cluster("one", &[one.address])

@@ -79,6 +79,8 @@ fn of_endpoint(reason: Reason, reached: Reached, connection: Freshness) -> Blame
         | Reason::UpstreamRetryLimitExceeded
         | Reason::RetryBudgetExceeded
         | Reason::DirectResponse
+        | Reason::AccessDenied
+        | Reason::FaultInjected
         | Reason::DownstreamProtocolError
         | Reason::DownstreamConnectionTermination
         | Reason::DownstreamTimeout
@@ -123,7 +125,8 @@ fn of_sidecar(reason: Reason) -> bool {
         | Reason::UpstreamOverflow
         | Reason::LocalError
         // Its configuration answered, which counts as the application's answer.
-        | Reason::DirectResponse => true,
+        | Reason::DirectResponse
+        | Reason::FaultInjected => true,
         // The request, its client or a limit.
         Reason::UpstreamHeadersTooLarge
         | Reason::NoDestination
@@ -132,6 +135,7 @@ fn of_sidecar(reason: Reason) -> bool {
         | Reason::NoClusterFound
         | Reason::NoRouteFound
         | Reason::UpgradeRefused
+        | Reason::AccessDenied
         | Reason::DownstreamProtocolError
         | Reason::DownstreamConnectionTermination
         | Reason::DownstreamTimeout
@@ -264,6 +268,7 @@ mod tests {
                     | Reason::NoClusterFound
                     | Reason::NoRouteFound
                     | Reason::UpgradeRefused
+                    | Reason::AccessDenied
                     | Reason::DownstreamProtocolError
                     | Reason::DownstreamConnectionTermination
                     | Reason::DownstreamTimeout

@@ -10,6 +10,7 @@ use outrigger_proto::xds::cors;
 
 use crate::field::{Unusable, each, flag, runtime_fraction, unsupported_any};
 use crate::string_match;
+use crate::verdict::{FilterRequest, ResponseChanges, Verdict};
 
 /// Which origins may call a route, and how.
 #[derive(Debug, Clone)]
@@ -23,17 +24,6 @@ pub struct CorsPolicy {
     private_network: bool,
     forward_other_preflights: bool,
     enabled: Percentage,
-}
-
-/// What is done with a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// No cross-origin request, or an origin that is not allowed: forwarded, and no header is added to its response.
-    Pass,
-    /// A preflight: answered with status 200, these headers and no body.
-    Answer(HeaderMap),
-    /// From an allowed origin: forwarded, and these headers replace the backend's on its response.
-    Allow(HeaderMap),
 }
 
 const PRIVATE_NETWORK_ASKED: HeaderName = HeaderName::from_static("access-control-request-private-network");
@@ -74,29 +64,24 @@ impl CorsPolicy {
         })
     }
 
-    /// Decides for a request with this method and these headers. `sample` is random, uniform over `u32`.
-    pub fn check(&self, method: &Method, headers: &HeaderMap, sample: u32) -> Verdict {
-        let Some(origin) = headers.get(header::ORIGIN).filter(|_| self.enabled.holds(sample)) else {
-            return Verdict::Pass;
+    /// Decides about a request. A preflight is answered; fields of the response to another request from an allowed origin
+    /// replace the backend's.
+    pub fn decide(&self, request: &FilterRequest<'_>, changes: &mut ResponseChanges) -> Verdict {
+        let headers = request.head.headers;
+        let enabled = |_: &&HeaderValue| self.enabled.holds((request.random)());
+        let Some(origin) = headers.get(header::ORIGIN).filter(enabled) else {
+            return Verdict::Admit;
         };
         let allowed = origin.to_str().is_ok_and(|text| self.origins.iter().any(|of| of.matches(text)));
         let asked = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD);
-        match asked.filter(|_| method == Method::OPTIONS) {
+        match asked.filter(|_| request.head.method == Method::OPTIONS) {
             Some(asked) if allowed => Verdict::Answer(self.preflight(origin, asked, headers)),
             Some(_) if !self.forward_other_preflights => Verdict::Answer(HeaderMap::new()),
-            None if allowed => Verdict::Allow(self.actual(origin)),
-            _ => Verdict::Pass,
-        }
-    }
-
-    /// Replaces the backend's CORS headers by `allowed`, which [`Self::check`] returned.
-    pub fn respond(allowed: &HeaderMap, response: &mut HeaderMap) {
-        for (name, value) in allowed {
-            if name == header::VARY {
-                response.append(name, value.clone());
-            } else {
-                response.insert(name, value.clone());
+            None if allowed => {
+                changes.set(self.actual(origin));
+                Verdict::Admit
             }
+            _ => Verdict::Admit,
         }
     }
 
@@ -152,6 +137,8 @@ mod tests {
     use outrigger_proto::xds::{matcher, protobuf};
 
     use super::*;
+    use crate::header_match::Head;
+    use crate::verdict::Source;
 
     fn policy(change: impl FnOnce(&mut cors::CorsPolicy)) -> CorsPolicy {
         let exact = matcher::string_matcher::MatchPattern::Exact("https://shop.example".into());
@@ -174,15 +161,23 @@ mod tests {
         fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
     }
 
+    /// The verdict about a request, and the response of a backend that allows every origin, after the filter.
+    fn decide(policy: &CorsPolicy, method: &Method, headers: &HeaderMap) -> (Verdict, HeaderMap) {
+        let head = Head { method, scheme: "http", authority: "shop", path: "/", headers };
+        let mut changes = ResponseChanges::default();
+        let request = FilterRequest { head, source: Source::STRANGER, cluster: None, random: || 0 };
+        let verdict = policy.decide(&request, &mut changes);
+        let mut response = self::headers(&[("access-control-allow-origin", "*"), ("vary", "accept")]);
+        changes.apply(&mut response);
+        (verdict, response)
+    }
+
     const ORIGIN: (&str, &str) = ("origin", "https://shop.example");
     const ASKED: (&str, &str) = ("access-control-request-method", "PUT");
 
     #[test]
     fn a_preflight_of_an_allowed_origin_is_answered() {
-        let Verdict::Answer(answer) = policy(|_| {}).check(&Method::OPTIONS, &headers(&[ORIGIN, ASKED]), 0)
-        else {
-            panic!("not answered");
-        };
+        let (verdict, _) = decide(&policy(|_| {}), &Method::OPTIONS, &headers(&[ORIGIN, ASKED]));
         let expected = headers(&[
             ("access-control-allow-origin", "https://shop.example"),
             ("vary", "origin"),
@@ -190,30 +185,33 @@ mod tests {
             ("access-control-allow-headers", "x-a"),
             ("access-control-max-age", "60"),
         ]);
-        assert_eq!(answer, expected);
+        assert_eq!(verdict, Verdict::Answer(expected));
     }
 
     #[test]
     fn an_actual_request_passes_and_its_response_names_the_origin() {
-        let Verdict::Allow(allowed) = policy(|_| {}).check(&Method::GET, &headers(&[ORIGIN]), 0) else {
-            panic!("not allowed");
-        };
-        let mut response = headers(&[("access-control-allow-origin", "*"), ("vary", "accept")]);
-        CorsPolicy::respond(&allowed, &mut response);
+        let (verdict, response) = decide(&policy(|_| {}), &Method::GET, &headers(&[ORIGIN]));
+        assert_eq!(verdict, Verdict::Admit);
         assert_eq!(response["access-control-allow-origin"], "https://shop.example");
         assert_eq!(response["access-control-expose-headers"], "x-b");
         assert_eq!(response.get_all("vary").iter().count(), 2);
     }
 
     #[test]
-    fn other_origins_and_plain_requests_pass_without_a_word() {
+    fn other_origins_and_plain_requests_pass_unchanged() {
         let policy = policy(|_| {});
         let other = headers(&[("origin", "https://evil.example"), ASKED]);
-        assert_eq!(policy.check(&Method::OPTIONS, &other, 0), Verdict::Pass);
-        assert_eq!(policy.check(&Method::GET, &other, 0), Verdict::Pass);
-        assert_eq!(policy.check(&Method::GET, &HeaderMap::new(), 0), Verdict::Pass);
-        let plain = headers(&[ORIGIN]);
-        assert!(matches!(policy.check(&Method::OPTIONS, &plain, 0), Verdict::Allow(_)));
+        for (method, headers) in
+            [(Method::OPTIONS, &other), (Method::GET, &other), (Method::GET, &HeaderMap::new())]
+        {
+            let (verdict, response) = decide(&policy, &method, headers);
+            assert_eq!(verdict, Verdict::Admit);
+            assert_eq!(response["access-control-allow-origin"], "*");
+        }
+        // Without the method that it asks for, OPTIONS is no preflight.
+        let (verdict, response) = decide(&policy, &Method::OPTIONS, &headers(&[ORIGIN]));
+        assert_eq!(verdict, Verdict::Admit);
+        assert_eq!(response["access-control-allow-origin"], "https://shop.example");
     }
 
     #[test]
@@ -222,7 +220,8 @@ mod tests {
             wire.allow_methods = "*".into();
             wire.allow_credentials = Some(protobuf::BoolValue { value: true });
         });
-        let Verdict::Answer(answer) = policy.check(&Method::OPTIONS, &headers(&[ORIGIN, ASKED]), 0) else {
+        let (Verdict::Answer(answer), _) = decide(&policy, &Method::OPTIONS, &headers(&[ORIGIN, ASKED]))
+        else {
             panic!("not answered");
         };
         assert_eq!(answer["access-control-allow-methods"], "PUT");

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use outrigger_core::percentage::Percentage;
 use outrigger_proto::xds::{core, protobuf, types};
+use prost::Message;
 
 /// The error for a field that is invalid or not supported: its path in the decoded message, and the problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,14 @@ impl fmt::Display for Unusable {
 }
 
 impl std::error::Error for Unusable {}
+
+/// Decodes the message in an `Any`. Returns an error if its type URL is not `type_url`.
+pub fn unpack<M: Message + Default>(any: &protobuf::Any, type_url: &str) -> Result<M, Unusable> {
+    if any.type_url != type_url {
+        return Err(Unusable::new("type_url", format_args!("is {:?}, expected {type_url:?}", any.type_url)));
+    }
+    M::decode(&*any.value).map_err(|bad| Unusable::new("value", format_args!("cannot be decoded: {bad}")))
+}
 
 /// Returns an error if `field` is set: it would change the behaviour, and this proxy does not support it.
 pub fn unsupported(field: &str, is_set: bool) -> Result<(), Unusable> {

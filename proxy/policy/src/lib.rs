@@ -1,14 +1,17 @@
 //! One file per policy: compiled configuration, decoding from xDS, state, decisions, tests.
 //!
-//! Modules are listed in the order in which they apply to a request; the last three are shared by the decoders. A policy
+//! Modules are listed in the order in which they apply to a request; the last four are shared. A policy
 //! only decides: it never sleeps, connects, reads a clock or generates a random number; the caller passes these in. The
 //! data path carries out the decision. As everywhere, a module uses only modules listed below it.
 
 pub mod upgrade;
-pub mod cors;
+pub mod weighted_cluster;
+pub mod filter;
+mod rbac;
+mod fault;
+mod cors;
 pub mod redirect;
 pub mod direct_response;
-pub mod weighted_cluster;
 pub mod mirror;
 pub mod rewrite;
 pub mod header_mutation;
@@ -20,6 +23,7 @@ pub mod blame;
 pub mod response;
 pub mod pushback;
 pub mod outlier;
+pub mod verdict;
 pub mod header_match;
 pub mod string_match;
 pub mod field;

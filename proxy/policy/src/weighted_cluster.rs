@@ -5,6 +5,7 @@ use outrigger_core::Name;
 use outrigger_proto::xds::{route, tcp_proxy};
 
 use crate::field::{Unusable, each, number, unsupported_any};
+use crate::filter::overrides::FilterOverrides;
 use crate::header_mutation::HeaderMutation;
 use crate::rewrite;
 
@@ -29,6 +30,8 @@ pub struct Share {
     pub response_headers: HeaderMutation,
     /// The authority that is sent to this cluster.
     pub host_rewrite: Option<HeaderValue>,
+    /// The overrides of filters for requests to this cluster, which include the route's. `None` if it has none of its own.
+    pub filters: Option<FilterOverrides>,
 }
 
 impl WeightedClusters {
@@ -37,8 +40,8 @@ impl WeightedClusters {
         Self::new("cluster", vec![share(cluster, 1)])
     }
 
-    /// Decodes a route's clusters.
-    pub fn decode(wire: route::WeightedCluster) -> Result<Self, Unusable> {
+    /// Decodes a route's clusters. `filters` has the overrides of the route.
+    pub fn decode(wire: route::WeightedCluster, filters: &FilterOverrides) -> Result<Self, Unusable> {
         // The total is the sum of the weights; `total_weight` is deprecated, and ignored by Envoy. The prefix is for runtime
         // overrides, which do not exist here.
         #[allow(deprecated)]
@@ -55,7 +58,7 @@ impl WeightedClusters {
             Some(RandomValueSpecifier::UseHashPolicy(hashed)) => (false, hashed.value),
         };
         unsupported_any(&[("header_name", header), ("use_hash_policy", hashed)])?;
-        Self::new("clusters", each("clusters", clusters, decode_share)?)
+        Self::new("clusters", each("clusters", clusters, |wire| decode_share(wire, filters))?)
     }
 
     /// Decodes a TCP proxy's clusters.
@@ -105,10 +108,20 @@ impl WeightedClusters {
 
 fn share(cluster: String, weight: u32) -> Share {
     let (request_headers, response_headers) = Default::default();
-    Share { cluster: cluster.into(), weight, request_headers, response_headers, host_rewrite: None }
+    Share {
+        cluster: cluster.into(),
+        weight,
+        request_headers,
+        response_headers,
+        host_rewrite: None,
+        filters: None,
+    }
 }
 
-fn decode_share(wire: route::weighted_cluster::ClusterWeight) -> Result<Share, Unusable> {
+fn decode_share(
+    wire: route::weighted_cluster::ClusterWeight,
+    filters: &FilterOverrides,
+) -> Result<Share, Unusable> {
     use route::weighted_cluster::cluster_weight::HostRewriteSpecifier;
     let route::weighted_cluster::ClusterWeight {
         name,
@@ -125,7 +138,6 @@ fn decode_share(wire: route::weighted_cluster::ClusterWeight) -> Result<Share, U
     unsupported_any(&[
         ("cluster_header", !cluster_header.is_empty()),
         ("metadata_match", metadata_match.is_some()),
-        ("typed_per_filter_config", !typed_per_filter_config.is_empty()),
     ])?;
     let host_rewrite = match host_rewrite_specifier {
         Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => rewrite::host("host_rewrite_literal", &host)?,
@@ -146,6 +158,9 @@ fn decode_share(wire: route::weighted_cluster::ClusterWeight) -> Result<Share, U
             response_headers_to_remove,
         )?,
         host_rewrite,
+        filters: (!typed_per_filter_config.is_empty())
+            .then(|| FilterOverrides::decode(typed_per_filter_config, filters))
+            .transpose()?,
     })
 }
 
@@ -163,10 +178,8 @@ mod tests {
                 weight: Some(protobuf::UInt32Value { value: weight }),
                 ..Default::default()
             });
-        WeightedClusters::decode(route::WeightedCluster {
-            clusters: clusters.collect(),
-            ..Default::default()
-        })
+        let wire = route::WeightedCluster { clusters: clusters.collect(), ..Default::default() };
+        WeightedClusters::decode(wire, &FilterOverrides::default())
     }
 
     #[test]
@@ -201,8 +214,11 @@ mod tests {
         let unweighted =
             |name: &str| route::weighted_cluster::ClusterWeight { name: name.into(), ..Default::default() };
         let clusters = vec![unweighted("a"), unweighted("b")];
-        let split =
-            WeightedClusters::decode(route::WeightedCluster { clusters, ..Default::default() }).unwrap();
+        let split = WeightedClusters::decode(
+            route::WeightedCluster { clusters, ..Default::default() },
+            &Default::default(),
+        )
+        .unwrap();
         assert_eq!((&*split.pick(0).cluster, &*split.pick(u32::MAX).cluster), ("a", "b"));
     }
 
@@ -215,6 +231,9 @@ mod tests {
         let header =
             route::weighted_cluster::ClusterWeight { cluster_header: "x".into(), ..Default::default() };
         let wire = route::WeightedCluster { clusters: vec![header], ..Default::default() };
-        assert_eq!(WeightedClusters::decode(wire).unwrap_err().field, "clusters[0].cluster_header");
+        assert_eq!(
+            WeightedClusters::decode(wire, &Default::default()).unwrap_err().field,
+            "clusters[0].cluster_header"
+        );
     }
 }

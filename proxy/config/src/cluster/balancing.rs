@@ -3,7 +3,7 @@
 //! The first known policy of a list is used (`Cluster.load_balancing_policy`). A setting that would change the distribution
 //! of requests is either honoured or rejected by its field.
 
-use outrigger_policy::field::{Unusable, number, required, unsupported, unsupported_any};
+use outrigger_policy::field::{Unusable, number, required, unpack, unsupported, unsupported_any};
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{
     cluster as wire_cluster, core, lb_common, least_request, random, round_robin, type_url, wrr_locality,
@@ -11,7 +11,6 @@ use outrigger_proto::xds::{
 use wire_cluster::cluster::{CommonLbConfig, LbConfig, LbPolicy};
 
 use super::Balancing;
-use crate::wire::unpack;
 
 /// A decoded load balancing policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use outrigger_policy::field::{Unusable, duration, number, required, unsupported, unsupported_any};
+use outrigger_policy::field::{Unusable, duration, number, required, unpack, unsupported, unsupported_any};
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{core, type_url, upstream_http};
 
 use super::{ConnectionSettings, UpstreamProtocol};
-use crate::wire::unpack;
 
 /// The HTTP options of a cluster during decoding.
 pub(super) struct HttpOptions {

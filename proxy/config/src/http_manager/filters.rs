@@ -1,16 +1,8 @@
 //! The HTTP filters of a connection manager. The router is the last one and is not kept.
 
-use outrigger_policy::field::{Unusable, each, unsupported_any};
-use outrigger_proto::xds::{cors, hcm, router, type_url};
-
-use crate::wire::unpack;
-
-/// An HTTP filter between the codec and the router. Routes carry the settings of each filter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HttpFilter {
-    /// [`outrigger_policy::cors`].
-    Cors,
-}
+use outrigger_policy::field::{Unusable, each, non_empty, unpack, unsupported_any};
+use outrigger_policy::filter::{FilterConfig, HttpFilter};
+use outrigger_proto::xds::{hcm, router, type_url};
 
 /// Decodes the filters. The router must be the last.
 pub(super) fn decode(wire: Vec<hcm::HttpFilter>) -> Result<Box<[HttpFilter]>, Unusable> {
@@ -36,7 +28,7 @@ pub(super) fn decode(wire: Vec<hcm::HttpFilter>) -> Result<Box<[HttpFilter]>, Un
 enum Stage {
     Filter(HttpFilter),
     Router,
-    /// Unknown and optional, or disabled.
+    /// Unknown and optional.
     Skipped,
 }
 
@@ -56,40 +48,33 @@ fn http_filter(wire: hcm::HttpFilter) -> Result<Stage, Unusable> {
         }
         None => return Err(Unusable::new("typed_config", format_args!("is required by filter {name:?}"))),
     };
-    let stage = match any.type_url.as_str() {
-        type_url::ROUTER => {
-            let router::Router {
-                // Statistics, spans and logs, which are configured for the whole proxy.
-                dynamic_stats: _,
-                start_child_span: _,
-                upstream_log: _,
-                upstream_log_options: _,
-                suppress_grpc_request_failure_code_stats: _,
-                // Envoy's own headers, which are neither read nor written here.
-                suppress_envoy_headers: _,
-                strict_check_headers: _,
-                respect_expected_rq_timeout: _,
-                upstream_http_filters,
-                reject_connect_request_early_data: _, // CONNECT is answered before its data is read
-            } = unpack(&any, type_url::ROUTER).map_err(|bad| bad.within("typed_config"))?;
-            unsupported_any(&[("typed_config.upstream_http_filters", !upstream_http_filters.is_empty())])?;
-            Stage::Router
-        }
-        type_url::CORS => {
-            let cors::Cors {} = unpack(&any, type_url::CORS).map_err(|bad| bad.within("typed_config"))?;
-            Stage::Filter(HttpFilter::Cors)
-        }
-        _ if is_optional => Stage::Skipped,
-        other => {
-            return Err(Unusable::new(
-                "typed_config",
-                format_args!("filter {name:?} ({other}) is not supported"),
-            ));
-        }
-    };
-    // In Envoy a route can enable a disabled filter; here it cannot.
-    if disabled && !matches!(stage, Stage::Router) {
-        return Ok(Stage::Skipped);
+    let within = |bad: Unusable| bad.within("typed_config");
+    if any.type_url == type_url::ROUTER {
+        let router::Router {
+            // Statistics, spans and logs, which are configured for the whole proxy.
+            dynamic_stats: _,
+            start_child_span: _,
+            upstream_log: _,
+            upstream_log_options: _,
+            suppress_grpc_request_failure_code_stats: _,
+            // Envoy's own headers, which are neither read nor written here.
+            suppress_envoy_headers: _,
+            strict_check_headers: _,
+            respect_expected_rq_timeout: _,
+            upstream_http_filters,
+            reject_connect_request_early_data: _, // CONNECT is answered before its data is read
+        } = unpack(&any, type_url::ROUTER).map_err(within)?;
+        unsupported_any(&[("typed_config.upstream_http_filters", !upstream_http_filters.is_empty())])?;
+        return Ok(Stage::Router);
     }
-    Ok(stage)
+    match FilterConfig::of_listener(&any).map_err(within)? {
+        Some(config) => {
+            Ok(Stage::Filter(HttpFilter { name: non_empty("name", name)?.into(), config, disabled }))
+        }
+        None if is_optional => Ok(Stage::Skipped),
+        None => Err(Unusable::new(
+            "typed_config",
+            format_args!("filter {name:?} ({}) is not supported", any.type_url),
+        )),
+    }
 }

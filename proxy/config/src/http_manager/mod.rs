@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use outrigger_core::Name;
 use outrigger_policy::field::{Unusable, duration, flag, non_empty, number, required, unsupported_any};
+use outrigger_policy::filter::HttpFilter;
 use outrigger_policy::upgrade::Upgrades;
 use outrigger_proto::xds::hcm;
 
 use crate::route::RouteTable;
 use crate::wire::from_ads;
 
-pub use filters::HttpFilter;
 pub use settings::HttpSettings;
 use settings::limit;
 

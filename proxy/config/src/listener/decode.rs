@@ -6,7 +6,7 @@ use std::time::Duration;
 use outrigger_core::Name;
 use outrigger_core::record::Direction;
 use outrigger_policy::field::{
-    Unusable, duration, each, flag, non_empty, required, unsupported, unsupported_any,
+    Unusable, duration, each, flag, non_empty, required, unpack, unsupported, unsupported_any,
 };
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{
@@ -20,7 +20,7 @@ use crate::host::Host;
 use crate::http_manager::HttpConnectionManager;
 use crate::tcp_proxy::TcpProxy;
 use crate::tls::{DownstreamTls, TransportSocket};
-use crate::wire::{socket_address, string_field, unpack};
+use crate::wire::{socket_address, string_field};
 
 /// A decoded Listener resource.
 #[derive(Debug, Clone)]

@@ -1,13 +1,10 @@
 //! Decoding of routes, with the settings that they inherit from their virtual host and table.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use http::StatusCode;
 use outrigger_core::Name;
-use outrigger_policy::cors::CorsPolicy;
 use outrigger_policy::direct_response::DirectResponse;
 use outrigger_policy::field::{Unusable, each, flag, non_empty, required, unsupported, unsupported_any};
+use outrigger_policy::filter::overrides::FilterOverrides;
 use outrigger_policy::header_mutation::HeaderMutation;
 use outrigger_policy::mirror::Mirror;
 use outrigger_policy::redirect::Redirect;
@@ -16,19 +13,17 @@ use outrigger_policy::rewrite::{self, PathRewrite, Rewrite};
 use outrigger_policy::timeout::Timeouts;
 use outrigger_policy::upgrade::Upgrades;
 use outrigger_policy::weighted_cluster::{Share, WeightedClusters};
-use outrigger_proto::xds::protobuf::Any;
-use outrigger_proto::xds::{cors, extension, route, type_url};
+use outrigger_proto::xds::route;
 
 use super::attempts::{Attempts, kept_bytes};
 use super::{Forward, Route, RouteAction, RouteMatcher};
-use crate::wire::unpack;
 
 /// Inherited settings, resolved once so that requests need no lookup.
 #[derive(Debug, Clone)]
 pub(super) struct Outer {
     pub(super) request_headers: HeaderMutation,
     pub(super) response_headers: HeaderMutation,
-    pub(super) cors: Option<Arc<CorsPolicy>>,
+    pub(super) filters: FilterOverrides,
     pub(super) retry: Option<RetryPolicy>,
     pub(super) attempts: Attempts,
     pub(super) mirrors: Vec<Mirror>,
@@ -60,10 +55,12 @@ impl Route {
         } = wire;
         unsupported("route_specifiers", !route_specifiers.is_empty())?;
         let matcher = RouteMatcher::decode(required("match", r#match)?).map_err(|bad| bad.within("match"))?;
+        let filters = FilterOverrides::decode(typed_per_filter_config, &outer.filters)?;
         use route::route::Action;
         let action = match required("action", action)? {
             Action::Route(wire) => {
-                let mut forward = Forward::decode(wire, outer).map_err(|bad| bad.within("route"))?;
+                let mut forward =
+                    Forward::decode(wire, outer, &filters).map_err(|bad| bad.within("route"))?;
                 let kept = kept_bytes(per_request_buffer_limit_bytes, request_body_buffer_limit)?;
                 forward.attempts.kept_bytes = kept.unwrap_or(forward.attempts.kept_bytes);
                 RouteAction::Forward(Box::new(forward))
@@ -89,7 +86,7 @@ impl Route {
             action,
             request_headers: request.then(&outer.request_headers),
             response_headers: response.then(&outer.response_headers),
-            cors: cors_policy(typed_per_filter_config)?.or_else(|| outer.cors.clone()),
+            filters,
         })
     }
 
@@ -110,7 +107,7 @@ impl Route {
 
 impl Forward {
     #[allow(deprecated)] // deprecated fields that Envoy still accepts must be decoded or rejected, not overlooked
-    fn decode(wire: route::RouteAction, outer: &Outer) -> Result<Self, Unusable> {
+    fn decode(wire: route::RouteAction, outer: &Outer, filters: &FilterOverrides) -> Result<Self, Unusable> {
         use route::route_action::{ClusterSpecifier, HostRewriteSpecifier};
         let route::RouteAction {
             cluster_not_found_response_code,
@@ -163,7 +160,7 @@ impl Forward {
         let clusters = match required("cluster", cluster_specifier)? {
             ClusterSpecifier::Cluster(name) => WeightedClusters::one(non_empty("cluster", name)?)?,
             ClusterSpecifier::WeightedClusters(wire) => {
-                WeightedClusters::decode(wire).map_err(|bad| bad.within("weighted_clusters"))?
+                WeightedClusters::decode(wire, filters).map_err(|bad| bad.within("weighted_clusters"))?
             }
             ClusterSpecifier::ClusterHeader(_) => {
                 return Err(Unusable::new("cluster_header", "is not supported"));
@@ -223,36 +220,4 @@ fn not_found(wire: i32) -> Result<StatusCode, Unusable> {
         Ok(Wire::InternalServerError) => Ok(StatusCode::INTERNAL_SERVER_ERROR),
         Err(_) => Err(Unusable::new("cluster_not_found_response_code", "is unknown")),
     }
-}
-
-/// Decodes per-filter settings. Settings of an unknown filter must be marked optional.
-pub(super) fn cors_policy(wire: HashMap<String, Any>) -> Result<Option<Arc<CorsPolicy>>, Unusable> {
-    let mut policy = None;
-    for (name, any) in wire {
-        let field = || format!("typed_per_filter_config[{name:?}]");
-        match any.type_url.as_str() {
-            type_url::CORS_POLICY => {
-                policy = Some(cors(&any).map_err(|bad| bad.within(field()))?);
-            }
-            type_url::FILTER_CONFIG => {
-                let route::FilterConfig { config, is_optional, disabled } =
-                    unpack(&any, type_url::FILTER_CONFIG).map_err(|bad| bad.within(field()))?;
-                let is_cors = config.as_ref().is_some_and(|any| any.type_url == type_url::CORS_POLICY)
-                    || config.is_none() && name == extension::CORS;
-                // An unknown optional filter stays skipped, enabled or not.
-                unsupported(&field(), !is_cors && !is_optional)?;
-                unsupported(&format!("{}.disabled", field()), is_cors && disabled)?;
-                if let Some(any) = config.filter(|_| is_cors) {
-                    policy = Some(cors(&any).map_err(|bad| bad.within(field()))?);
-                }
-            }
-            other => return Err(Unusable::new(field(), format_args!("{other} is not supported"))),
-        }
-    }
-    Ok(policy)
-}
-
-fn cors(any: &Any) -> Result<Arc<CorsPolicy>, Unusable> {
-    let wire: cors::CorsPolicy = unpack(any, type_url::CORS_POLICY)?;
-    CorsPolicy::decode(wire).map(Arc::new)
 }

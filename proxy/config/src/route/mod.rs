@@ -9,12 +9,10 @@ mod decode;
 mod attempts;
 mod matcher;
 
-use std::sync::Arc;
-
 use http::StatusCode;
 use outrigger_core::Name;
-use outrigger_policy::cors::CorsPolicy;
 use outrigger_policy::direct_response::DirectResponse;
+use outrigger_policy::filter::overrides::FilterOverrides;
 use outrigger_policy::header_mutation::HeaderMutation;
 use outrigger_policy::mirror::Mirror;
 use outrigger_policy::redirect::Redirect;
@@ -44,8 +42,8 @@ pub struct Route {
     pub request_headers: HeaderMutation,
     /// Changes to a response, including the proxy's own.
     pub response_headers: HeaderMutation,
-    /// The CORS policy, used if the manager has the CORS filter.
-    pub cors: Option<Arc<CorsPolicy>>,
+    /// Its configuration of the manager's filters.
+    pub filters: FilterOverrides,
 }
 
 /// The action of a route.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use outrigger_core::Name;
 use outrigger_policy::direct_response::MAX_BODY;
 use outrigger_policy::field::{Unusable, each, non_empty, number, unsupported_any};
+use outrigger_policy::filter::overrides::FilterOverrides;
 use outrigger_policy::header_match::Head;
 use outrigger_policy::header_mutation::HeaderMutation;
 use outrigger_policy::mirror::Mirror;
@@ -13,7 +14,7 @@ use outrigger_proto::xds::route;
 
 use super::Route;
 use super::attempts::{Attempts, kept_bytes};
-use super::decode::{Outer, cors_policy};
+use super::decode::Outer;
 use super::domains::Domains;
 use super::index::{PathIndex, WORTHWHILE};
 use super::matcher::path;
@@ -115,7 +116,7 @@ impl RouteTable {
                 response_headers_to_add,
                 response_headers_to_remove,
             )?,
-            cors: cors_policy(typed_per_filter_config)?,
+            filters: FilterOverrides::decode(typed_per_filter_config, &FilterOverrides::default())?,
             retry: None,
             attempts: Attempts::default(),
             mirrors: each("request_mirror_policies", request_mirror_policies, Mirror::decode)?,
@@ -201,7 +202,7 @@ impl VirtualHost {
                 response_headers_to_remove,
             )?
             .then(&table.response_headers),
-            cors: cors_policy(typed_per_filter_config)?.or_else(|| table.cors.clone()),
+            filters: FilterOverrides::decode(typed_per_filter_config, &table.filters)?,
             retry: retry.transpose()?,
             attempts: Attempts {
                 kept_bytes: kept.unwrap_or(table.attempts.kept_bytes),

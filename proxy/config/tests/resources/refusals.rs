@@ -3,7 +3,7 @@
 use outrigger_config::compiled::Compiled;
 use outrigger_proto::kind::Kind;
 use outrigger_proto::xds::protobuf::{Any, BoolValue};
-use outrigger_proto::xds::{cluster, endpoint, hcm, listener, route, tls, type_url};
+use outrigger_proto::xds::{cluster, endpoint, fault, hcm, listener, route, tls, type_url};
 use proptest::prelude::*;
 
 use crate::fixture::*;
@@ -187,11 +187,13 @@ fn routes() {
         }),
         "typed_per_filter_config[\"lua\"]"
     );
-    let disabled = route::FilterConfig { disabled: true, is_optional: true, ..Default::default() };
-    let disabled = packed("type.googleapis.com/envoy.config.route.v3.FilterConfig", &disabled);
+    let fault = fault::HttpFault { downstream_nodes: vec!["a".into()], ..Default::default() };
+    let fault =
+        route::FilterConfig { config: Some(packed(type_url::HTTP_FAULT, &fault)), ..Default::default() };
+    let fault = packed(type_url::FILTER_CONFIG, &fault);
     assert_eq!(
-        bad_route(|of| drop(of.typed_per_filter_config.insert("envoy.filters.http.cors".into(), disabled))),
-        "typed_per_filter_config[\"envoy.filters.http.cors\"].disabled"
+        bad_route(|of| drop(of.typed_per_filter_config.insert("fault".into(), fault))),
+        "typed_per_filter_config[\"fault\"].config.downstream_nodes"
     );
     assert_eq!(bad_action(|of| of.cluster_specifier = None), "cluster");
     assert_eq!(bad_action(|of| of.timeout = seconds(-1)), "timeout");

@@ -11,6 +11,7 @@ mod rewritten;
 mod stalled;
 mod forward;
 mod request_timeout;
+mod action;
 mod filters;
 mod decide;
 mod reply;

@@ -10,12 +10,14 @@ use http::header::LOCATION;
 use http::uri::Authority;
 use http::{HeaderValue, Method, Version};
 use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
-use outrigger_config::route::{Forward, Route, RouteAction};
+use outrigger_config::route::{Route, RouteAction};
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
 use outrigger_policy::redirect::Redirect;
+use outrigger_policy::verdict::ResponseChanges;
 
+use super::action::{Action, Chosen};
 use super::downstream::{Destination, Downstream};
 use super::filters::{self, Admitted, Gate};
 use super::forward::Forwarding;
@@ -49,21 +51,25 @@ pub(super) fn handle<'a>(
     let journal = Journal::begin(&on.context.recorder, &on.client, &head, &trace, grpc);
     let body = body.counted(journal.received());
     // Moved into the future once, so that it has one place for them.
-    let mut cx = RequestContext { on, head, body, trace, grpc, journal, responder };
+    let response_changes = ResponseChanges::default();
+    let mut cx = RequestContext { on, head, body, trace, grpc, response_changes, journal, responder };
     async move {
         let _running = running;
         if cx.head.method == Method::CONNECT {
             // Boxed, so that it makes no other request larger.
             return Box::pin(connect::handle(cx)).await;
         }
-        let replied = match answer(&mut cx).await {
+        let mut replied = match answer(&mut cx).await {
             Ok(Reply::Response(head, ..)) if opens_by_2xx && head.status.is_success() => {
                 let why = format!("a {} instead of the tunnel that was asked for", head.status.as_u16());
                 Err(Failure::local(Reason::UpgradeRefused, why))
             }
             replied => replied,
         };
-        let RequestContext { head, body, responder, .. } = cx;
+        if let Ok(reply) = &mut replied {
+            cx.response_changes.apply(reply.headers());
+        }
+        let RequestContext { head, body, response_changes, responder, .. } = cx;
         drop(body);
         match replied {
             Ok(Reply::Response(response, body, guard)) => {
@@ -76,7 +82,10 @@ pub(super) fn handle<'a>(
                 // Boxed, as tunnels and failures make no other request larger.
                 Box::pin(upgrade::relay(response, upstream, guard, &mut cx.journal, responder)).await;
             }
-            Err(failure) => Box::pin(fail(on, &head, failure, grpc, &mut cx.journal, responder)).await,
+            Err(failure) => {
+                let failed = Failed { request: &head, failure, grpc, response_changes };
+                Box::pin(fail(on, failed, &mut cx.journal, responder)).await;
+            }
         }
         cx.journal.finish();
     }
@@ -97,21 +106,18 @@ async fn answer(cx: &mut RequestContext<'_>) -> Result<Reply, Failure> {
     cx.journal.set_route(&route);
     cx.head.upgrade = permitted(&cx.head, &manager, &route)?;
 
-    let (admitted, on_response) = match filters::pass(&manager.filters, &route, cx) {
-        Gate::Open(admitted, on_response) => (admitted, on_response),
-        Gate::Answered(reason, head) => {
-            cx.journal.set_reason(reason);
-            return Ok(Reply::Response(head, Body::empty(), None));
-        }
+    let action = Action::of(&route, &manager.settings, cx);
+    let admitted = match filters::pass(&manager.filters, action.routed(&route), cx).await? {
+        Gate::Open(admitted) => admitted,
+        Gate::Answered(reply) => return Ok(*reply),
     };
-    let mut reply = match &route.action {
-        RouteAction::Redirect(redirect) => redirected(admitted, redirect, &route)?,
-        RouteAction::Respond(response) => {
+    let mut reply = match action {
+        Action::Redirect(redirect) => redirected(admitted, redirect, &route)?,
+        Action::Respond(response) => {
             own_reply(admitted, ResponseHead::new(response.status), Bytes::clone(&response.body))
         }
-        RouteAction::Forward(forward) => forwarded_by(admitted, &manager, snapshot, &route, forward).await?,
+        Action::Forward(chosen) => forwarded_by(admitted, &manager, snapshot, &route, chosen).await?,
     };
-    on_response.apply(reply.headers());
     route.response_headers.apply(reply.headers());
     Ok(reply)
 }
@@ -180,10 +186,10 @@ async fn forwarded_by(
     manager: &HttpConnectionManager,
     snapshot: Arc<Snapshot>,
     route: &Route,
-    forward: &Forward,
+    chosen: Chosen<'_>,
 ) -> Result<Reply, Failure> {
     let cx = admitted.context();
-    let share = forward.clusters.pick(fastrand::u32(..));
+    let Chosen { forward, share, deadline } = chosen;
     let Some(cluster) = snapshot.cluster(&share.cluster) else {
         cx.journal.set_reason(Reason::NoClusterFound);
         let request = failed_request(&cx.head, &cx.journal);
@@ -194,20 +200,15 @@ async fn forwarded_by(
     if manager.destination.is_none() {
         cx.journal.set_destination(share.cluster.clone());
     }
-    let timeout = forward.timeouts.for_request(&cx.head.headers);
     rewrite(&mut cx.head, route, forward, share)?;
     let settings = &manager.settings;
-    let longest = timeout.into_iter().chain(forward.timeouts.stream.or(settings.max_stream_duration)).min();
     let (cluster, began) = (cx.on.context.clusters.cluster(cluster), cx.journal.began());
     let forwarding = Forwarding {
         cluster,
         hosts: None,
         retry: forward.retry.as_ref().filter(|retry| retry.applies_to(&cx.head.view())),
         attempts: &forward.attempts,
-        limit: TimeLimit {
-            deadline: longest.map(|longest| began + longest),
-            idle: forward.timeouts.idle.unwrap_or(settings.stream_idle_timeout),
-        },
+        limit: TimeLimit { deadline, idle: forward.timeouts.idle.unwrap_or(settings.stream_idle_timeout) },
         body_deadline: settings.request_timeout.map(|limit| began + limit),
     };
     mirror::copies(&snapshot, forward, &mut admitted);
@@ -298,15 +299,17 @@ fn deliver<'a>(
     }
 }
 
-/// Answers a failed request in the form that lets the client recover.
-async fn fail(
-    on: &Downstream,
-    request: &RequestHead,
-    mut failure: Failure,
+/// A request that failed.
+struct Failed<'a> {
+    request: &'a RequestHead,
+    failure: Failure,
     grpc: bool,
-    journal: &mut Journal,
-    responder: Responder,
-) {
+    response_changes: ResponseChanges,
+}
+
+/// Answers a failed request in the form that lets the client recover.
+async fn fail(on: &Downstream, failed: Failed<'_>, journal: &mut Journal, responder: Responder) {
+    let Failed { request, mut failure, grpc, response_changes } = failed;
     let untouched = failure.side == Side::Upstream && failure.reached == Reached::NotWritten;
     let of_endpoint = matches!(
         failure.reason,
@@ -343,6 +346,7 @@ async fn fail(
             refusal::mark(&mut head.headers, &credentials.identity);
         }
     }
+    response_changes.apply(&mut head.headers);
     journal.set_status(head.status.as_u16(), respond::grpc_status(&head.headers));
     // The reason that is recorded stays the request's own, whether or not its client still receives the response.
     let _ = responder.respond(head, body.counted(journal.sent())).await;

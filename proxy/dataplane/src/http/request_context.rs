@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use outrigger_core::explanation::FailedRequest;
+use outrigger_policy::verdict::ResponseChanges;
 
 use super::downstream::{Downstream, requested_name};
 use super::forwarded::REQUEST_ID;
@@ -26,6 +27,8 @@ pub(super) struct RequestContext<'a> {
     pub(super) trace: Trace,
     /// Whether its client reads `grpc-status` and no HTTP status.
     pub(super) grpc: bool,
+    /// What the filters that it passed do to its response.
+    pub(super) response_changes: ResponseChanges,
     /// Its record.
     pub(super) journal: Journal,
     /// Takes the answer.

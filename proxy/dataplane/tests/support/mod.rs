@@ -327,7 +327,7 @@ pub fn manager(name: &str, action: RouteAction) -> Arc<HttpConnectionManager> {
         action,
         request_headers: Default::default(),
         response_headers: Default::default(),
-        cors: None,
+        filters: Default::default(),
     };
     Arc::new(HttpConnectionManager {
         destination: Some(name.into()),

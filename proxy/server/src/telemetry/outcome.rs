@@ -52,7 +52,10 @@ impl Outcome {
         let broke_off = |answered: bool| match self.reason {
             None
             | Some(
-                Reason::DirectResponse | Reason::UpstreamRetryLimitExceeded | Reason::RetryBudgetExceeded,
+                Reason::DirectResponse
+                | Reason::FaultInjected
+                | Reason::UpstreamRetryLimitExceeded
+                | Reason::RetryBudgetExceeded,
             ) => false,
             // "The cancellation SHOULD NOT be treated as an error" for the client that cancelled.
             Some(Reason::DownstreamConnectionTermination) if side == Side::Client => false,

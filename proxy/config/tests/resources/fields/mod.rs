@@ -7,6 +7,7 @@
 mod clusters;
 mod descriptors;
 mod endpoints;
+mod filters;
 mod hosts;
 mod listeners;
 mod managers;
@@ -36,11 +37,16 @@ outrigger-config --test resources fields` regenerates it.
 ";
 
 /// Messages that are plain values, whose fields are always read.
-const VALUES: [&str; 3] =
-    ["envoy.type.v3.Int64Range", "envoy.type.v3.Percent", "envoy.config.core.v3.RuntimeDouble"];
+const VALUES: [&str; 4] = [
+    "envoy.type.v3.Int32Range",
+    "envoy.type.v3.Int64Range",
+    "envoy.type.v3.Percent",
+    "envoy.config.core.v3.RuntimeDouble",
+];
 
 fn places() -> Vec<Place> {
-    let listeners = [listeners::places(), hosts::places(), managers::places(), tls::places()];
+    let listeners =
+        [listeners::places(), hosts::places(), managers::places(), filters::places(), tls::places()];
     let upstream = [routes::places(), clusters::places(), upstream_http::places(), endpoints::places()];
     listeners.into_iter().chain(upstream).flatten().collect()
 }

@@ -16,7 +16,7 @@ fn in_host(host: route::VirtualHost) -> (String, Any) {
     in_table(route::RouteConfiguration { virtual_hosts: vec![host], ..table(CART, CART) })
 }
 
-fn in_route(of: route::Route) -> (String, Any) {
+pub fn in_route(of: route::Route) -> (String, Any) {
     let mut wire = table(CART, CART);
     wire.virtual_hosts[0].routes = vec![of];
     in_table(wire)
@@ -266,7 +266,10 @@ pub fn places() -> Vec<Place> {
         })
         .probe("weight", |of: &mut route::weighted_cluster::ClusterWeight| of.weight = number(9))
         .probe("request_headers_to_add", |of: &mut route::weighted_cluster::ClusterWeight| of.request_headers_to_add = vec![added()])
-        .probe("response_headers_to_add", |of: &mut route::weighted_cluster::ClusterWeight| of.response_headers_to_add = vec![added()]),
+        .probe("response_headers_to_add", |of: &mut route::weighted_cluster::ClusterWeight| of.response_headers_to_add = vec![added()])
+        .probe("typed_per_filter_config", |of: &mut route::weighted_cluster::ClusterWeight| {
+            of.typed_per_filter_config = [("envoy.filters.http.cors".to_owned(), cors_any())].into();
+        }),
         Place::new("RetryPolicy", "envoy.config.route.v3.RetryPolicy", route::RetryPolicy { retry_on: "5xx".into(), ..Default::default() }, in_retry)
             .probe("retry_on", |of: &mut route::RetryPolicy| of.retry_on = "reset".into())
             .probe("retriable_status_codes", |of: &mut route::RetryPolicy| of.retriable_status_codes = vec![418])

@@ -1,0 +1,54 @@
+//! What a route does with one request: chosen once, before the filters, which may be configured for the chosen cluster.
+
+use outrigger_config::http_manager::HttpSettings;
+use outrigger_config::route::{Forward, Route, RouteAction};
+use outrigger_policy::direct_response::DirectResponse;
+use outrigger_policy::redirect::Redirect;
+use outrigger_policy::weighted_cluster::Share;
+use tokio::time::Instant;
+
+use super::filters::Routed;
+use super::request_context::RequestContext;
+
+/// What a route does with one request.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Action<'r> {
+    Forward(Chosen<'r>),
+    Redirect(&'r Redirect),
+    Respond(&'r DirectResponse),
+}
+
+/// Where and how one request is forwarded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chosen<'r> {
+    pub(super) forward: &'r Forward,
+    /// The cluster, and what is particular to it.
+    pub(super) share: &'r Share,
+    /// When its response must be complete.
+    pub(super) deadline: Option<Instant>,
+}
+
+impl<'r> Action<'r> {
+    /// Chooses a cluster if the route forwards.
+    pub(super) fn of(route: &'r Route, settings: &HttpSettings, cx: &RequestContext<'_>) -> Self {
+        let forward = match &route.action {
+            RouteAction::Forward(forward) => forward,
+            RouteAction::Redirect(redirect) => return Self::Redirect(redirect),
+            RouteAction::Respond(response) => return Self::Respond(response),
+        };
+        let timeouts = [
+            forward.timeouts.for_request(&cx.head.headers),
+            forward.timeouts.stream.or(settings.max_stream_duration),
+        ];
+        let deadline = timeouts.into_iter().flatten().min().map(|longest| cx.journal.began() + longest);
+        Self::Forward(Chosen { forward, share: forward.clusters.pick(fastrand::u32(..)), deadline })
+    }
+
+    /// Returns what filters need to know of it.
+    pub(super) fn routed(&self, route: &'r Route) -> Routed<'r> {
+        let of_route = Routed { overrides: &route.filters, cluster: None, deadline: None };
+        let Self::Forward(Chosen { share, deadline, .. }) = *self else { return of_route };
+        let overrides = share.filters.as_ref().unwrap_or(of_route.overrides);
+        Routed { overrides, cluster: Some(&share.cluster), deadline }
+    }
+}

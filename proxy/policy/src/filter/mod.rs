@@ -1,0 +1,97 @@
+//! The HTTP filters that this proxy has (`HttpConnectionManager.http_filters`, without the router).
+//!
+//! A filter is a name and a configuration, which a route can override ([`overrides`]). A new filter is one file with its
+//! configuration and its decision, a member of [`FilterConfig`], and the lines for it in this file.
+
+pub mod overrides;
+
+use std::sync::Arc;
+
+use outrigger_core::Name;
+use outrigger_proto::xds::protobuf::Any;
+use outrigger_proto::xds::{cors, fault, rbac_filter, type_url};
+
+use crate::cors::CorsPolicy;
+use crate::fault::Fault;
+use crate::field::{Unusable, unpack};
+use crate::rbac::Rbac;
+use crate::verdict::{FilterRequest, ResponseChanges, Verdict};
+
+/// A filter of a listener.
+#[derive(Debug, Clone)]
+pub struct HttpFilter {
+    /// Its name, by which routes override its configuration.
+    pub name: Name,
+    /// Its configuration.
+    pub config: FilterConfig,
+    /// Whether it applies only where a route enables it (`HttpFilter.disabled`).
+    pub disabled: bool,
+}
+
+/// The configuration of a filter, in a listener or a route.
+#[derive(Debug, Clone)]
+pub enum FilterConfig {
+    /// Cross-origin requests. `None` in a listener: only routes have policies.
+    Cors(Option<Arc<CorsPolicy>>),
+    /// Authorization.
+    Rbac(Arc<Rbac>),
+    /// Fault injection.
+    Fault(Arc<Fault>),
+}
+
+impl FilterConfig {
+    /// Decodes the configuration of a filter of a listener. Returns `None` if this proxy does not have the filter.
+    pub fn of_listener(any: &Any) -> Result<Option<Self>, Unusable> {
+        match any.type_url.as_str() {
+            type_url::CORS => {
+                let cors::Cors {} = unpack(any, type_url::CORS)?;
+                Ok(Some(Self::Cors(None)))
+            }
+            type_url::RBAC => {
+                let wire: rbac_filter::Rbac = unpack(any, type_url::RBAC)?;
+                Ok(Some(Self::Rbac(Arc::new(Rbac::decode(wire)?))))
+            }
+            _ => Self::of_either(any),
+        }
+    }
+
+    /// Decodes the configuration of a filter for a route. Returns `None` if this proxy does not have the filter.
+    pub fn of_route(any: &Any) -> Result<Option<Self>, Unusable> {
+        match any.type_url.as_str() {
+            type_url::CORS_POLICY => {
+                let wire: cors::CorsPolicy = unpack(any, type_url::CORS_POLICY)?;
+                Ok(Some(Self::Cors(Some(Arc::new(CorsPolicy::decode(wire)?)))))
+            }
+            type_url::RBAC_PER_ROUTE => {
+                let wire: rbac_filter::RbacPerRoute = unpack(any, type_url::RBAC_PER_ROUTE)?;
+                Ok(Some(Self::Rbac(Arc::new(Rbac::decode_for_route(wire)?))))
+            }
+            _ => Self::of_either(any),
+        }
+    }
+
+    /// Decodes a configuration that has the same type in listeners and routes.
+    fn of_either(any: &Any) -> Result<Option<Self>, Unusable> {
+        match any.type_url.as_str() {
+            type_url::HTTP_FAULT => {
+                let wire: fault::HttpFault = unpack(any, type_url::HTTP_FAULT)?;
+                Ok(Some(Self::Fault(Arc::new(Fault::decode(wire)?))))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Decides about a request. Adds to `changes` what the filter does to its response.
+    pub fn decide(&self, request: &FilterRequest<'_>, changes: &mut ResponseChanges) -> Verdict {
+        match self {
+            Self::Cors(None) => Verdict::Admit,
+            Self::Cors(Some(policy)) => policy.decide(request, changes),
+            Self::Rbac(rbac) => rbac.decide(request),
+            Self::Fault(fault) => fault.decide(request),
+        }
+    }
+
+    fn same_filter(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
