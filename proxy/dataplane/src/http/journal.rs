@@ -222,6 +222,8 @@ impl Journal {
             }
             // Not the count of the last one: the attempts of a pair may have changed places.
             let resend_count = u32::try_from(of.attempts.len()).unwrap_or(u32::MAX);
+            // Most requests have one.
+            of.attempts.reserve_exact(1);
             of.attempts.push(AttemptRecord {
                 offset: now.duration_since(began),
                 duration: Duration::ZERO,

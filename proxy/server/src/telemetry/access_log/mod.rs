@@ -5,6 +5,8 @@
 //! is written.
 
 pub(crate) mod entry;
+mod json;
+mod milliseconds;
 mod output;
 
 use std::sync::Arc;
