@@ -156,22 +156,22 @@ impl<'a> Entry<'a> {
         }
         object.number("bytes_received", self.bytes_received);
         object.number("bytes_sent", self.bytes_sent);
-        object.plain("client", self.client);
+        object.address("client", self.client);
         object.text("source", self.source.unwrap_or_default());
         object.text("destination", self.destination.unwrap_or_default());
         object.text("route", self.route.unwrap_or_default());
         object.number("attempts", self.attempts as u64);
         object.text("cluster", self.cluster.unwrap_or_default());
         if let Some(endpoint) = self.endpoint {
-            object.plain("endpoint", endpoint);
+            object.address("endpoint", endpoint);
         }
         object.text("instance", self.instance.unwrap_or_default());
         object.text("peer", self.peer.unwrap_or_default());
         if let Some(trace) = self.trace_id {
-            object.plain("trace_id", trace);
+            object.hexadecimal("trace_id", &trace.get().to_be_bytes());
         }
         if let Some(span) = self.span_id {
-            object.plain("span_id", span);
+            object.hexadecimal("span_id", &span.get().to_be_bytes());
         }
         object.text("request_id", self.request_id);
         object.text("user_agent", self.user_agent);

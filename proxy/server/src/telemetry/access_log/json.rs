@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
+use std::net::SocketAddr;
 
 use super::milliseconds::Milliseconds;
 
@@ -36,7 +37,32 @@ impl<'line> Object<'line> {
         }
     }
 
-    /// Writes a string that needs no escaping, such as an address or a number in hexadecimal.
+    /// Writes an address with its port.
+    pub(super) fn address(&mut self, name: &'static str, value: SocketAddr) {
+        let SocketAddr::V4(value) = value else { return self.plain(name, value) };
+        self.name(name);
+        let mut before = b'"';
+        for octet in value.ip().octets() {
+            self.line.push(std::mem::replace(&mut before, b'.'));
+            self.digits(octet.into());
+        }
+        self.line.push(b':');
+        self.digits(value.port().into());
+        self.line.push(b'"');
+    }
+
+    /// Writes a number in hexadecimal, as a string.
+    pub(super) fn hexadecimal(&mut self, name: &'static str, big_endian: &[u8]) {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        self.name(name);
+        self.line.push(b'"');
+        for byte in big_endian {
+            self.line.extend([byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)]));
+        }
+        self.line.push(b'"');
+    }
+
+    /// Writes a string that needs no escaping.
     pub(super) fn plain(&mut self, name: &'static str, value: impl Display) {
         self.name(name);
         // Writing to memory cannot fail.
@@ -46,7 +72,7 @@ impl<'line> Object<'line> {
     /// Writes a whole number.
     pub(super) fn number(&mut self, name: &'static str, value: u64) {
         self.name(name);
-        self.line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        self.digits(value);
     }
 
     /// Writes a time in milliseconds.
@@ -58,6 +84,10 @@ impl<'line> Object<'line> {
     /// Closes the object.
     pub(super) fn end(self) {
         self.line.push(b'}');
+    }
+
+    fn digits(&mut self, value: u64) {
+        self.line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     fn name(&mut self, name: &'static str) {
@@ -72,6 +102,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn addresses_and_numbers_are_written_as_elsewhere() {
+        for address in ["10.0.0.255:1", "127.0.0.1:65535", "[fd00::1]:80"] {
+            let mut line = Vec::new();
+            let mut object = Object::begin(&mut line);
+            object.address("address", address.parse().unwrap());
+            object.hexadecimal("id", &0x0123_4567_89ab_cdef_u64.to_be_bytes());
+            object.end();
+            let expected = format!("{{\"address\":\"{address}\",\"id\":\"0123456789abcdef\"}}");
+            assert_eq!(String::from_utf8(line).unwrap(), expected);
+        }
+    }
 
     proptest! {
         #[test]
