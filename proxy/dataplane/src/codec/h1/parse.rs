@@ -13,7 +13,7 @@ use super::framing::Framing;
 use crate::codec::head::{RequestHead, ResponseHead, Scheme, expects_continue};
 use crate::codec::hop::Sender;
 use crate::codec::limits::{Limits, METHOD_BYTES};
-use crate::codec::{authority, hop, path, upgrade};
+use crate::codec::{authority, hop, maps, path, upgrade};
 
 /// The number of fields that this proxy adds to a usual head, for which there is memory from the start: a map that grows is moved.
 const ADDED_FIELDS: usize = 3;
@@ -249,7 +249,7 @@ impl Message {
         limits: &Limits,
     ) -> Result<Self, Malformed> {
         fields::check_size(parsed, limits)?;
-        let headers = HeaderMap::with_capacity(parsed.len() + ADDED_FIELDS);
+        let headers = maps::take(parsed.len() + ADDED_FIELDS);
         let mut message = Self { headers, ..Self::default() };
         for parsed in parsed {
             let (name, value) = fields::field(section, parsed)?;

@@ -19,6 +19,7 @@ use crate::codec::allowance::StillSince;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::limits::CUT_WITHIN;
+use crate::codec::maps;
 use crate::codec::upgrade::Upgraded;
 
 /// Responds to one request of an HTTP/1 connection.
@@ -74,6 +75,7 @@ impl Responder {
             state.response = ResponseState::Started;
             write::response(&mut connection.out, &head, length, answering)
         });
+        maps::give(head.headers);
         let session = self.session;
         let mut begun =
             begun.map(|(encoder, keep_alive)| (Transfer::new(body, encoder), session.patience(), keep_alive));
