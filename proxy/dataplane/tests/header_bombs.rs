@@ -82,7 +82,7 @@ async fn held(frames: impl Fn(u32) -> Vec<u8> + Clone + Send + Sync + 'static) -
     go.notify_one();
     let bytes = in_time("the frames", bytes.recv()).await.unwrap();
     for response in responses {
-        // Some are cut, and none waits for ever.
+        // Some are cut, and none waits without limit.
         let _ = in_time("a response", response).await.unwrap();
     }
     (i64::try_from(bytes).unwrap(), counting::growth(mark))
