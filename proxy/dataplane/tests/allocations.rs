@@ -3,11 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests
 
+#[path = "support/counting.rs"]
+mod counting;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,35 +19,6 @@ use outrigger_test_support::http1::ok;
 use support::{World, cluster, endpoint, forward};
 use tokio::net::TcpStream;
 
-/// How often the workers have allocated.
-static CALLS: AtomicU64 = AtomicU64::new(0);
-
-thread_local! {
-    /// Whether this thread is the test's own.
-    static OWN: Cell<bool> = const { Cell::new(false) };
-}
-
-struct Counting;
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: every call goes to the system's allocator as it is. Counting allocates nothing and cannot unwind: the thread-local
-// has no destructor.
-#[allow(unsafe_code, reason = "an allocator cannot be implemented without")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(u64::from(!OWN.get()), Relaxed);
-        // SAFETY: the caller's promises are those that the system's allocator requires.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
 const REQUESTS: u64 = 200;
 
 /// Returns how often the workers allocate for a request, which `send` sends, once connections are open and caches filled.
@@ -56,18 +26,18 @@ async fn allocations(mut send: impl AsyncFnMut()) -> u64 {
     for _ in 0..REQUESTS {
         send().await;
     }
-    let before = CALLS.load(Relaxed);
+    let before = counting::calls();
     for _ in 0..REQUESTS {
         send().await;
     }
     // The last handler has ended.
     tokio::time::sleep(Duration::from_millis(100)).await;
-    (CALLS.load(Relaxed) - before) / REQUESTS
+    (counting::calls() - before) / REQUESTS
 }
 
 #[tokio::test]
 async fn a_request_allocates_little() {
-    OWN.set(true);
+    counting::exclude_this_thread();
     let (get, call) = (get_over_http1().await, grpc_call().await);
     println!("a GET over HTTP/1 allocates {get} times, a gRPC call {call} times");
     assert!(get <= 5 && call <= 14, "{get}, {call}");
