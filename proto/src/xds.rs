@@ -23,12 +23,24 @@ pub use envoy::config::rbac::v3 as rbac;
 pub use envoy::config::route::v3 as route;
 /// `envoy.data.dns.v3`: host names and their addresses.
 pub use envoy::data::dns::v3 as dns;
+/// `envoy.extensions.common.ratelimit.v3`.
+pub use envoy::extensions::common::ratelimit::v3 as common_ratelimit;
 /// `envoy.extensions.filters.common.fault.v3`: delays.
 pub use envoy::extensions::filters::common::fault::v3 as common_fault;
+/// `envoy.extensions.filters.http.api_key_auth.v3`.
+pub use envoy::extensions::filters::http::api_key_auth::v3 as api_key_auth;
 /// `envoy.extensions.filters.http.cors.v3`.
 pub use envoy::extensions::filters::http::cors::v3 as cors;
+/// `envoy.extensions.filters.http.ext_authz.v3`.
+pub use envoy::extensions::filters::http::ext_authz::v3 as ext_authz;
 /// `envoy.extensions.filters.http.fault.v3`.
 pub use envoy::extensions::filters::http::fault::v3 as fault;
+/// `envoy.extensions.filters.http.jwt_authn.v3`.
+pub use envoy::extensions::filters::http::jwt_authn::v3 as jwt_authn;
+/// `envoy.extensions.filters.http.local_ratelimit.v3`.
+pub use envoy::extensions::filters::http::local_ratelimit::v3 as local_ratelimit;
+/// `envoy.extensions.filters.http.ratelimit.v3`.
+pub use envoy::extensions::filters::http::ratelimit::v3 as ratelimit;
 /// `envoy.extensions.filters.http.rbac.v3`.
 pub use envoy::extensions::filters::http::rbac::v3 as rbac_filter;
 /// `envoy.extensions.filters.http.router.v3`.
@@ -37,6 +49,8 @@ pub use envoy::extensions::filters::http::router::v3 as router;
 pub use envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;
 /// `envoy.extensions.filters.network.http_connection_manager.v3`.
 pub use envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+/// `envoy.extensions.filters.network.rbac.v3`.
+pub use envoy::extensions::filters::network::rbac::v3 as network_rbac;
 /// `envoy.extensions.filters.network.tcp_proxy.v3`.
 pub use envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 /// `envoy.extensions.filters.udp.dns_filter.v3`.
@@ -57,8 +71,12 @@ pub use envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub use envoy::extensions::transport_sockets::tls::v3 as tls;
 /// `envoy.extensions.upstreams.http.v3`: `HttpProtocolOptions`.
 pub use envoy::extensions::upstreams::http::v3 as upstream_http;
+/// `envoy.service.auth.v3`.
+pub use envoy::service::auth::v3 as auth_service;
 /// `envoy.service.discovery.v3`: ADS, discovery requests and responses.
 pub use envoy::service::discovery::v3 as discovery;
+/// `envoy.service.ratelimit.v3`.
+pub use envoy::service::ratelimit::v3 as ratelimit_service;
 /// `envoy.type.matcher.v3`: string and regex matchers.
 pub use envoy::r#type::matcher::v3 as matcher;
 /// `envoy.type.v3`: percentages, ranges.
@@ -91,6 +109,33 @@ pub mod type_url {
     pub const RBAC_PER_ROUTE: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
     /// The fault injection HTTP filter, and its configuration in `typed_per_filter_config`.
     pub const HTTP_FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
+    /// The API key HTTP filter.
+    pub const API_KEY_AUTH: &str =
+        "type.googleapis.com/envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth";
+    /// A route's configuration of the API key filter, in `typed_per_filter_config`.
+    pub const API_KEY_AUTH_PER_ROUTE: &str =
+        "type.googleapis.com/envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuthPerRoute";
+    /// The external authorization HTTP filter.
+    pub const EXT_AUTHZ: &str = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
+    /// A route's configuration of external authorization, in `typed_per_filter_config`.
+    pub const EXT_AUTHZ_PER_ROUTE: &str =
+        "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute";
+    /// The JWT HTTP filter.
+    pub const JWT_AUTHENTICATION: &str =
+        "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
+    /// A route's configuration of the JWT filter, in `typed_per_filter_config`.
+    pub const JWT_PER_ROUTE: &str =
+        "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig";
+    /// The local rate limit HTTP filter, and its configuration in `typed_per_filter_config`.
+    pub const LOCAL_RATE_LIMIT: &str =
+        "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+    /// The global rate limit HTTP filter.
+    pub const RATE_LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit";
+    /// A route's configuration of the global rate limit, in `typed_per_filter_config`.
+    pub const RATE_LIMIT_PER_ROUTE: &str =
+        "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute";
+    /// The RBAC network filter.
+    pub const NETWORK_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
     /// Wraps a filter's configuration in `typed_per_filter_config`, to make it optional or disable the filter.
     pub const FILTER_CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";
     /// The HTTP inspector listener filter.
