@@ -7,7 +7,7 @@
 pub mod upgrade;
 pub mod weighted_cluster;
 pub mod filter;
-mod rbac;
+pub mod rbac;
 mod fault;
 mod cors;
 pub mod redirect;

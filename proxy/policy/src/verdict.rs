@@ -25,7 +25,7 @@ pub struct FilterRequest<'a> {
     pub random: fn() -> u32,
 }
 
-/// The caller of a request.
+/// The caller of a request, or of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Source<'a> {
     /// Its verified identity.
@@ -34,6 +34,8 @@ pub struct Source<'a> {
     pub address: IpAddr,
     /// The address that it connected to: the original destination if the connection was redirected.
     pub destination: SocketAddr,
+    /// The server name that it asked for in the TLS handshake, in lower case.
+    pub server_name: Option<&'a str>,
 }
 
 /// The decision about a request.
@@ -92,6 +94,7 @@ impl Source<'_> {
         identity: None,
         address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
         destination: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 80),
+        server_name: None,
     };
 }
 

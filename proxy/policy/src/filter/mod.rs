@@ -4,6 +4,7 @@
 //! configuration and its decision, a member of [`FilterConfig`], and the lines for it in this file.
 
 pub mod overrides;
+pub mod connection;
 
 use std::sync::Arc;
 
@@ -86,7 +87,7 @@ impl FilterConfig {
         match self {
             Self::Cors(None) => Verdict::Admit,
             Self::Cors(Some(policy)) => policy.decide(request, changes),
-            Self::Rbac(rbac) => rbac.decide(request),
+            Self::Rbac(rbac) => rbac.decide(&request.source, Some(&request.head)).verdict(),
             Self::Fault(fault) => fault.decide(request),
         }
     }

@@ -1,16 +1,25 @@
-//! A condition on a request or its caller (`envoy.config.rbac.v3.Permission` and `Principal`).
+//! A condition on a connection, a request or its caller (`envoy.config.rbac.v3.Permission` and `Principal`).
 
 use std::net::IpAddr;
 use std::ops::Range;
 
 use ipnet::IpNet;
 use outrigger_core::matcher::StringMatcher;
-use outrigger_proto::xds::{core, matcher, rbac, types};
+use outrigger_proto::xds::{core, matcher, rbac, route, types};
 
 use crate::field::{Unusable, each, number, required};
-use crate::header_match::HeaderMatcher;
+use crate::header_match::{Head, HeaderMatcher};
 use crate::string_match;
-use crate::verdict::FilterRequest;
+use crate::verdict::Source;
+
+/// What conditions are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// A connection: conditions on a request are refused.
+    Connection,
+    /// A request.
+    Request,
+}
 
 /// A condition.
 #[derive(Debug, Clone)]
@@ -28,40 +37,43 @@ pub(super) enum Condition {
     /// A verified identity. With a matcher, on its URI.
     Authenticated(Option<StringMatcher>),
     CallerIp(IpNet),
+    /// On the server name of the TLS handshake; empty if there was none.
+    ServerName(StringMatcher),
 }
 
 impl Condition {
-    /// Returns whether a request satisfies the condition.
-    pub(super) fn holds(&self, request: &FilterRequest<'_>) -> bool {
-        let source = &request.source;
+    /// Returns whether a connection, and the request on it if there is one, satisfies the condition.
+    pub(super) fn holds(&self, source: &Source<'_>, head: Option<&Head<'_>>) -> bool {
         match self {
             Self::Always => true,
-            Self::Each(all) => all.iter().all(|of| of.holds(request)),
-            Self::OneOf(all) => all.iter().any(|of| of.holds(request)),
-            Self::Not(inner) => !inner.holds(request),
-            Self::Header(matcher) => matcher.matches(&request.head),
-            Self::Path(matcher) => matcher.matches(path(request.head.path)),
+            Self::Each(all) => all.iter().all(|of| of.holds(source, head)),
+            Self::OneOf(all) => all.iter().any(|of| of.holds(source, head)),
+            Self::Not(inner) => !inner.holds(source, head),
+            Self::Header(matcher) => head.is_some_and(|head| matcher.matches(head)),
+            Self::Path(matcher) => head.is_some_and(|head| matcher.matches(path(head.path))),
             Self::DestinationIp(net) => contains(net, source.destination.ip()),
             Self::DestinationPort(ports) => ports.contains(&source.destination.port().into()),
             Self::Authenticated(matcher) => source
                 .identity
                 .is_some_and(|id| matcher.as_ref().is_none_or(|matcher| matcher.matches(id.as_str()))),
             Self::CallerIp(net) => contains(net, source.address),
+            Self::ServerName(matcher) => matcher.matches(source.server_name.unwrap_or_default()),
         }
     }
 
     #[allow(deprecated)] // the deprecated form must be rejected, not overlooked
-    pub(super) fn permission(wire: rbac::Permission) -> Result<Self, Unusable> {
+    pub(super) fn permission(wire: rbac::Permission, on: Scope) -> Result<Self, Unusable> {
         use rbac::permission::{Rule, Set};
         let rbac::Permission { rule } = wire;
+        let inner = |wire| Self::permission(wire, on);
         let unsupported = |field: &str| Err(Unusable::new(field, "is not supported"));
         match required("rule", rule)? {
-            Rule::AndRules(Set { rules }) => set("and_rules.rules", rules, Self::permission).map(Self::Each),
-            Rule::OrRules(Set { rules }) => set("or_rules.rules", rules, Self::permission).map(Self::OneOf),
+            Rule::AndRules(Set { rules }) => set("and_rules.rules", rules, inner).map(Self::Each),
+            Rule::OrRules(Set { rules }) => set("or_rules.rules", rules, inner).map(Self::OneOf),
             Rule::Any(any) => always(any),
-            Rule::NotRule(inner) => not("not_rule", *inner, Self::permission),
-            Rule::Header(wire) => header(wire),
-            Rule::UrlPath(wire) => url_path(wire),
+            Rule::NotRule(rule) => not("not_rule", *rule, inner),
+            Rule::Header(wire) => header(wire, on),
+            Rule::UrlPath(wire) => url_path(wire, on),
             Rule::DestinationIp(wire) => network("destination_ip", wire).map(Self::DestinationIp),
             Rule::DestinationPort(port @ 0..=65535) => Ok(Self::DestinationPort(port..port + 1)),
             Rule::DestinationPort(port) => {
@@ -77,7 +89,9 @@ impl Condition {
                     )),
                 }
             }
-            Rule::RequestedServerName(_) => unsupported("requested_server_name"),
+            Rule::RequestedServerName(wire) => string_match::decode(wire)
+                .map(Self::ServerName)
+                .map_err(|bad| bad.within("requested_server_name")),
             Rule::Metadata(_) => unsupported("metadata"),
             Rule::Matcher(_) => unsupported("matcher"),
             Rule::UriTemplate(_) => unsupported("uri_template"),
@@ -86,15 +100,16 @@ impl Condition {
     }
 
     #[allow(deprecated)] // the older form is still sent
-    pub(super) fn principal(wire: rbac::Principal) -> Result<Self, Unusable> {
+    pub(super) fn principal(wire: rbac::Principal, on: Scope) -> Result<Self, Unusable> {
         use rbac::principal::{Authenticated, Identifier, Set};
         let rbac::Principal { identifier } = wire;
+        let inner = |wire| Self::principal(wire, on);
         let unsupported = |field: &str| Err(Unusable::new(field, "is not supported"));
         match required("identifier", identifier)? {
-            Identifier::AndIds(Set { ids }) => set("and_ids.ids", ids, Self::principal).map(Self::Each),
-            Identifier::OrIds(Set { ids }) => set("or_ids.ids", ids, Self::principal).map(Self::OneOf),
+            Identifier::AndIds(Set { ids }) => set("and_ids.ids", ids, inner).map(Self::Each),
+            Identifier::OrIds(Set { ids }) => set("or_ids.ids", ids, inner).map(Self::OneOf),
             Identifier::Any(any) => always(any),
-            Identifier::NotId(inner) => not("not_id", *inner, Self::principal),
+            Identifier::NotId(id) => not("not_id", *id, inner),
             Identifier::Authenticated(Authenticated { principal_name }) => {
                 let name = principal_name.map(|wire| {
                     string_match::decode(wire).map_err(|bad| bad.within("authenticated.principal_name"))
@@ -105,8 +120,8 @@ impl Condition {
             Identifier::SourceIp(wire) => network("source_ip", wire).map(Self::CallerIp),
             Identifier::DirectRemoteIp(wire) => network("direct_remote_ip", wire).map(Self::CallerIp),
             Identifier::RemoteIp(wire) => network("remote_ip", wire).map(Self::CallerIp),
-            Identifier::Header(wire) => header(wire),
-            Identifier::UrlPath(wire) => url_path(wire),
+            Identifier::Header(wire) => header(wire, on),
+            Identifier::UrlPath(wire) => url_path(wire, on),
             Identifier::Metadata(_) => unsupported("metadata"),
             Identifier::FilterState(_) => unsupported("filter_state"),
             Identifier::SourcedMetadata(_) => unsupported("sourced_metadata"),
@@ -122,21 +137,37 @@ fn always(any: bool) -> Result<Condition, Unusable> {
 fn set<W>(
     field: &str,
     wire: Vec<W>,
-    decode: fn(W) -> Result<Condition, Unusable>,
+    decode: impl Fn(W) -> Result<Condition, Unusable>,
 ) -> Result<Box<[Condition]>, Unusable> {
     required(field, wire.first())?;
     Ok(each(field, wire, decode)?.into())
 }
 
-fn not<W>(field: &str, wire: W, decode: fn(W) -> Result<Condition, Unusable>) -> Result<Condition, Unusable> {
+fn not<W>(
+    field: &str,
+    wire: W,
+    decode: impl Fn(W) -> Result<Condition, Unusable>,
+) -> Result<Condition, Unusable> {
     decode(wire).map(|inner| Condition::Not(Box::new(inner))).map_err(|bad| bad.within(field))
 }
 
-fn header(wire: outrigger_proto::xds::route::HeaderMatcher) -> Result<Condition, Unusable> {
+/// Returns an error for a condition on a request where there is none.
+fn needs_request(field: &str, on: Scope) -> Result<(), Unusable> {
+    match on {
+        Scope::Request => Ok(()),
+        Scope::Connection => {
+            Err(Unusable::new(field, "is a condition on requests, and this filter sees none"))
+        }
+    }
+}
+
+fn header(wire: route::HeaderMatcher, on: Scope) -> Result<Condition, Unusable> {
+    needs_request("header", on)?;
     HeaderMatcher::decode(wire).map(Condition::Header).map_err(|bad| bad.within("header"))
 }
 
-fn url_path(wire: matcher::PathMatcher) -> Result<Condition, Unusable> {
+fn url_path(wire: matcher::PathMatcher, on: Scope) -> Result<Condition, Unusable> {
+    needs_request("url_path", on)?;
     let matcher::PathMatcher { rule } = wire;
     let matcher::path_matcher::Rule::Path(path) = required("url_path.rule", rule)?;
     string_match::decode(path).map(Condition::Path).map_err(|bad| bad.within("url_path.path"))

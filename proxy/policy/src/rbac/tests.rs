@@ -68,8 +68,8 @@ fn decide(of: &Rbac, identity: Option<&SpiffeId>, address: &str, headers: &Heade
     let destination: SocketAddr = "10.9.9.9:8080".parse().unwrap();
     let head =
         Head { method: &Method::GET, scheme: "http", authority: "stock", path: "/orders/7?all", headers };
-    let source = Source { identity, address, destination };
-    match of.decide(&FilterRequest { head, source, cluster: None, random: || 0 }) {
+    let source = Source { identity, address, destination, server_name: Some("stock.shop") };
+    match of.decide(&source, Some(&head)).verdict() {
         Verdict::Admit => true,
         Verdict::Refuse(refusal) => {
             assert_eq!((refusal.reason, refusal.status.as_u16()), (Reason::AccessDenied, 403));
@@ -132,6 +132,8 @@ fn each_condition_on_the_request_holds_as_specified() {
         (Rule::DestinationPortRange(types::Int32Range { start: 8000, end: 8080 }), false),
         (Rule::DestinationIp(range("10.9.0.0", 16)), true),
         (Rule::DestinationIp(range("10.1.0.0", 16)), false),
+        (Rule::RequestedServerName(text(MatchPattern::Exact("stock.shop".into()))), true),
+        (Rule::RequestedServerName(text(MatchPattern::Exact("cart.shop".into()))), false),
     ] {
         let of = filter(rbac::rbac::Action::Allow, vec![policy(rule.clone(), Identifier::Any(true))]);
         assert_eq!(allowed(&of.unwrap()), holds, "{rule:?}");
@@ -176,7 +178,7 @@ fn each_condition_on_the_caller_holds_as_specified() {
 
 #[test]
 fn rules_that_cannot_be_enforced_are_refused_by_field() {
-    use rbac::rbac::Action::{Allow, Log};
+    use rbac::rbac::Action::Allow;
     let refused = |rule, identifier| {
         filter(Allow, vec![policy(rule, identifier)]).unwrap_err().field.replace("rules.policies[\"0\"].", "")
     };
@@ -194,10 +196,8 @@ fn rules_that_cannot_be_enforced_are_refused_by_field() {
             Rule::DestinationPortRange(types::Int32Range { start: 9, end: 9 }),
             "permissions[0].destination_port_range",
         ),
-        (
-            Rule::RequestedServerName(text(MatchPattern::Exact("a".into()))),
-            "permissions[0].requested_server_name",
-        ),
+        (Rule::RequestedServerName(Default::default()), "permissions[0].requested_server_name.match_pattern"),
+        (Rule::SourcedMetadata(Default::default()), "permissions[0].sourced_metadata"),
         (Rule::UrlPath(Default::default()), "permissions[0].url_path.rule"),
     ] {
         assert_eq!(refused(rule, any()), field);
@@ -209,7 +209,68 @@ fn rules_that_cannot_be_enforced_are_refused_by_field() {
         filter(Allow, vec![rbac::Policy::default()]).unwrap_err().field,
         "rules.policies[\"0\"].permissions"
     );
-    assert_eq!(filter(Log, vec![]).unwrap_err().field, "rules.action");
-    let shadow = rbac_filter::Rbac { shadow_rules: Some(Default::default()), ..Default::default() };
-    assert_eq!(Rbac::decode(shadow).unwrap_err().field, "shadow_rules");
+    let shadow_rules = Some(rbac::Rbac { action: 9, ..Default::default() });
+    let shadow = rbac_filter::Rbac { shadow_rules, ..Default::default() };
+    assert_eq!(Rbac::decode(shadow).unwrap_err().field, "shadow_rules.action");
+}
+
+fn rules(action: rbac::rbac::Action, policies: &[(&str, rbac::Policy)]) -> Option<rbac::Rbac> {
+    let policies = policies.iter().map(|(name, policy)| ((*name).to_owned(), policy.clone())).collect();
+    Some(rbac::Rbac { action: action.into(), policies, audit_logging_options: None })
+}
+
+fn names(decision: Decision<'_>) -> (Option<&str>, Option<&str>) {
+    (decision.denied_by.map(|name| &**name), decision.audit_denied_by.map(|name| &**name))
+}
+
+#[test]
+fn a_refusal_names_its_policy_and_audited_rules_refuse_nothing() {
+    use rbac::rbac::Action::{Allow, Deny, Log};
+    let anyone = policy(Rule::Any(true), Identifier::Any(true));
+    let cart_only = policy(Rule::Any(true), caller(CART));
+    let both = [("b", anyone.clone()), ("a", anyone)];
+    let cases = [
+        (rules(Deny, &both), None, (Some("a"), None)),
+        (rules(Allow, &[("cart", cart_only.clone())]), None, (Some("none"), None)),
+        (rules(Allow, &both), rules(Deny, &both[..1]), (None, Some("b"))),
+        (None, rules(Allow, &[("cart", cart_only)]), (None, Some("none"))),
+        (rules(Log, &both), rules(Log, &both), (None, None)),
+    ];
+    for (rules, shadow_rules, expected) in cases {
+        let of = Rbac::decode(rbac_filter::Rbac { rules, shadow_rules, ..Default::default() }).unwrap();
+        assert_eq!(names(of.decide(&Source::STRANGER, None)), expected);
+    }
+}
+
+#[test]
+fn a_filter_of_connections_has_no_conditions_on_requests() {
+    use rbac::rbac::Action::Deny;
+    let connection = |rule, identifier| {
+        let rules = rules(Deny, &[("p", policy(rule, identifier))]);
+        Rbac::decode_for_connection(network_rbac::Rbac {
+            rules,
+            stat_prefix: "tcp".into(),
+            ..Default::default()
+        })
+    };
+    let refused = |rule, identifier| {
+        connection(rule, identifier).unwrap_err().field.replace("rules.policies[\"p\"].", "")
+    };
+    let header = || route::HeaderMatcher { name: "x-tenant".into(), ..Default::default() };
+    let any = || path(MatchPattern::Exact("/".into()));
+    let all = rbac::permission::Set { rules: vec![permission(Rule::Header(header()))] };
+    for (rule, field) in [
+        (Rule::Header(header()), "permissions[0].header"),
+        (any(), "permissions[0].url_path"),
+        (Rule::NotRule(Box::new(permission(any()))), "permissions[0].not_rule.url_path"),
+        (Rule::AndRules(all), "permissions[0].and_rules.rules[0].header"),
+    ] {
+        assert_eq!(refused(rule, Identifier::Any(true)), field);
+    }
+    assert_eq!(refused(Rule::Any(true), Identifier::Header(header())), "principals[0].header");
+    let of = connection(Rule::DestinationPort(80), Identifier::RemoteIp(range("127.0.0.0", 8))).unwrap();
+    assert_eq!(names(of.decide(&Source::STRANGER, None)), (Some("p"), None));
+    let elsewhere = Source { address: [10, 0, 0, 1].into(), ..Source::STRANGER };
+    assert_eq!(names(of.decide(&elsewhere, None)), (None, None));
+    assert_eq!(Rbac::decode_for_connection(Default::default()).unwrap_err().field, "stat_prefix");
 }
