@@ -41,6 +41,14 @@ impl Handler {
         self
     }
 
+    /// Returns the destination that records and metrics name.
+    pub fn destination(&self) -> Option<&Name> {
+        match self {
+            Self::Http(http) | Self::Detect { http, .. } => http.destination.as_ref(),
+            Self::Tcp(tcp) => tcp.destination.as_ref(),
+        }
+    }
+
     /// Returns the source of its routes, or `None` if it does not handle HTTP.
     pub(crate) fn routes(&self) -> Option<&RouteSource> {
         match self {

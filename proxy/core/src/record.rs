@@ -31,6 +31,8 @@ pub struct RequestRecord {
     pub grpc_status: Option<u8>,
     /// Why the answer is not simply what the application said.
     pub reason: Option<Reason>,
+    /// Which authorization policies refused it, or would have. `None` if there were none.
+    pub authorization: Option<Box<Authorization>>,
     /// The client's verified identity, if it used mTLS.
     pub source: Option<SpiffeId>,
     /// The client's address.
@@ -85,6 +87,15 @@ fn grpc_class(code: u8) -> u8 {
         1 | 3 | 5..=11 | 16 => 4,
         _ => 5,
     }
+}
+
+/// The authorization policies that refused a request or connection, or would have. Clients are not told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Authorization {
+    /// The policy that refused it, or `none` if no policy allowed it.
+    pub denied_by: Option<Name>,
+    /// The policy that would have refused it if it were enforced, or `none`.
+    pub audit_denied_by: Option<Name>,
 }
 
 /// The upstream of an attempt.
@@ -261,6 +272,7 @@ mod tests {
             status,
             grpc_status,
             reason,
+            authorization: None,
             source: None,
             client: ([127, 0, 0, 1], 1).into(),
             tls: None,

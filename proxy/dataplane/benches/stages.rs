@@ -68,6 +68,7 @@ fn record() -> RequestRecord {
         status: 200,
         grpc_status: None,
         reason: None,
+        authorization: None,
         source: None,
         client: ([127, 0, 0, 1], 40_000).into(),
         tls: None,

@@ -7,6 +7,7 @@ use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::peer::PeerKey;
 use outrigger_core::record::{Direction, TlsSession};
+use outrigger_policy::verdict::Source;
 
 use crate::capacity::admission::ConnectionSlot;
 
@@ -25,6 +26,8 @@ pub(crate) struct ClientFacts {
     pub(crate) slot: Rc<ConnectionSlot>,
     /// The TLS session of its connection. `None` for plaintext.
     pub(crate) tls: Option<TlsSession>,
+    /// The server name in its ClientHello, in lower case.
+    pub(crate) server_name: Option<Name>,
     /// The original destination if the connection was redirected, otherwise the local address.
     pub(crate) destination: SocketAddr,
     /// The listener that accepted it.
@@ -34,6 +37,16 @@ pub(crate) struct ClientFacts {
 }
 
 impl ClientFacts {
+    /// Returns what policies read of it.
+    pub(crate) fn source(&self) -> Source<'_> {
+        Source {
+            identity: self.peer.as_ref(),
+            address: self.address.ip(),
+            destination: self.destination,
+            server_name: self.server_name.as_deref(),
+        }
+    }
+
     /// Sets the verified identity of the client.
     pub(crate) fn identify(&mut self, peer: Option<SpiffeId>) {
         self.key = PeerKey::new(peer.as_ref(), self.address.ip());

@@ -25,6 +25,7 @@ use outrigger_policy::circuit_breaker::CircuitBreakers;
 use crate::capacity::admission::Admission;
 use crate::codec::limits::Limits;
 use crate::identity::Identity;
+use crate::permission::Permissions;
 use crate::record::Recorder;
 use crate::upstream::cluster::{Cluster, Clusters};
 use crate::upstream::host::Host;
@@ -68,6 +69,8 @@ pub(crate) struct Context {
     pub(crate) tracing: Tracing,
     /// Admits accepted connections.
     pub(crate) admission: Admission,
+    /// The permissions of relayed connections.
+    pub(crate) permissions: Rc<Permissions>,
     pub(crate) passthrough: Arc<ClusterConfig>,
     /// Bytes of request bodies that are kept for another attempt.
     pub(crate) kept_bytes: Rc<Cell<usize>>,

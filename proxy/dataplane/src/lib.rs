@@ -13,6 +13,7 @@ mod http;
 mod tcp;
 mod context;
 mod upstream;
+mod permission;
 mod client;
 mod capacity;
 mod identity;

@@ -5,6 +5,7 @@
 //! [`ClusterSeries`]) are resolved once and kept by connections and clusters. Label values are capped: what comes
 //! after [`MAX_SERIES`] is counted under the name [`OTHER`].
 
+mod denials;
 mod requests;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::HashMap;
 use outrigger_core::Name;
+use outrigger_core::record::RequestRecord;
 
+pub use self::denials::DenialLabels;
+use self::denials::Denials;
 pub use self::requests::{RequestLabels, RequestSeries, RequestTotals, ResponseLabels, ResponseSeries};
 
 /// How many request series one worker keeps before further label values are folded into [`OTHER`].
@@ -100,6 +104,7 @@ pub struct WorkerMetrics {
     clusters: Mutex<HashMap<Name, Arc<ClusterSeries>>>,
     ejections: Mutex<HashMap<(Name, &'static str), u64>>,
     without_mtls: Mutex<HashMap<WithoutMtls, u64>>,
+    denials: Denials,
 }
 
 impl WorkerMetrics {
@@ -148,7 +153,13 @@ impl WorkerMetrics {
         is_new
     }
 
+    /// Counts what authorization policies refused, or would have, of a request. Allocates nothing for one that has passed.
+    pub fn denied(&self, record: &RequestRecord) {
+        self.denials.count(record);
+    }
+
     fn add_to(&self, totals: &mut Totals) {
+        self.denials.add_to(&mut totals.denials);
         self.process.add_to(&mut totals.process);
         for (labels, series) in locked(&self.responses).iter() {
             *totals.responses.entry(labels.clone()).or_default() += series.count.value();
@@ -295,6 +306,8 @@ pub struct Totals {
     pub ejections: BTreeMap<(Name, &'static str), u64>,
     /// Connections without mTLS to listeners that serve mTLS.
     pub without_mtls: BTreeMap<WithoutMtls, u64>,
+    /// Refusals of authorization policies.
+    pub denials: BTreeMap<DenialLabels, u64>,
 }
 
 /// The labels of connections without mTLS.
@@ -314,8 +327,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use outrigger_core::record::RequestRecord;
 
     use super::*;
 

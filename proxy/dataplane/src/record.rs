@@ -94,6 +94,7 @@ impl Recorder {
             let series = self.0.metrics.responses(&labels);
             *last = Some((labels, series));
         }
+        self.0.metrics.denied(record);
         if let Some((_, series)) = last {
             let RequestRecord { duration, bytes_received, bytes_sent, .. } = *record;
             series.finished(duration, bytes_received, bytes_sent, self.exemplar(record));
@@ -131,6 +132,7 @@ pub(crate) mod testing {
             status: 200,
             grpc_status: None,
             reason: None,
+            authorization: None,
             source: None,
             client: ([127, 0, 0, 1], 1).into(),
             tls: None,

@@ -132,9 +132,14 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
         limits,
         tracing,
         admission: Admission::new(budget),
+        permissions: Rc::default(),
         passthrough,
         kept_bytes: Rc::default(),
         own_addresses: RefCell::default(),
+    });
+    let following = tokio::task::spawn_local({
+        let context = Rc::clone(&context);
+        async move { context.permissions.follow(&context.view).await }
     });
     let Guards { inbound, outbound } = drain;
     // Kept to the end, so that the outbound drain is complete when this worker is.
@@ -188,6 +193,7 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
             inquiry = inquiries.recv() => answer(inquiry, &clusters),
         }
     }
+    following.abort();
     Ok(())
 }
 

@@ -28,7 +28,8 @@ fn handled(name: &str, protocols: &[&str], handler: Handler) -> FilterChain {
         ..Default::default()
     };
     let filter = NetworkFilter::Handle(handler);
-    FilterChain { name: name.into(), matcher, tls: None, handshake_timeout: None, filter }
+    let connection_filters = Box::default();
+    FilterChain { name: name.into(), matcher, tls: None, handshake_timeout: None, connection_filters, filter }
 }
 
 fn listening(chains: Vec<FilterChain>, default_chain: Option<FilterChain>) -> Listener {

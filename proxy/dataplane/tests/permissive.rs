@@ -58,6 +58,7 @@ fn permissive() -> Listener {
         },
         tls: None,
         handshake_timeout: None,
+        connection_filters: Box::default(),
         filter: NetworkFilter::Handle(handler),
     };
     let chains = [

@@ -113,6 +113,7 @@ fn finding(args: &Args, name: Name, address: SocketAddr, by: DestinationBy) -> A
         matcher: ChainMatcher::default(),
         tls: None,
         handshake_timeout: None,
+        connection_filters: Box::default(),
         filter: NetworkFilter::Find(finder),
     };
     Arc::new(Listener {

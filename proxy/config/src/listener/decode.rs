@@ -8,17 +8,14 @@ use outrigger_core::record::Direction;
 use outrigger_policy::field::{
     Unusable, duration, each, flag, non_empty, required, unpack, unsupported, unsupported_any,
 };
-use outrigger_proto::xds::protobuf::Any;
-use outrigger_proto::xds::{
-    core, dns_filter, extension, hcm, listener as wire_listener, metadata, tcp_proxy, type_url,
-};
+use outrigger_proto::xds::{core, dns_filter, extension, listener as wire_listener, metadata, type_url};
 
+use super::network_filters::network_filters;
 use super::{ChainMatcher, FilterChain, Listener, NetworkFilter, PLAINTEXT_PROTOCOLS, TransportProtocol};
 use crate::destination::Destination;
 use crate::handler::Handler;
 use crate::host::Host;
 use crate::http_manager::HttpConnectionManager;
-use crate::tcp_proxy::TcpProxy;
 use crate::tls::{DownstreamTls, TransportSocket};
 use crate::wire::{socket_address, string_field};
 
@@ -242,6 +239,8 @@ fn destination(
     let tcp = default_chain.map(|wire| {
         let within = |bad: Unusable| bad.within("default_filter_chain");
         let chain = FilterChain::decode(wire).map_err(within)?;
+        // They decide about the clients of a server; a destination has callers of this proxy only.
+        unsupported("filters[0]", !chain.connection_filters.is_empty()).map_err(within)?;
         match chain.filter {
             NetworkFilter::Handle(Handler::Tcp(tcp)) if chain.tls.is_none() => Ok(tcp),
             _ => Err(within(Unusable::new("filters", "must hold a TCP proxy, in the clear"))),
@@ -289,9 +288,7 @@ impl FilterChain {
             Some(socket) => DownstreamTls::decode(socket).map_err(|bad| bad.within("transport_socket"))?,
             None => TransportSocket::Plain,
         };
-        let mut handlers = each("filters", filters, network_filter)?;
-        let handler = handlers.pop().ok_or_else(|| Unusable::new("filters", "must not be empty"))?;
-        unsupported("filters[1]", !handlers.is_empty())?;
+        let (connection_filters, handler) = network_filters(filters)?;
         Ok(Self {
             name: name.into(),
             matcher: matcher.map_err(|bad| bad.within("filter_chain_match"))?.unwrap_or_default(),
@@ -304,6 +301,7 @@ impl FilterChain {
                 transport_socket_connect_timeout,
             )?
             .filter(|timeout| !timeout.is_zero()),
+            connection_filters,
             filter: NetworkFilter::Handle(handler.with_destination(destination_of(metadata).as_ref())),
         })
     }
@@ -335,33 +333,6 @@ fn can_match(chain: &FilterChain, detects: bool) -> Result<(), Unusable> {
     match protocols.iter().any(|name| PLAINTEXT_PROTOCOLS.contains(&name.as_bytes())) {
         true => Ok(()),
         false => Err(Unusable::new(field, "match in the clear only as http/1.0, http/1.1 or h2c")),
-    }
-}
-
-fn network_filter(wire: wire_listener::Filter) -> Result<Handler, Unusable> {
-    use wire_listener::filter::ConfigType;
-    let wire_listener::Filter { name, config_type } = wire;
-    let any = match config_type {
-        Some(ConfigType::TypedConfig(any)) => any,
-        Some(ConfigType::ConfigDiscovery(_)) => {
-            return Err(Unusable::new("config_discovery", "is not supported"));
-        }
-        None => return Err(Unusable::new("typed_config", "is required")),
-    };
-    handler(&name, &any).map_err(|bad| bad.within("typed_config"))
-}
-
-fn handler(name: &str, any: &Any) -> Result<Handler, Unusable> {
-    match any.type_url.as_str() {
-        type_url::HTTP_CONNECTION_MANAGER => {
-            let wire: hcm::HttpConnectionManager = unpack(any, type_url::HTTP_CONNECTION_MANAGER)?;
-            Ok(Handler::Http(Arc::new(HttpConnectionManager::decode(wire)?)))
-        }
-        type_url::TCP_PROXY => {
-            let wire: tcp_proxy::TcpProxy = unpack(any, type_url::TCP_PROXY)?;
-            Ok(Handler::Tcp(Arc::new(TcpProxy::decode(wire)?)))
-        }
-        other => Err(Unusable::new("", format_args!("filter {name:?} ({other}) is not supported"))),
     }
 }
 

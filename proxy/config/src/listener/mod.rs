@@ -4,6 +4,7 @@
 //! (`envoy.config.listener.v3.Listener` with an address) or from the proxy's flags.
 
 mod decode;
+mod network_filters;
 mod chain_match;
 
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use outrigger_core::Name;
 use outrigger_core::record::Direction;
+use outrigger_policy::filter::connection::ConnectionFilter;
 
 pub use crate::handler::Handler;
 use crate::http_manager::HttpSettings;
@@ -56,6 +58,8 @@ pub struct FilterChain {
     pub tls: Option<Arc<DownstreamTls>>,
     /// Timeout of the TLS handshake, from the selection of the chain. `None` is the data path's own limit.
     pub handshake_timeout: Option<Duration>,
+    /// The network filters that decide about its connections, in order, before they are handled.
+    pub connection_filters: Box<[ConnectionFilter]>,
     /// The handler of its connections.
     pub filter: NetworkFilter,
 }
@@ -127,6 +131,11 @@ impl Listener {
         candidates.first().copied().or(self.default_chain.as_ref())
     }
 
+    /// Returns the chain with this name.
+    pub fn chain_named(&self, name: &str) -> Option<&FilterChain> {
+        self.chains.iter().chain(&self.default_chain).find(|chain| *chain.name == *name)
+    }
+
     /// Returns true if the selection of a chain needs the TLS ClientHello.
     pub fn needs_hello(&self) -> bool {
         self.chains.iter().chain(&self.default_chain).any(|chain| {
@@ -166,7 +175,15 @@ mod tests {
             http: Arc::default(),
         };
         let filter = NetworkFilter::Find(finder);
-        FilterChain { name: name.into(), matcher, tls: None, handshake_timeout: None, filter }
+        let connection_filters = Box::default();
+        FilterChain {
+            name: name.into(),
+            matcher,
+            tls: None,
+            handshake_timeout: None,
+            connection_filters,
+            filter,
+        }
     }
 
     fn range(network: &str, length: u32) -> Box<[Cidr]> {

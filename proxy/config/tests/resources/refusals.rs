@@ -3,7 +3,7 @@
 use outrigger_config::compiled::Compiled;
 use outrigger_proto::kind::Kind;
 use outrigger_proto::xds::protobuf::{Any, BoolValue};
-use outrigger_proto::xds::{cluster, endpoint, fault, hcm, listener, route, tls, type_url};
+use outrigger_proto::xds::{cluster, endpoint, fault, hcm, listener, network_rbac, route, tls, type_url};
 use proptest::prelude::*;
 
 use crate::fixture::*;
@@ -200,6 +200,30 @@ fn routes() {
     assert_eq!(bad_action(|of| of.hash_policy = vec![Default::default()]), "hash_policy");
     assert_eq!(bad_action(|of| of.rate_limits = vec![Default::default()]), "rate_limits");
     assert_eq!(bad_action(|of| of.cluster_not_found_response_code = 9), "cluster_not_found_response_code");
+}
+
+#[test]
+fn network_filters_that_cannot_decide_or_have_nothing_after_them() {
+    use outrigger_proto::xds::rbac::{self, permission::Rule, principal::Identifier};
+    let rbac = |rule| {
+        let policy = rbac::Policy {
+            permissions: vec![rbac::Permission { rule: Some(rule) }],
+            principals: vec![rbac::Principal { identifier: Some(Identifier::Any(true)) }],
+            ..Default::default()
+        };
+        let rules = rbac::Rbac { policies: [("p".to_owned(), policy)].into(), ..Default::default() };
+        let rbac = network_rbac::Rbac { rules: Some(rules), stat_prefix: "tcp".into(), ..Default::default() };
+        network_filter(type_url::NETWORK_RBAC, &rbac)
+    };
+    let field = route::HeaderMatcher { name: "x-tenant".into(), ..Default::default() };
+    assert_eq!(
+        bad_listener(|of| of.filter_chains[1].filters.insert(0, rbac(Rule::Header(field)))),
+        "filter_chains[1].filters[0].typed_config.rules.policies[\"p\"].permissions[0].header"
+    );
+    let last = bad_listener(|of| of.filter_chains[1].filters.push(rbac(Rule::Any(true))));
+    assert_eq!(last, "filter_chains[1].filters[0]");
+    let alone = bad_listener(|of| of.filter_chains[1].filters = vec![rbac(Rule::Any(true))]);
+    assert_eq!(alone, "filter_chains[1].filters[0]");
 }
 
 #[test]

@@ -63,7 +63,7 @@ impl ConnectionHandler {
         &self,
         listener: &'a Listener,
         mut stream: TcpStream,
-        facts: ClientFacts,
+        mut facts: ClientFacts,
     ) -> Option<(&'a FilterChain, MatchedConnection)> {
         let mut first = BytesMut::new();
         let hello = loop {
@@ -105,6 +105,7 @@ impl ConnectionHandler {
         };
         let chain = {
             let asked = hello.client_hello();
+            facts.server_name = asked.server_name().map(|name| name.to_ascii_lowercase().into());
             let alpn: Vec<_> = asked.alpn().map(Iterator::collect).unwrap_or_default();
             listener.chain(&ConnectionFacts {
                 destination: facts.destination,

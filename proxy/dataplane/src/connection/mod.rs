@@ -8,6 +8,7 @@ mod silent;
 mod first_bytes;
 mod detect;
 mod http;
+mod authorization;
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -40,6 +41,7 @@ use crate::client::ClientFacts;
 use crate::codec::server::Protocol;
 use crate::context::Context;
 use crate::http::downstream::{DestinationLookup, Tunnel, TunnelHandler, find};
+use crate::permission::Permission;
 use crate::socket::address::OriginalDestination;
 use crate::socket::listener::Accepted;
 use crate::socket::stream::{Peer, Stream};
@@ -80,6 +82,7 @@ pub(crate) async fn serve(
         key: PeerKey::new(None, client.0.ip()),
         slot: Rc::clone(&slot),
         tls: None,
+        server_name: None,
         destination: original.map_or(local, |original| original.0),
         listener: listener.name.clone(),
         direction: listener.direction,
@@ -115,6 +118,8 @@ impl ConnectionHandler {
     /// Runs the network filter of the chain. Returns the connection if it speaks HTTP.
     async fn filter(&self, chain: &FilterChain, begun: MatchedConnection) -> Option<Box<HttpConnection>> {
         let MatchedConnection { stream, first, facts, alpn, greeting } = begun;
+        let authorization = self.admit(chain, &facts)?;
+        let permission = || Some(self.context.permissions.give(chain, &facts, authorization));
         match &chain.filter {
             NetworkFilter::Handle(Handler::Http(manager)) => {
                 let finder = DestinationLookup::FilterChain {
@@ -125,10 +130,11 @@ impl ConnectionHandler {
                 Some(self.http(stream, first, protocol, facts, (finder, &manager.settings)))
             }
             NetworkFilter::Handle(Handler::Tcp(proxy)) => {
+                let permission = permission();
+                let client = ClientConnection { stream, first, facts, permission };
                 match greeting.map(|greeting| *greeting) {
-                    None => self.tcp(stream, first, facts, proxy).await,
+                    None => self.tcp(client, proxy).await,
                     Some(Greeting { opened, spoken }) => {
-                        let client = client(stream, first, facts);
                         Box::pin(relay::relay_opened(&self.context, proxy, client, opened, spoken)).await;
                     }
                 }
@@ -137,7 +143,8 @@ impl ConnectionHandler {
             NetworkFilter::Handle(Handler::Detect { http, tcp, within }) => {
                 let finder =
                     DestinationLookup::FilterChain { chain: chain.name.clone(), manager: Arc::clone(http) };
-                let either = DetectTarget { http, tcp, within: *within, finder, destination: &chain.name };
+                let (within, permission) = (*within, permission());
+                let either = DetectTarget { http, tcp, within, finder, destination: &chain.name, permission };
                 self.detect(stream, BytesMut::from(first), facts, either).await
             }
             NetworkFilter::Find(finder) => self.serve_destination(finder, stream, first, facts).await,
@@ -194,7 +201,7 @@ impl ConnectionHandler {
         let Some(found) = found else {
             drop(snapshot);
             let _running = facts.slot.begin();
-            let client = client(stream, first, facts);
+            let client = ClientConnection { stream, first, facts, permission: None };
             Box::pin(relay::relay_passthrough(&self.context, &asked, client)).await;
             return None;
         };
@@ -205,13 +212,13 @@ impl ConnectionHandler {
                 Some(self.http(stream, first, protocol_of(manager.codec, None), facts, way))
             }
             Handler::Tcp(proxy) => {
-                self.tcp(stream, first, facts, proxy).await;
+                self.tcp(ClientConnection { stream, first, facts, permission: None }, proxy).await;
                 None
             }
             Handler::Detect { http, tcp, within } => {
-                let finder = DestinationLookup::Name(asked, unknown);
-                let either =
-                    DetectTarget { http, tcp, within: *within, finder, destination: &found.canonical };
+                let (within, finder) = (*within, DestinationLookup::Name(asked, unknown));
+                let destination = &found.canonical;
+                let either = DetectTarget { http, tcp, within, finder, destination, permission: None };
                 self.detect(stream, BytesMut::from(first), facts, either).await
             }
         }
@@ -233,10 +240,10 @@ impl ConnectionHandler {
         })
     }
 
-    async fn tcp(&self, stream: Stream, first: Bytes, facts: ClientFacts, proxy: &TcpProxy) {
-        let _running = facts.slot.begin();
+    async fn tcp(&self, client: ClientConnection, proxy: &TcpProxy) {
+        let _running = client.facts.slot.begin();
         let snapshot = self.context.view.snapshot();
-        Box::pin(relay::relay(&self.context, &snapshot, proxy, client(stream, first, facts))).await;
+        Box::pin(relay::relay(&self.context, &snapshot, proxy, client)).await;
     }
 
     /// Detects whether the connection is HTTP by the client's first bytes, or if it sends none, by whether the server sends first.
@@ -260,7 +267,8 @@ impl ConnectionHandler {
             Ok(Detection::TimedOut) => Box::pin(self.detect_both(stream, first, facts, either)).await,
             // It may wait for the server's bytes. One that has closed the connection only probed the port.
             Ok(Detection::Closed) if stream.peer() != Peer::Gone => {
-                self.tcp(stream, Bytes::new(), facts, either.tcp).await;
+                let DetectTarget { tcp, permission, .. } = either;
+                self.tcp(ClientConnection { stream, first: Bytes::new(), facts, permission }, tcp).await;
                 None
             }
             Ok(Detection::Closed) | Err(_) => None,
@@ -277,7 +285,8 @@ impl ConnectionHandler {
     ) -> Option<Box<HttpConnection>> {
         let protocol = match (either.http.codec, verdict) {
             (_, Verdict::Opaque) => {
-                self.tcp(stream, first, facts, either.tcp).await;
+                let DetectTarget { tcp, permission, .. } = either;
+                self.tcp(ClientConnection { stream, first, facts, permission }, tcp).await;
                 return None;
             }
             (Codec::Auto, Verdict::Http1) | (Codec::Http1, _) => Protocol::Http1,
@@ -320,8 +329,9 @@ impl ConnectionHandler {
                 if said.is_none() && !spoken.is_empty() {
                     self.first_speakers.learn(either.destination, FirstSpeaker::Server);
                 }
-                let client = client(stream, first.freeze(), facts);
-                relay::relay_opened(&self.context, either.tcp, client, opened, spoken.freeze()).await;
+                let DetectTarget { tcp, permission, .. } = either;
+                let client = ClientConnection { stream, first: first.freeze(), facts, permission };
+                relay::relay_opened(&self.context, tcp, client, opened, spoken.freeze()).await;
                 None
             }
             Some(verdict) => {
@@ -343,6 +353,8 @@ struct DetectTarget<'a> {
     finder: DestinationLookup,
     /// The name under which it is remembered which side sends first.
     destination: &'a Name,
+    /// The permission to be relayed.
+    permission: Option<Permission>,
 }
 
 fn protocol_of(codec: Codec, alpn: Option<&[u8]>) -> Protocol {
@@ -351,10 +363,6 @@ fn protocol_of(codec: Codec, alpn: Option<&[u8]>) -> Protocol {
         (Codec::Http2, _) | (Codec::Auto, Some(ALPN_H2)) => Protocol::Http2,
         (Codec::Auto, _) => Protocol::Detect,
     }
-}
-
-fn client(stream: Stream, first: Bytes, facts: ClientFacts) -> ClientConnection {
-    ClientConnection { stream, first, facts }
 }
 
 #[cfg(test)]

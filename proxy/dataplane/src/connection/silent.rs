@@ -47,6 +47,8 @@ impl ConnectionHandler {
         hello: Duration,
     ) -> Speaker {
         let mut drain = self.drain.clone();
+        // Where plain text is refused, no server is dialled: only a ClientHello can lead to another chain.
+        let chain = chain.filter(|chain| self.authorize(chain, facts).denied_by.is_none());
         let Some(NetworkFilter::Handle(Handler::Tcp(proxy))) = chain.map(|chain| &chain.filter) else {
             let longest = if chain.is_some() { LONGEST_DETECTION } else { hello };
             return tokio::select! {

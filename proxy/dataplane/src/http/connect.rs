@@ -81,7 +81,7 @@ async fn relay(opened: UpstreamConnection, limits: CopyLimits, mut journal: Jour
     match responder.upgrade(ResponseHead::new(StatusCode::OK)).await {
         Ok(client) => {
             let upstream = Side { stream: opened.stream, read: bytes::Bytes::new() };
-            let copied = copy_both(side(client), upstream, limits).await;
+            let copied = copy_both(side(client), upstream, limits, None).await;
             journal.count(copied.received, copied.sent);
             if let Some(failure) = copied.failure() {
                 journal.fail(&failure);

@@ -15,7 +15,9 @@ use outrigger_core::Name;
 use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
+use outrigger_policy::filter::connection::decide;
 
+use super::journal::Journal;
 use crate::capacity::admission::ActiveGuard;
 use crate::client::ClientFacts;
 use crate::codec::head::RequestHead;
@@ -104,19 +106,21 @@ impl Downstream {
     }
 
     /// Returns the destination of `head`'s request, and the snapshot it was read from: the only one that the request uses.
+    /// What the network filters of its chain decide about the connection now is noted in `journal`.
     pub(super) async fn destination(
         &self,
         head: &RequestHead,
+        journal: &mut Journal,
     ) -> Result<(Destination, Arc<Snapshot>), Failure> {
         let (requested, unknown) = match &self.lookup {
             DestinationLookup::FilterChain { chain, manager } => {
                 let snapshot = self.context.view.snapshot();
                 let listener = snapshot.listeners.get(&self.client.listener);
-                let newest = listener.and_then(|listener| {
-                    let mut chains = listener.chains.iter().chain(&listener.default_chain);
-                    chains.find(|candidate| candidate.name == *chain).and_then(manager_of)
-                });
-                let manager = Arc::clone(newest.unwrap_or(manager));
+                let newest = listener.and_then(|listener| listener.chain_named(chain));
+                if let Some(newest) = newest.filter(|newest| !newest.connection_filters.is_empty()) {
+                    self.authorize(newest, journal)?;
+                }
+                let manager = Arc::clone(newest.and_then(manager_of).unwrap_or(manager));
                 return Ok((Destination::Manager(manager), snapshot));
             }
             DestinationLookup::Name(requested, unknown) => {
@@ -133,6 +137,18 @@ impl Downstream {
             Handler::Tcp(_) => {
                 Err(Failure::local(Reason::DestinationNotHttp, format!("{requested} is a TCP service")))
             }
+        }
+    }
+}
+
+impl Downstream {
+    /// Passes the connection through the network filters of its chain. They decided when it was accepted, and may have changed.
+    fn authorize(&self, chain: &FilterChain, journal: &mut Journal) -> Result<(), Failure> {
+        let decision = decide(&chain.connection_filters, &self.client.source());
+        journal.authorized(decision);
+        match decision.denied_by {
+            Some(_) => Err(Failure::downstream(Reason::AccessDenied, "the connection is no longer allowed")),
+            None => Ok(()),
         }
     }
 }

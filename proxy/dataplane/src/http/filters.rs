@@ -10,7 +10,7 @@ use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 use outrigger_policy::filter::overrides::FilterOverrides;
 use outrigger_policy::filter::{FilterConfig, HttpFilter};
-use outrigger_policy::verdict::{FilterRequest, Refusal, Source, Verdict};
+use outrigger_policy::verdict::{FilterRequest, Refusal, Verdict};
 use tokio::time::{Instant, sleep_until};
 
 use super::reply::Reply;
@@ -71,17 +71,14 @@ pub(super) async fn pass<'r, 'a>(
 }
 
 fn decide(config: &FilterConfig, routed: Routed<'_>, cx: &mut RequestContext<'_>) -> Verdict {
-    let client = &cx.on.client;
-    let request = FilterRequest {
-        head: cx.head.view(),
-        source: Source {
-            identity: client.peer.as_ref(),
-            address: client.address.ip(),
-            destination: client.destination,
-        },
-        cluster: routed.cluster,
-        random: || fastrand::u32(..),
-    };
+    let (head, source) = (cx.head.view(), cx.on.client.source());
+    if let FilterConfig::Rbac(rbac) = config {
+        // The record has the names of policies, which a verdict does not.
+        let decision = rbac.decide(&source, Some(&head));
+        cx.journal.authorized(decision);
+        return decision.verdict();
+    }
+    let request = FilterRequest { head, source, cluster: routed.cluster, random: || fastrand::u32(..) };
     config.decide(&request, &mut cx.response_changes)
 }
 

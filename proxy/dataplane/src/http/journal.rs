@@ -13,6 +13,7 @@ use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 use outrigger_core::record::{AttemptRecord, Direction, Protocol, RequestRecord, Text, Upstream};
 use outrigger_core::trace::{SpanId, TraceContext};
+use outrigger_policy::rbac::Decision;
 use tokio::time::Instant;
 
 use super::forwarded::{FORWARDED_PROTO, REQUEST_ID};
@@ -85,6 +86,7 @@ impl Journal {
             status: 0,
             grpc_status: None,
             reason: None,
+            authorization: None,
             source: client.peer.clone(),
             client: client.address,
             tls: client.tls,
@@ -158,6 +160,18 @@ impl Journal {
             if let Some(text) = &mut record.text {
                 text.detail = failure.detail.to_string();
             }
+        });
+    }
+
+    /// What authorization policies decided about it. An earlier decision stays.
+    pub(super) fn authorized(&mut self, decision: Decision<'_>) {
+        if decision == Decision::default() {
+            return;
+        }
+        self.with(|record| {
+            let noted = record.authorization.get_or_insert_default();
+            noted.denied_by = noted.denied_by.take().or(decision.denied_by.cloned());
+            noted.audit_denied_by = noted.audit_denied_by.take().or(decision.audit_denied_by.cloned());
         });
     }
 

@@ -93,7 +93,7 @@ pub(super) fn handle<'a>(
 
 /// Destination, route, filters, forwarding, response policies: what the request is answered with.
 async fn answer(cx: &mut RequestContext<'_>) -> Result<Reply, Failure> {
-    let (destination, snapshot) = cx.on.destination(&cx.head).await?;
+    let (destination, snapshot) = cx.on.destination(&cx.head, &mut cx.journal).await?;
     let manager = match destination {
         Destination::Manager(manager) => manager,
         Destination::Passthrough(asked) => return Box::pin(forward_passthrough(cx, &asked)).await,

@@ -20,7 +20,7 @@ pub(super) async fn relay(
     match responder.upgrade(head).await {
         Ok(client) => {
             let limits = CopyLimits { idle: guard.limit.idle, total: None };
-            let copied = copy_both(side(client), side(upstream), limits).await;
+            let copied = copy_both(side(client), side(upstream), limits, None).await;
             journal.count(copied.received, copied.sent);
             if let Some(failure) = copied.failure() {
                 journal.fail(&failure);

@@ -15,6 +15,7 @@ use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
 use super::one_way::OneWay;
+use crate::permission::Permission;
 use crate::socket::stream::Stream;
 
 /// What went through, and how it ended.
@@ -37,6 +38,8 @@ pub(crate) enum End {
     Idle,
     /// It lasted as long as it may.
     Expired,
+    /// The client is no longer allowed to connect.
+    Denied,
     /// The client's side broke.
     Client(io::Error),
     /// The upstream's side broke.
@@ -51,6 +54,9 @@ impl Copied {
             End::Closed => None,
             End::Idle => timeout("no byte for the idle timeout"),
             End::Expired => timeout("it lasted as long as it may"),
+            End::Denied => {
+                Some(Failure::downstream(Reason::AccessDenied, "the connection is no longer allowed"))
+            }
             End::Client(error) => Some(Failure::downstream(Reason::DownstreamConnectionTermination, error)),
             End::Upstream(error) => {
                 let reason = Reason::UpstreamConnectionTermination;
@@ -77,8 +83,14 @@ pub(crate) struct CopyLimits {
     pub(crate) total: Option<Duration>,
 }
 
-/// Copies until both directions have ended, a side breaks off, or its time is over. Cancelling it drops both connections.
-pub(crate) async fn copy_both(client: Side, upstream: Side, limits: CopyLimits) -> Copied {
+/// Copies until both directions have ended, a side breaks off, its time is over, or `permission` is withdrawn. Cancelling it
+/// drops both connections.
+pub(crate) async fn copy_both(
+    client: Side,
+    upstream: Side,
+    limits: CopyLimits,
+    permission: Option<&Permission>,
+) -> Copied {
     let (mut client_stream, mut upstream_stream) = (client.stream, upstream.stream);
     let (mut up, mut down) = (OneWay::new(client.read), OneWay::new(upstream.read));
     let CopyLimits { idle, total } = limits;
@@ -91,6 +103,10 @@ pub(crate) async fn copy_both(client: Side, upstream: Side, limits: CopyLimits) 
     let mut moved = 0;
 
     let end = poll_fn(|cx| {
+        // Before any byte is copied: the configuration may have changed while the upstream was dialled.
+        if permission.is_some_and(|permission| permission.poll_withdrawn(cx).is_ready()) {
+            return Poll::Ready(Some(End::Denied));
+        }
         let upward = up.poll(cx, &mut client_stream, &mut upstream_stream);
         let downward = down.poll(cx, &mut upstream_stream, &mut client_stream);
         match (upward, downward) {
@@ -141,7 +157,7 @@ mod tests {
     }
 
     fn copying(client: Side, upstream: Side, limits: CopyLimits) -> JoinHandle<Copied> {
-        spawn_local(copy_both(client, upstream, limits))
+        spawn_local(copy_both(client, upstream, limits, None))
     }
 
     #[tokio::test(flavor = "local")]
@@ -197,7 +213,7 @@ mod tests {
     #[test]
     fn a_relay_fits_in_one_kib() {
         let side = || side(duplex(1).0);
-        let size = size_of_val(&copy_both(side(), side(), CopyLimits::default()));
+        let size = size_of_val(&copy_both(side(), side(), CopyLimits::default(), None));
         assert!(size <= 1024, "it takes {size} bytes");
     }
 

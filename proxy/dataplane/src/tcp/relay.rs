@@ -7,13 +7,15 @@ use outrigger_config::snapshot::Snapshot;
 use outrigger_config::tcp_proxy::TcpProxy;
 use outrigger_core::Name;
 use outrigger_core::error::Failure;
-use outrigger_core::record::{Protocol, RequestRecord, Text};
+use outrigger_core::reason::Reason;
+use outrigger_core::record::{Authorization, Protocol, RequestRecord, Text};
 use tokio::time::Instant;
 
 use super::copy::{Copied, CopyLimits, Side, copy_both};
 use super::dial::{self, UpstreamConnection};
 use crate::client::ClientFacts;
 use crate::context::Context;
+use crate::permission::Permission;
 use crate::socket::stream::Stream;
 
 /// The client of a relayed connection.
@@ -25,6 +27,8 @@ pub(crate) struct ClientConnection {
     pub(crate) first: Bytes,
     /// Its facts.
     pub(crate) facts: ClientFacts,
+    /// What the filters of its chain decide about it. `None` if its destination was found by name.
+    pub(crate) permission: Option<Permission>,
 }
 
 /// Relays to one of `proxy`'s clusters until both sides have closed.
@@ -67,6 +71,18 @@ pub(crate) fn copy_limits(proxy: &TcpProxy) -> CopyLimits {
     CopyLimits { idle: proxy.idle_timeout, total: proxy.max_duration }
 }
 
+/// Records a connection to `destination` that authorization policies refuse.
+pub(crate) fn deny(
+    context: &Context,
+    client: &ClientFacts,
+    destination: Option<Name>,
+    authorization: Authorization,
+) {
+    let mut record = Record::begin(context, client, destination);
+    record.authorized(authorization);
+    record.fail(&Failure::downstream(Reason::AccessDenied, "a policy does not allow the connection"));
+}
+
 /// Records a connection that is closed without being relayed.
 pub(crate) fn refuse(context: &Context, client: &ClientFacts, failure: &Failure) {
     Record::begin(context, client, None).fail(failure);
@@ -81,8 +97,12 @@ async fn relay_to(
 ) {
     record.connected(&opened);
     let upstream = Side { stream: opened.stream, read: spoken };
-    let copied = copy_both(Side { stream: client.stream, read: client.first }, upstream, limits).await;
+    let (permission, client) = (client.permission, Side { stream: client.stream, read: client.first });
+    let copied = copy_both(client, upstream, limits, permission.as_ref()).await;
     record.copied(&copied);
+    if let Some(permission) = permission {
+        record.authorized(permission.authorization());
+    }
 }
 
 /// The record of a connection. Handed over when it is dropped.
@@ -106,6 +126,7 @@ impl<'a> Record<'a> {
             status: 0,
             grpc_status: None,
             reason: None,
+            authorization: None,
             source: client.peer.clone(),
             client: client.address,
             tls: client.tls,
@@ -131,6 +152,12 @@ impl<'a> Record<'a> {
         }
         let Some(record) = self.record.as_mut().filter(|record| record.text.is_some()) else { return };
         record.attempts.push(opened.attempt(elapsed, None));
+    }
+
+    fn authorized(&mut self, authorization: Authorization) {
+        if let Some(record) = self.record.as_mut().filter(|_| authorization != Authorization::default()) {
+            record.authorization = Some(Box::new(authorization));
+        }
     }
 
     fn copied(&mut self, copied: &Copied) {

@@ -260,6 +260,7 @@ pub fn listener(name: &str, filter: NetworkFilter) -> Listener {
             matcher: Default::default(),
             tls: None,
             handshake_timeout: None,
+            connection_filters: Box::default(),
             filter,
         }),
     }

@@ -76,6 +76,7 @@ pub fn chain(
             tickets: true,
         })),
         handshake_timeout: None,
+        connection_filters: Box::default(),
         filter: NetworkFilter::Handle(handler),
     }
 }

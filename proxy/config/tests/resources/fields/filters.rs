@@ -5,8 +5,9 @@ use outrigger_proto::xds::fault::{FaultAbort, HttpFault, fault_abort};
 use outrigger_proto::xds::matcher::string_matcher::MatchPattern;
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::rbac::{self, permission::Rule, principal::Identifier};
-use outrigger_proto::xds::{core, hcm, matcher, rbac_filter, route, type_url, types};
+use outrigger_proto::xds::{core, hcm, matcher, network_rbac, rbac_filter, route, type_url, types};
 
+use super::listeners::{METRICS, in_listener};
 use super::managers::in_http_filter;
 use super::place::Place;
 use super::routes::in_route;
@@ -37,6 +38,12 @@ fn abort() -> FaultAbort {
 
 fn in_rbac(of: rbac_filter::Rbac) -> (String, Any) {
     in_http_filter(http_filter("rbac", packed(type_url::RBAC, &of)))
+}
+
+fn in_network_rbac(of: network_rbac::Rbac) -> (String, Any) {
+    let mut wire = inbound();
+    wire.filter_chains[0].filters.insert(0, network_filter(type_url::NETWORK_RBAC, &of));
+    in_listener(wire)
 }
 
 fn in_rules(of: rbac::Rbac) -> (String, Any) {
@@ -112,8 +119,19 @@ fn rbac_places() -> Vec<Place> {
         |identifier: fn() -> Identifier| move |of: &mut rbac::Principal| of.identifier = Some(identifier());
     vec![
         Place::new("RBAC", "envoy.extensions.filters.http.rbac.v3.RBAC", Rbac::default(), in_rbac)
-            .harmless(COUNTED, &["rules_stat_prefix", "track_per_rule_stats"])
-            .harmless("there are no shadow rules", &["shadow_rules_stat_prefix"]),
+            .harmless(COUNTED, &["rules_stat_prefix", "shadow_rules_stat_prefix", "track_per_rule_stats"]),
+        Place::new(
+            "RBAC (network)",
+            "envoy.extensions.filters.network.rbac.v3.RBAC",
+            network_rbac::Rbac { stat_prefix: "tcp".into(), ..Default::default() },
+            in_network_rbac,
+        )
+        .harmless(METRICS, &["stat_prefix"])
+        .harmless(COUNTED, &["shadow_rules_stat_prefix"])
+        .harmless(
+            "decided before the first byte, and again when the configuration changes",
+            &["enforcement_type"],
+        ),
         Place::new(
             "RBACPerRoute",
             "envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
@@ -140,6 +158,7 @@ fn rbac_places() -> Vec<Place> {
             .probe("url_path", rule(|| Rule::UrlPath(path())))
             .probe("destination_ip", rule(|| Rule::DestinationIp(addresses())))
             .probe("destination_port", rule(|| Rule::DestinationPort(80)))
+            .probe("requested_server_name", rule(|| Rule::RequestedServerName(text())))
             .probe(
                 "destination_port_range",
                 rule(|| Rule::DestinationPortRange(types::Int32Range { start: 1, end: 2 })),
@@ -184,7 +203,7 @@ fn rbac_places() -> Vec<Place> {
     ]
 }
 
-const COUNTED: &str = "refusals are counted by their reason";
+const COUNTED: &str = "refusals are counted by policy";
 const RUNTIME: &str = "there is no runtime layer, so that the key never has a value";
 
 pub fn places() -> Vec<Place> {

@@ -44,6 +44,12 @@ pub(crate) struct Entry<'a> {
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     detail: &'a str,
+    /// The authorization policy that refused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    denied_by: Option<&'a str>,
+    /// The authorization policy that would have refused it if it were enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_denied_by: Option<&'a str>,
     duration_ms: Milliseconds,
     /// Time before the first attempt: waiting for configuration, queueing.
     wait_ms: Milliseconds,
@@ -90,6 +96,7 @@ impl<'a> Entry<'a> {
         let part =
             |choose: fn(&outrigger_core::record::Text) -> &String| text.map_or("", |text| choose(text));
         let last = record.attempts.last();
+        let authorization = record.authorization.as_deref();
         Self {
             time: Timestamp::try_from(record.started).ok().map(Time),
             direction: record.direction.as_str(),
@@ -103,6 +110,8 @@ impl<'a> Entry<'a> {
             flag: record.reason.map(|reason| reason.flag()),
             reason: record.reason.map(|reason| reason.name()),
             detail: part(|text| &text.detail),
+            denied_by: authorization.and_then(|of| of.denied_by.as_deref()),
+            audit_denied_by: authorization.and_then(|of| of.audit_denied_by.as_deref()),
             duration_ms: record.duration.into(),
             wait_ms: record.until_first_attempt.into(),
             connect_ms: last.map(|last| last.until_connected.into()),
@@ -146,6 +155,8 @@ impl<'a> Entry<'a> {
         object.text("flag", self.flag.unwrap_or_default());
         object.text("reason", self.reason.unwrap_or_default());
         object.text("detail", self.detail);
+        object.text("denied_by", self.denied_by.unwrap_or_default());
+        object.text("audit_denied_by", self.audit_denied_by.unwrap_or_default());
         object.milliseconds("duration_ms", self.duration_ms);
         object.milliseconds("wait_ms", self.wait_ms);
         if let Some(connect) = self.connect_ms {
@@ -193,7 +204,7 @@ impl<'a> Entry<'a> {
              {duration}ms wait={wait}ms connect={connect} first_byte={first_byte} received={received} sent={sent} \
              client={client} source={source} destination={destination} route={route} attempts={attempts} cluster={cluster} \
              endpoint={endpoint} instance={instance} peer={peer} trace={trace} span={span} request_id=\"{request_id}\" \
-             agent=\"{agent}\" detail=\"{detail}\"",
+             agent=\"{agent}\" denied_by={denied_by} audit_denied_by={audit_denied_by} detail=\"{detail}\"",
             direction = self.direction,
             listener = self.listener.escape_debug(),
             method = self.method.escape_debug(),
@@ -222,6 +233,8 @@ impl<'a> Entry<'a> {
             span = or_dash(self.span_id.map(|span| span.to_string())),
             request_id = self.request_id.escape_debug(),
             agent = self.user_agent.escape_debug(),
+            denied_by = dash(self.denied_by),
+            audit_denied_by = dash(self.audit_denied_by),
             detail = self.detail.escape_debug(),
         );
     }

@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use outrigger_core::Name;
+use outrigger_core::identity::SpiffeId;
 use outrigger_core::metrics::text::unix_seconds;
 use outrigger_core::metrics::{Family, Labels, labels, single};
-use outrigger_dataplane::metrics::{ClusterTotals, OTHER, ProcessTotals, WithoutMtls};
+use outrigger_dataplane::metrics::{ClusterTotals, DenialLabels, OTHER, ProcessTotals, WithoutMtls};
 
 use super::{Mesh, XdsType};
 use crate::telemetry::losses::Counts;
@@ -89,6 +90,26 @@ pub(super) fn without_mtls(counts: &BTreeMap<WithoutMtls, u64>) -> Family {
     Family::counter(
         "outrigger_downstream_connections_without_mtls_total",
         "Connections without mTLS to ports of the workload",
+        series,
+    )
+}
+
+/// Refusals of authorization policies, by policy, caller and route.
+pub(super) fn denials(counts: &BTreeMap<DenialLabels, u64>) -> Family {
+    let series = counts.iter().map(|(of, count)| {
+        let labels = labels([
+            ("direction", of.direction.as_str()),
+            ("mode", if of.enforced { "enforced" } else { "audit" }),
+            ("policy", &of.policy),
+            ("source", of.source.as_ref().map_or("", SpiffeId::as_str)),
+            ("destination", of.destination.as_deref().unwrap_or_default()),
+            ("route", of.route.as_deref().unwrap_or_default()),
+        ]);
+        (labels, *count as f64)
+    });
+    Family::counter(
+        "outrigger_authorization_denials_total",
+        "Requests and connections that an authorization policy refused, or would have refused",
         series,
     )
 }

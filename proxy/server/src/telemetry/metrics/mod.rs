@@ -77,12 +77,13 @@ pub(crate) struct XdsType {
 impl Sources {
     /// Returns all families with their values now.
     pub(crate) fn families(&self) -> Vec<Family> {
-        let Totals { process, responses, requests, clusters, ejections, without_mtls } =
+        let Totals { process, responses, requests, clusters, ejections, without_mtls, denials } =
             self.workers.totals();
         let local = self.identity.get();
         let mut all = requests::families(local.as_ref(), &responses, &requests).to_vec();
         all.extend(families::downstream(&process));
         all.push(families::without_mtls(&without_mtls));
+        all.push(families::denials(&denials));
         all.extend(families::upstream(&clusters, &ejections));
         all.extend(families::telemetry(&process, self.losses.counts()));
         all.extend(self.queries.iter().map(|queries| families::queries(queries.read())));

@@ -5,7 +5,7 @@ use outrigger_core::identity::SpiffeId;
 use outrigger_core::metrics::Points;
 use outrigger_core::metrics::text::{Format, encode};
 use outrigger_core::reason::Reason;
-use outrigger_core::record::{Direction, Protocol, RequestRecord, TlsSession, Upstream};
+use outrigger_core::record::{Authorization, Direction, Protocol, RequestRecord, TlsSession, Upstream};
 use outrigger_dataplane::metrics::ResponseLabels;
 
 use super::*;
@@ -29,6 +29,7 @@ pub(super) fn sources(workers: usize, records: &[RequestRecord]) -> Sources {
                 bytes_sent,
                 None,
             );
+            worker.denied(record);
             if let Some(upstream) = &record.upstream {
                 worker.cluster(&upstream.cluster).attempts.increment();
             }
@@ -101,6 +102,13 @@ fn failed_call() -> RequestRecord {
     }
 }
 
+/// A call that the policy `owner` would refuse.
+fn audited() -> RequestRecord {
+    let authorization = Authorization { denied_by: None, audit_denied_by: Some("owner".into()) };
+    let route = Some("default".into());
+    RequestRecord { authorization: Some(Box::new(authorization)), route, ..failed_call() }
+}
+
 fn scrape(sources: &Sources) -> String {
     encode(&sources.families(), Format::Prometheus)
 }
@@ -129,6 +137,13 @@ fn a_scrape_merges_the_workers() {
             "outrigger_ready 1",
         ],
     );
+}
+
+#[test]
+fn refusals_are_counted_by_policy_caller_and_route() {
+    let text = scrape(&sources(2, &[audited(), to_cart()]));
+    let line = r#"outrigger_authorization_denials_total{direction="inbound",mode="audit",policy="owner",source="spiffe://cluster.local/ns/edge/sa/gateway",destination="web.shop.svc.cluster.local:80",route="default"} 2"#;
+    assert_lines(&text, &[line]);
 }
 
 #[test]
@@ -211,7 +226,7 @@ fn every_metric_is_documented_with_its_kind_and_labels_and_every_documented_metr
         .map(|row| row.split('|').take(3).map(|cell| cell.trim().replace('`', "")).collect::<Vec<_>>())
         .collect();
     let timed_out = RequestRecord { reason: Some(Reason::UpstreamRequestTimeout), ..failed_call() };
-    let existing = sources(1, &[to_cart(), timed_out]).families().into_iter().map(|family| {
+    let existing = sources(1, &[to_cart(), timed_out, audited()]).families().into_iter().map(|family| {
         let (kind, labels) = match &family.points {
             Points::Counter(points) => ("counter", names(points.iter().map(|point| &point.labels))),
             Points::Gauge(points) => ("gauge", names(points.iter().map(|point| &point.labels))),

@@ -1,7 +1,7 @@
 use std::time::{Duration, SystemTime};
 
 use outrigger_core::reason::Reason;
-use outrigger_core::record::{Protocol, Text, TlsSession, Upstream};
+use outrigger_core::record::{Authorization, Protocol, Text, TlsSession, Upstream};
 use outrigger_core::trace::TraceContext;
 
 use super::*;
@@ -41,6 +41,7 @@ pub(crate) fn record() -> RequestRecord {
         status: 200,
         grpc_status: None,
         reason: None,
+        authorization: None,
         source: None,
         client: ([127, 0, 0, 1], 40000).into(),
         tls: None,
@@ -116,7 +117,7 @@ fn text_is_one_line_of_the_same_facts() {
          source=- destination=cart.shop.svc.cluster.local:80 route=httproute/shop/cart/0/0 attempts=2 \
          cluster=cart.shop.svc.cluster.local:80 endpoint=10.0.0.5:9080 instance=cart-1 \
          peer=spiffe://cluster.local/ns/shop/sa/cart trace=00000000000000000000000000000abc span=0000000000000025 \
-         request_id=\"r-1\" agent=\"curl/8\" detail=\"\""
+         request_id=\"r-1\" agent=\"curl/8\" denied_by=- audit_denied_by=- detail=\"\""
     );
 }
 
@@ -130,6 +131,16 @@ fn a_failure_shows_its_flag_and_detail() {
     assert_eq!(value["reason"], "upstream_retry_limit_exceeded");
     assert_eq!(value["detail"], "connect: refused");
     assert!(text(&failed).contains(" flag=URX "));
+}
+
+#[test]
+fn a_refusal_shows_its_policy() {
+    let authorization =
+        Authorization { denied_by: Some("owner".into()), audit_denied_by: Some("none".into()) };
+    let denied = RequestRecord { authorization: Some(Box::new(authorization)), ..record() };
+    let value = json(&denied);
+    assert_eq!((&value["denied_by"], &value["audit_denied_by"]), (&"owner".into(), &"none".into()));
+    assert!(text(&denied).contains(" denied_by=owner audit_denied_by=none "));
 }
 
 #[test]
