@@ -180,6 +180,7 @@ fn handler_references<'a>(
     clusters: &mut Vec<&'a Name>,
 ) {
     clusters.extend(handler.tcp_clusters());
+    clusters.extend(handler.filter_clusters());
     match handler.routes() {
         Some(RouteSource::Named(name)) => drop(names.insert((Kind::Route, name.clone()))),
         Some(RouteSource::Inline(table)) => clusters.extend(table.clusters()),

@@ -57,6 +57,15 @@ impl Handler {
         }
     }
 
+    /// Returns the clusters that the filters of its requests send questions to, without those of its routes.
+    pub(crate) fn filter_clusters(&self) -> impl Iterator<Item = &Name> {
+        let http = match self {
+            Self::Http(http) | Self::Detect { http, .. } => Some(http),
+            Self::Tcp(_) => None,
+        };
+        http.into_iter().flat_map(|http| &http.filters).filter_map(|filter| filter.config.cluster())
+    }
+
     /// Returns the clusters that opaque bytes may be forwarded to.
     pub(crate) fn tcp_clusters(&self) -> impl Iterator<Item = &Name> {
         let tcp = match self {

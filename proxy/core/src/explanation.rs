@@ -135,6 +135,14 @@ fn text(reason: Reason) -> (&'static str, &'static str) {
             ("the retry budget of <destination> is exhausted; too many attempts failed", ENDPOINTS)
         }
         Reason::DirectResponse => ("the route of <destination> answers itself", ROUTES),
+        Reason::ExternalAuthorizationDenied => {
+            ("the external authorization service does not allow <request> for <destination>", LISTENERS)
+        }
+        Reason::ExternalAuthorizationFailed => (
+            "the external authorization service cannot be asked about <request> for <destination>",
+            LISTENERS,
+        ),
+        Reason::BodyTooLarge => ("the body of the request exceeds the limit", LISTENERS),
         Reason::AccessDenied => {
             ("an authorization policy of <destination> does not allow this request", ROUTES)
         }

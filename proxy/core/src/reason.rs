@@ -62,6 +62,12 @@ pub enum Reason {
     DirectResponse,
     /// An authorization policy does not allow the request.
     AccessDenied,
+    /// The external authorization service does not allow the request.
+    ExternalAuthorizationDenied,
+    /// The external authorization service could not be asked, or its answer could not be used.
+    ExternalAuthorizationFailed,
+    /// The body of the request exceeds what a filter reads of it.
+    BodyTooLarge,
     /// An injected fault: this answer is part of a test.
     FaultInjected,
     /// The application behind this sidecar cannot be reached.
@@ -72,7 +78,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::DownstreamProtocolError,
         Self::DownstreamConnectionTermination,
         Self::DownstreamTimeout,
@@ -99,6 +105,9 @@ impl Reason {
         Self::RetryBudgetExceeded,
         Self::DirectResponse,
         Self::AccessDenied,
+        Self::ExternalAuthorizationDenied,
+        Self::ExternalAuthorizationFailed,
+        Self::BodyTooLarge,
         Self::FaultInjected,
         Self::ApplicationUnreachable,
         Self::LocalError,
@@ -158,6 +167,13 @@ impl Reason {
             }
             Self::DirectResponse => row("DR", "direct_response", StatusCode::OK, 0),
             Self::AccessDenied => row("AD", "access_denied", StatusCode::FORBIDDEN, 7),
+            Self::ExternalAuthorizationDenied => {
+                row("UAEX", "external_authorization_denied", StatusCode::FORBIDDEN, 7)
+            }
+            Self::ExternalAuthorizationFailed => {
+                row("EAF", "external_authorization_failed", StatusCode::FORBIDDEN, 7)
+            }
+            Self::BodyTooLarge => row("BTL", "body_too_large", StatusCode::PAYLOAD_TOO_LARGE, 8),
             Self::FaultInjected => row("FI", "fault_injected", StatusCode::SERVICE_UNAVAILABLE, 14),
             Self::ApplicationUnreachable => {
                 row("AU", "application_unreachable", StatusCode::SERVICE_UNAVAILABLE, 14)
@@ -197,6 +213,8 @@ impl Reason {
                 | Self::DestinationNotHttp
                 | Self::UpgradeRefused
                 | Self::AccessDenied
+                | Self::ExternalAuthorizationDenied
+                | Self::BodyTooLarge
         )
     }
 

@@ -42,6 +42,7 @@ impl ClientFacts {
         Source {
             identity: self.peer.as_ref(),
             address: self.address.ip(),
+            port: self.address.port(),
             destination: self.destination,
             server_name: self.server_name.as_deref(),
         }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use outrigger_config::secrets::{SecretStore, Secrets};
 use outrigger_config::tls::DownstreamTls;
 use outrigger_core::error::Failure;
+use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
+use outrigger_policy::verdict::Workload;
 use rustls::ServerConfig;
 
 use crate::tls::config::server_config;
@@ -73,5 +75,11 @@ impl Identity {
         let config = server_config(&credentials, tls)?;
         servers.push(Server { tls: Arc::clone(tls), credentials, config: Arc::clone(&config) });
         Ok(config)
+    }
+}
+
+impl Workload for Identity {
+    fn identity(&self) -> Option<SpiffeId> {
+        self.credentials().map(|credentials| credentials.identity.clone())
     }
 }

@@ -258,6 +258,8 @@ counters! {
         mirrors_failed,
         /// Copies of requests that were not sent, or not whole: they fell behind, or the request broke off.
         mirrors_dropped,
+        /// Requests that passed a filter unchecked because the service that it asks failed.
+        filters_failed_open,
     }
 }
 

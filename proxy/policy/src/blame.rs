@@ -80,6 +80,9 @@ fn of_endpoint(reason: Reason, reached: Reached, connection: Freshness) -> Blame
         | Reason::RetryBudgetExceeded
         | Reason::DirectResponse
         | Reason::AccessDenied
+        | Reason::ExternalAuthorizationDenied
+        | Reason::ExternalAuthorizationFailed
+        | Reason::BodyTooLarge
         | Reason::FaultInjected
         | Reason::DownstreamProtocolError
         | Reason::DownstreamConnectionTermination
@@ -136,6 +139,9 @@ fn of_sidecar(reason: Reason) -> bool {
         | Reason::NoRouteFound
         | Reason::UpgradeRefused
         | Reason::AccessDenied
+        | Reason::ExternalAuthorizationDenied
+        | Reason::ExternalAuthorizationFailed
+        | Reason::BodyTooLarge
         | Reason::DownstreamProtocolError
         | Reason::DownstreamConnectionTermination
         | Reason::DownstreamTimeout
@@ -269,6 +275,9 @@ mod tests {
                     | Reason::NoRouteFound
                     | Reason::UpgradeRefused
                     | Reason::AccessDenied
+                    | Reason::ExternalAuthorizationDenied
+                    | Reason::ExternalAuthorizationFailed
+                    | Reason::BodyTooLarge
                     | Reason::DownstreamProtocolError
                     | Reason::DownstreamConnectionTermination
                     | Reason::DownstreamTimeout

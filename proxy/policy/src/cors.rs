@@ -138,7 +138,6 @@ mod tests {
 
     use super::*;
     use crate::header_match::Head;
-    use crate::verdict::Source;
 
     fn policy(change: impl FnOnce(&mut cors::CorsPolicy)) -> CorsPolicy {
         let exact = matcher::string_matcher::MatchPattern::Exact("https://shop.example".into());
@@ -165,7 +164,7 @@ mod tests {
     fn decide(policy: &CorsPolicy, method: &Method, headers: &HeaderMap) -> (Verdict, HeaderMap) {
         let head = Head { method, scheme: "http", authority: "shop", path: "/", headers };
         let mut changes = ResponseChanges::default();
-        let request = FilterRequest { head, source: Source::STRANGER, cluster: None, random: || 0 };
+        let request = FilterRequest::of(head);
         let verdict = policy.decide(&request, &mut changes);
         let mut response = self::headers(&[("access-control-allow-origin", "*"), ("vary", "accept")]);
         changes.apply(&mut response);

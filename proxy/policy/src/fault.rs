@@ -202,7 +202,6 @@ mod tests {
     use outrigger_proto::xds::{protobuf, route};
 
     use super::*;
-    use crate::verdict::Source;
 
     fn all() -> Option<types::FractionalPercent> {
         Some(types::FractionalPercent { numerator: 100, denominator: 0 })
@@ -229,7 +228,7 @@ mod tests {
             fields.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
         let head =
             Head { method: &Method::GET, scheme: "http", authority: "cart", path: "/", headers: &headers };
-        let request = FilterRequest { head, source: Source::STRANGER, cluster: Some("cart"), random };
+        let request = FilterRequest { cluster: Some("cart"), random, ..FilterRequest::of(head) };
         Fault::decode(wire).unwrap().decide(&request)
     }
 

@@ -9,12 +9,12 @@ use outrigger_proto::xds::core;
 use crate::field::{Unusable, each, required};
 
 /// Changes to a message's headers, in order.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderMutation {
     steps: Vec<Step>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
     Remove(HeaderName),
     Append(HeaderName, HeaderValue),
@@ -38,6 +38,27 @@ impl HeaderMutation {
         })?;
         let additions = each(&format!("{subject}_headers_to_add"), to_add, addition)?;
         Ok(Self { steps: removals.into_iter().chain(additions).flatten().collect() })
+    }
+
+    /// Adds a step that removes a field.
+    pub fn remove(&mut self, name: HeaderName) {
+        self.steps.push(Step::Remove(name));
+    }
+
+    /// Adds a step that adds a line to a field.
+    pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
+        self.steps.push(Step::Append(name, value));
+    }
+
+    /// Adds a step that replaces a field.
+    pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        self.steps.push(Step::Set(name, value));
+    }
+
+    /// Adds a step that sets a field where it is absent (`present` is false), or replaces it where it is present.
+    pub fn set_if(&mut self, present: bool, name: HeaderName, value: HeaderValue) {
+        let step = if present { Step::SetIfPresent } else { Step::AddIfAbsent };
+        self.steps.push(step(name, value));
     }
 
     /// Appends the steps of `outer`.
@@ -130,7 +151,8 @@ const NOT_MUTABLE: [HeaderName; 6] = [
     header::TRAILER,
 ];
 
-fn mutable_name(field: &str, name: &str) -> Result<HeaderName, Unusable> {
+/// Returns the name of a field, or an error if no policy may change it.
+pub(crate) fn mutable_name(field: &str, name: &str) -> Result<HeaderName, Unusable> {
     if name.starts_with(':') {
         return Err(Unusable::new(
             field,

@@ -1,6 +1,6 @@
 //! One file per policy: compiled configuration, decoding from xDS, state, decisions, tests.
 //!
-//! Modules are listed in the order in which they apply to a request; the last four are shared. A policy
+//! Modules are listed in the order in which they apply to a request; those from `verdict` on are shared. A policy
 //! only decides: it never sleeps, connects, reads a clock or generates a random number; the caller passes these in. The
 //! data path carries out the decision. As everywhere, a module uses only modules listed below it.
 
@@ -8,22 +8,24 @@ pub mod upgrade;
 pub mod weighted_cluster;
 pub mod filter;
 pub mod rbac;
+mod ext_authz;
 mod fault;
 mod cors;
 pub mod redirect;
 pub mod direct_response;
 pub mod mirror;
 pub mod rewrite;
-pub mod header_mutation;
 pub mod timeout;
 pub mod retry;
 pub mod circuit_breaker;
 pub mod retry_budget;
 pub mod blame;
-pub mod response;
-pub mod pushback;
 pub mod outlier;
 pub mod verdict;
+pub mod question;
+pub mod header_mutation;
+pub mod response;
+pub mod pushback;
 pub mod header_match;
 pub mod string_match;
 pub mod field;

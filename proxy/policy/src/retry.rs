@@ -297,6 +297,9 @@ fn another_attempt_could_help(failure: &Failure) -> bool {
         | Reason::RetryBudgetExceeded
         | Reason::DirectResponse
         | Reason::AccessDenied
+        | Reason::ExternalAuthorizationDenied
+        | Reason::ExternalAuthorizationFailed
+        | Reason::BodyTooLarge
         | Reason::FaultInjected
         | Reason::LocalError => false,
     }

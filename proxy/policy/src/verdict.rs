@@ -3,14 +3,19 @@
 //! A filter does no I/O. The data path carries out its [`Verdict`], within the time that the request has, and passes the
 //! request to the next filter only after [`Verdict::Admit`].
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, Version, header};
+use outrigger_core::error::Failure;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
 
 use crate::header_match::Head;
+use crate::header_mutation::HeaderMutation;
+use crate::question::{Question, ServiceReply};
 
 /// A request, as filters see it.
 #[derive(Debug, Clone, Copy)]
@@ -21,8 +26,26 @@ pub struct FilterRequest<'a> {
     pub source: Source<'a>,
     /// The cluster that its route chose, or `None` if the route answers itself.
     pub cluster: Option<&'a str>,
+    /// Its version of HTTP.
+    pub version: Version,
+    /// Whether it has a body that can be read: bytes may follow its head, and they are no tunnel.
+    pub has_body: bool,
+    /// The length of the body, if it is known beforehand.
+    pub body_length: Option<u64>,
+    /// The workload that this proxy serves.
+    pub workload: &'a dyn Workload,
     /// Returns a random number, uniform over `u32`.
     pub random: fn() -> u32,
+    /// Returns the time since a fixed point, which never goes back.
+    pub now: fn() -> Duration,
+    /// Returns the time of day.
+    pub time_of_day: fn() -> SystemTime,
+}
+
+/// The workload that a proxy serves.
+pub trait Workload: fmt::Debug {
+    /// Returns its identity, or `None` before it has its first certificate.
+    fn identity(&self) -> Option<SpiffeId>;
 }
 
 /// The caller of a request, or of a connection.
@@ -32,6 +55,8 @@ pub struct Source<'a> {
     pub identity: Option<&'a SpiffeId>,
     /// Its address.
     pub address: IpAddr,
+    /// The port that it connected from.
+    pub port: u16,
     /// The address that it connected to: the original destination if the connection was redirected.
     pub destination: SocketAddr,
     /// The server name that it asked for in the TLS handshake, in lower case.
@@ -43,12 +68,53 @@ pub struct Source<'a> {
 pub enum Verdict {
     /// The next filter decides; after the last one, the request is forwarded.
     Admit,
+    /// The same, after these changes to its fields.
+    AdmitWith(HeaderMutation),
+    /// The same for a request that could not be checked, because the service that decides about it failed. Counted.
+    AdmitUnchecked(HeaderMutation),
     /// It is answered with status 200, these fields and no body.
     Answer(HeaderMap),
     /// It is answered with an error.
     Refuse(Refusal),
+    /// It is answered with this.
+    Respond(Box<Response>),
     /// The second verdict holds after this time.
     Wait(Duration, Box<Self>),
+    /// The first bytes of its body are read, this many at most; the filter decides again with them.
+    ReadBody(usize),
+    /// A service is asked; the filter decides again with its reply.
+    Ask(Box<Question>),
+}
+
+/// What a filter decides with after its first verdict: the result of the previous one.
+#[derive(Debug)]
+pub enum Heard {
+    /// Of [`Verdict::ReadBody`].
+    Body(Beginning),
+    /// Of [`Verdict::Ask`]: the reply, or why there is none.
+    Reply(Result<ServiceReply, Failure>),
+}
+
+/// The first bytes of a body. They are still part of the request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beginning {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// Whether more bytes follow.
+    pub is_cut: bool,
+}
+
+/// A response that a filter makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// The reason, for the record and the response.
+    pub reason: Reason,
+    /// The status. For a gRPC client it becomes a `grpc-status`.
+    pub status: StatusCode,
+    /// Its fields.
+    pub fields: HeaderMap,
+    /// Its body. For a gRPC client it becomes the `grpc-message`.
+    pub body: Bytes,
 }
 
 /// An error that a filter answers a request with.
@@ -66,22 +132,42 @@ pub struct Refusal {
 /// and those of the proxy for failures.
 #[derive(Debug, Default)]
 pub struct ResponseChanges {
-    changes: Vec<HeaderMap>,
+    changes: Vec<Change>,
+}
+
+#[derive(Debug)]
+enum Change {
+    Set(HeaderMap),
+    Mutate(HeaderMutation),
 }
 
 impl ResponseChanges {
     /// Sets fields of the response. `Vary` is added to what is there (RFC 9110 section 12.5.5); every other field is replaced.
     pub fn set(&mut self, fields: HeaderMap) {
-        self.changes.push(fields);
+        self.changes.push(Change::Set(fields));
+    }
+
+    /// Changes the fields of the response.
+    pub fn mutate(&mut self, fields: HeaderMutation) {
+        self.changes.push(Change::Mutate(fields));
     }
 
     /// Changes the fields of a response: those of the last filter first, as in Envoy.
     pub fn apply(&self, response: &mut HeaderMap) {
-        for (name, value) in self.changes.iter().rev().flatten() {
-            if name == header::VARY {
-                response.append(name, value.clone());
-            } else {
-                response.insert(name, value.clone());
+        for change in self.changes.iter().rev() {
+            let fields = match change {
+                Change::Set(fields) => fields,
+                Change::Mutate(fields) => {
+                    fields.apply(response);
+                    continue;
+                }
+            };
+            for (name, value) in fields {
+                if name == header::VARY {
+                    response.append(name, value.clone());
+                } else {
+                    response.insert(name, value.clone());
+                }
             }
         }
     }
@@ -93,9 +179,36 @@ impl Source<'_> {
     pub(crate) const STRANGER: Self = Self {
         identity: None,
         address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        port: 50_000,
         destination: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 80),
         server_name: None,
     };
+}
+
+#[cfg(test)]
+impl Workload for () {
+    fn identity(&self) -> Option<SpiffeId> {
+        None
+    }
+}
+
+#[cfg(test)]
+impl<'a> FilterRequest<'a> {
+    /// A request of [`Source::STRANGER`] over HTTP/1.1, without a body.
+    pub(crate) fn of(head: Head<'a>) -> Self {
+        Self {
+            head,
+            source: Source::STRANGER,
+            cluster: None,
+            version: Version::HTTP_11,
+            has_body: false,
+            body_length: Some(0),
+            workload: &(),
+            random: || 0,
+            now: || Duration::ZERO,
+            time_of_day: || SystemTime::UNIX_EPOCH,
+        }
+    }
 }
 
 #[cfg(test)]

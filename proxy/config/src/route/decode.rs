@@ -90,18 +90,20 @@ impl Route {
         })
     }
 
-    /// Returns every cluster that it may forward or mirror to.
+    /// Returns every cluster that it may forward or mirror to, and those that filters send questions to.
     pub(super) fn clusters(&self) -> impl Iterator<Item = &Name> {
         let forward = match &self.action {
             RouteAction::Forward(forward) => Some(forward),
             RouteAction::Redirect(_) | RouteAction::Respond(_) => None,
         };
-        forward.into_iter().flat_map(|forward| {
-            let shares = forward.clusters.shares().filter(|share| share.weight > 0);
-            shares
-                .map(|Share { cluster, .. }| cluster)
+        let of_forward = forward.into_iter().flat_map(|forward| {
+            let shares = || forward.clusters.shares().filter(|share| share.weight > 0);
+            let of_filters = shares().filter_map(|share| share.filters.as_ref());
+            (shares().map(|Share { cluster, .. }| cluster))
                 .chain(forward.mirrors.iter().map(|mirror| &mirror.cluster))
-        })
+                .chain(of_filters.flat_map(FilterOverrides::clusters))
+        });
+        of_forward.chain(self.filters.clusters())
     }
 }
 

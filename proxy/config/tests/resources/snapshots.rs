@@ -165,6 +165,36 @@ fn a_route_refers_to_each_cluster_once_and_never_to_an_invalid_backend() {
 }
 
 #[test]
+fn listeners_and_routes_refer_to_the_services_that_filters_ask() {
+    use outrigger_proto::xds::core::{self, grpc_service};
+    use outrigger_proto::xds::ext_authz::{self as authz, ext_authz_per_route::Override};
+    let service = |name: &str| {
+        let target = grpc_service::EnvoyGrpc { cluster_name: name.into(), ..Default::default() };
+        let target_specifier = Some(grpc_service::TargetSpecifier::EnvoyGrpc(target));
+        core::GrpcService { target_specifier, ..Default::default() }
+    };
+    let services = Some(authz::ext_authz::Services::GrpcService(service("authz")));
+    let filter = packed(type_url::EXT_AUTHZ, &authz::ExtAuthz { services, ..Default::default() });
+    let mut of = manager(rds(CART));
+    of.http_filters.insert(0, http_filter("authz", filter));
+    let mut wire = destination("cart:80");
+    let api_listener = Some(packed(type_url::HTTP_CONNECTION_MANAGER, &of));
+    wire.api_listener = Some(listener::ApiListener { api_listener });
+    let found = references(Kind::Listener, listener_body(wire));
+    assert_eq!(found, [(Kind::Cluster, "authz".into()), (Kind::Route, CART.into())]);
+    let settings = authz::CheckSettings {
+        service_override: Some(authz::check_settings::ServiceOverride::GrpcService(service("other"))),
+        ..Default::default()
+    };
+    let per_route = authz::ExtAuthzPerRoute { r#override: Some(Override::CheckSettings(settings)) };
+    let mut wire = table(CART, "v1");
+    let config = ("authz".to_owned(), packed(type_url::EXT_AUTHZ_PER_ROUTE, &per_route));
+    wire.virtual_hosts[0].typed_per_filter_config.extend([config]);
+    let cluster = |name: &str| (Kind::Cluster, name.to_owned());
+    assert_eq!(references(Kind::Route, table_body(wire)), [cluster("other"), cluster("v1")]);
+}
+
+#[test]
 fn a_cluster_refers_to_its_endpoints_unless_it_holds_them() {
     assert_eq!(references(Kind::Cluster, cluster_body(cart_cluster())), [(Kind::Endpoints, CART.into())]);
     let held = cluster::Cluster { name: CART.into(), ..app_cluster() };

@@ -2,6 +2,7 @@
 
 use outrigger_config::http_manager::HttpSettings;
 use outrigger_config::route::{Forward, Route, RouteAction};
+use outrigger_config::snapshot::Snapshot;
 use outrigger_policy::direct_response::DirectResponse;
 use outrigger_policy::redirect::Redirect;
 use outrigger_policy::weighted_cluster::Share;
@@ -45,10 +46,10 @@ impl<'r> Action<'r> {
     }
 
     /// Returns what filters need to know of it.
-    pub(super) fn routed(&self, route: &'r Route) -> Routed<'r> {
-        let of_route = Routed { overrides: &route.filters, cluster: None, deadline: None };
+    pub(super) fn routed(&self, route: &'r Route, snapshot: &'r Snapshot) -> Routed<'r> {
+        let of_route = Routed { overrides: &route.filters, cluster: None, deadline: None, snapshot };
         let Self::Forward(Chosen { share, deadline, .. }) = *self else { return of_route };
         let overrides = share.filters.as_ref().unwrap_or(of_route.overrides);
-        Routed { overrides, cluster: Some(&share.cluster), deadline }
+        Routed { overrides, cluster: Some(&share.cluster), deadline, snapshot }
     }
 }

@@ -97,7 +97,7 @@ impl Failed {
 
 /// How long a peer may take to say that a connection is closed on which a request was just written. What breaks later was
 /// being worked on.
-const STALE_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const STALE_WITHIN: Duration = Duration::from_secs(1);
 
 impl Attempt<'_> {
     /// A connection to the host of `asking`, which has just begun, that can carry the request at once; None if it has to be

@@ -3,19 +3,21 @@
 //! Filters decide ([`outrigger_policy::filter`]), and this file carries out what they decide. Only this file makes an
 //! [`Admitted`], and only an [`Admitted`] is forwarded.
 
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, StatusCode};
+use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 use outrigger_policy::filter::overrides::FilterOverrides;
 use outrigger_policy::filter::{FilterConfig, HttpFilter};
-use outrigger_policy::verdict::{FilterRequest, Refusal, Verdict};
+use outrigger_policy::verdict::{FilterRequest, Heard, Refusal, Response, Verdict};
 use tokio::time::{Instant, sleep_until};
 
 use super::reply::Reply;
 use super::request_context::{RequestContext, failed_request};
-use super::respond;
+use super::{ask, read_body, respond};
 use crate::codec::body::Body;
 use crate::codec::head::ResponseHead;
 
@@ -41,11 +43,13 @@ pub(super) struct Routed<'a> {
     pub(super) cluster: Option<&'a str>,
     /// When the request must have been answered.
     pub(super) deadline: Option<Instant>,
+    /// The configuration that the request was routed by.
+    pub(super) snapshot: &'a Snapshot,
 }
 
 /// Passes a request through `filters`. What they do to its response is in its context afterwards.
 ///
-/// Returns an error if the deadline passes while it waits.
+/// Returns an error if the deadline passes while it waits, or if its body cannot be read.
 pub(super) async fn pass<'r, 'a>(
     filters: &[HttpFilter],
     routed: Routed<'_>,
@@ -53,16 +57,13 @@ pub(super) async fn pass<'r, 'a>(
 ) -> Result<Gate<'r, 'a>, Failure> {
     for filter in filters {
         let Some(config) = routed.overrides.resolve(filter) else { continue };
-        let mut verdict = decide(config, routed, cx);
-        loop {
-            match verdict {
-                Verdict::Admit => break,
-                Verdict::Answer(fields) => return Ok(answered(fields, cx)),
-                Verdict::Refuse(refusal) => return Ok(refused(refusal, cx)),
-                Verdict::Wait(time, then) => {
-                    // Boxed, as a wait makes no other request larger.
-                    Box::pin(wait(time, routed.deadline)).await?;
-                    verdict = *then;
+        let deciding = Deciding { config, listener: &filter.config, routed };
+        match deciding.first(cx) {
+            Verdict::Admit => {}
+            // Boxed, as it makes no other request larger.
+            verdict => {
+                if let Some(reply) = Box::pin(deciding.carry_out(verdict, cx)).await? {
+                    return Ok(Gate::Answered(Box::new(reply)));
                 }
             }
         }
@@ -70,16 +71,101 @@ pub(super) async fn pass<'r, 'a>(
     Ok(Gate::Open(Admitted(cx)))
 }
 
-fn decide(config: &FilterConfig, routed: Routed<'_>, cx: &mut RequestContext<'_>) -> Verdict {
-    let (head, source) = (cx.head.view(), cx.on.client.source());
-    if let FilterConfig::Rbac(rbac) = config {
-        // The record has the names of policies, which a verdict does not.
-        let decision = rbac.decide(&source, Some(&head));
-        cx.journal.authorized(decision);
-        return decision.verdict();
+/// A filter that decides about a request.
+#[derive(Debug, Clone, Copy)]
+struct Deciding<'f> {
+    config: &'f FilterConfig,
+    /// The filter's configuration in the listener.
+    listener: &'f FilterConfig,
+    routed: Routed<'f>,
+}
+
+impl Deciding<'_> {
+    fn first(&self, cx: &mut RequestContext<'_>) -> Verdict {
+        if let FilterConfig::Rbac(rbac) = self.config {
+            // The record has the names of policies, which a verdict does not.
+            let decision = rbac.decide(&cx.on.client.source(), Some(&cx.head.view()));
+            cx.journal.authorized(decision);
+            return decision.verdict();
+        }
+        let mut changes = std::mem::take(&mut cx.response_changes);
+        let verdict = self.config.decide(self.listener, &self.request(cx), &mut changes);
+        cx.response_changes = changes;
+        verdict
     }
-    let request = FilterRequest { head, source, cluster: routed.cluster, random: || fastrand::u32(..) };
-    config.decide(&request, &mut cx.response_changes)
+
+    fn again(&self, heard: Heard, cx: &mut RequestContext<'_>) -> Verdict {
+        let mut changes = std::mem::take(&mut cx.response_changes);
+        let verdict = self.config.decide_again(self.listener, &self.request(cx), heard, &mut changes);
+        cx.response_changes = changes;
+        verdict
+    }
+
+    fn request<'r>(&self, cx: &'r RequestContext<'_>) -> FilterRequest<'r>
+    where
+        Self: 'r,
+    {
+        FilterRequest {
+            head: cx.head.view(),
+            source: cx.on.client.source(),
+            cluster: self.routed.cluster,
+            version: cx.head.version,
+            has_body: !cx.body.is_ended() && !cx.head.asks_for_tunnel(),
+            body_length: cx.body.length(),
+            workload: &*cx.on.context.identity,
+            random: || fastrand::u32(..),
+            now: uptime,
+            time_of_day: SystemTime::now,
+        }
+    }
+
+    /// Carries out verdicts until one decides. Returns the reply to a request that is not admitted.
+    async fn carry_out(
+        &self,
+        mut verdict: Verdict,
+        cx: &mut RequestContext<'_>,
+    ) -> Result<Option<Reply>, Failure> {
+        let Routed { deadline, snapshot, .. } = self.routed;
+        loop {
+            verdict = match verdict {
+                Verdict::Admit => return Ok(None),
+                Verdict::AdmitWith(changes) => {
+                    changes.apply(&mut cx.head.headers);
+                    return Ok(None);
+                }
+                Verdict::AdmitUnchecked(changes) => {
+                    cx.on.context.recorder.metrics().process.filters_failed_open.increment();
+                    changes.apply(&mut cx.head.headers);
+                    return Ok(None);
+                }
+                Verdict::Answer(fields) => return Ok(Some(answered(fields, cx))),
+                Verdict::Refuse(refusal) => return Ok(Some(refused(refusal, cx))),
+                Verdict::Respond(response) => return Ok(Some(responded(*response, cx))),
+                Verdict::Wait(time, then) => {
+                    wait(time, deadline).await?;
+                    *then
+                }
+                Verdict::ReadBody(most) => {
+                    let beginning = read_body::read(most, deadline, cx).await?;
+                    self.again(Heard::Body(beginning), cx)
+                }
+                Verdict::Ask(question) => {
+                    let reply = ask::ask(*question, deadline, snapshot, cx).await;
+                    if reply.is_err() && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                        return Err(out_of_time("a filter waits for its service"));
+                    }
+                    self.again(Heard::Reply(reply), cx)
+                }
+            };
+        }
+    }
+}
+
+/// Returns the time since this was called first in the process.
+fn uptime() -> Duration {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    let now = Instant::now();
+    now.saturating_duration_since(*BEGAN.get_or_init(|| now))
 }
 
 async fn wait(time: Duration, deadline: Option<Instant>) -> Result<(), Failure> {
@@ -91,29 +177,41 @@ async fn wait(time: Duration, deadline: Option<Instant>) -> Result<(), Failure> 
         (Some(until), Some(deadline)) if until < deadline => sleep_until(until).await,
         (_, Some(deadline)) => {
             sleep_until(deadline).await;
-            return Err(Failure::local(Reason::UpstreamRequestTimeout, "a filter delays the request"));
+            return Err(out_of_time("a filter delays the request"));
         }
         (None, None) => std::future::pending().await,
     }
     Ok(())
 }
 
-fn answered<'r, 'a>(fields: HeaderMap, cx: &mut RequestContext<'a>) -> Gate<'r, 'a> {
+fn out_of_time(what: &str) -> Failure {
+    Failure::local(Reason::UpstreamRequestTimeout, what)
+}
+
+fn answered(fields: HeaderMap, cx: &mut RequestContext<'_>) -> Reply {
     cx.journal.set_reason(Reason::DirectResponse);
     let mut head = ResponseHead::new(StatusCode::OK);
     head.headers = fields;
     head.headers.insert(respond::REASON, HeaderValue::from_static(Reason::DirectResponse.name()));
-    Gate::Answered(Box::new(Reply::Response(head, Body::empty(), None)))
+    Reply::Response(head, Body::empty(), None)
 }
 
-fn refused<'r, 'a>(refusal: Refusal, cx: &mut RequestContext<'a>) -> Gate<'r, 'a> {
+fn refused(refusal: Refusal, cx: &mut RequestContext<'_>) -> Reply {
     let Refusal { reason, status, grpc_status } = refusal;
     cx.journal.set_reason(reason);
     let (mut head, body) = respond::answer(reason, status, failed_request(&cx.head, &cx.journal), cx.grpc);
     if let (true, Some(code)) = (cx.grpc, grpc_status) {
         head.headers.insert(respond::GRPC_STATUS, HeaderValue::from(u16::from(code)));
     }
-    Gate::Answered(Box::new(Reply::Response(head, body, None)))
+    Reply::Response(head, body, None)
+}
+
+fn responded(response: Response, cx: &mut RequestContext<'_>) -> Reply {
+    let Response { reason, status, fields, body } = response;
+    cx.journal.set_reason(reason);
+    let head = ResponseHead { headers: fields, ..ResponseHead::new(status) };
+    let (head, body) = respond::own(reason, head, body, cx.grpc);
+    Reply::Response(head, body, None)
 }
 
 impl<'r, 'a> Admitted<'r, 'a> {

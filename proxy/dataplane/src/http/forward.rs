@@ -12,8 +12,7 @@ use http::{HeaderName, Version};
 use outrigger_config::route::Attempts;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
-use outrigger_policy::blame::{self, Blame, Freshness};
-use outrigger_policy::outlier::Outcome;
+use outrigger_policy::blame::Freshness;
 use outrigger_policy::pushback::Pushback;
 use outrigger_policy::retry::RetryPolicy;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -122,7 +121,7 @@ impl Forwarding<'_> {
                 Ok(response) => {
                     let facts = response.facts;
                     asking.heard();
-                    self.judge(&asking, attempt::judged(facts));
+                    self.cluster.record(&asking, attempt::judged(facts));
                     if let Some(Pushback::After(after)) = facts.pushback {
                         self.cluster.push_back(&host, after);
                     }
@@ -133,7 +132,7 @@ impl Forwarding<'_> {
                 Err(failed) => {
                     cx.journal.attempt_failed(&failed.failure);
                     if failed.moved.is_none() {
-                        self.blame(&asking, &failed.failure, failed.connection);
+                        self.cluster.blame(&asking, &failed.failure, failed.connection);
                         rules.after_failure(failed, &cx.head, &body, progress)
                     } else {
                         RetryDecision::Retry(Duration::ZERO, None)
@@ -257,7 +256,8 @@ impl Forwarding<'_> {
                 host.begin()
             })
         };
-        let blame = |asking: &HostAttempt, failure: &Failure| self.blame(asking, failure, Freshness::Fresh);
+        let blame =
+            |asking: &HostAttempt, failure: &Failure| self.cluster.blame(asking, failure, Freshness::Fresh);
         let lease = match attempt.ready_connection(&asking) {
             Some(lease) => (lease, asking.began()),
             // Boxed, because most requests find a connection and would be twice as large with it.
@@ -303,7 +303,7 @@ impl Forwarding<'_> {
                 answered = probe.answer() => match answered {
                     Ok(answered) => answered,
                     Err(failure) => {
-                        self.blame(&probe.asking, &failure, Freshness::Fresh);
+                        self.cluster.blame(&probe.asking, &failure, Freshness::Fresh);
                         return Ended { paid, ..covering.await };
                     }
                 },
@@ -319,7 +319,7 @@ impl Forwarding<'_> {
                     let Some(answered) = self.answer_of(&mut probe).await else {
                         return Ended { paid, ..ended };
                     };
-                    self.blame(&ended.asking, &failed.failure, failed.connection);
+                    self.cluster.blame(&ended.asking, &failed.failure, failed.connection);
                     answered
                 }
             }
@@ -374,23 +374,5 @@ impl Forwarding<'_> {
         } else {
             RetryDecision::Final(None)
         }
-    }
-
-    /// Counts a failure against its host if the host is responsible for it.
-    fn blame(&self, asking: &HostAttempt, failure: &Failure, connection: Freshness) {
-        let Blame { alive, outcome } = blame::failed(failure, connection);
-        asking.ended(failure, alive);
-        self.judge(asking, outcome);
-    }
-
-    /// Records the outcome of an attempt for its host, if it has one.
-    fn judge(&self, asking: &HostAttempt, outcome: Option<Outcome>) {
-        let Some(outcome) = outcome else { return };
-        if outcome == Outcome::Success {
-            asking.answered();
-        } else {
-            asking.failed();
-        }
-        self.cluster.observe(asking.host(), outcome);
     }
 }

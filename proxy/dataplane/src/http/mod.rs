@@ -13,6 +13,8 @@ mod forward;
 mod request_timeout;
 mod action;
 mod filters;
+mod read_body;
+mod ask;
 mod decide;
 mod reply;
 mod pair;

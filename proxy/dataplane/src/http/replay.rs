@@ -17,7 +17,7 @@ use crate::codec::body::{Body, Frame, Source};
 use crate::metrics::WorkerMetrics;
 
 /// How much one worker buffers of all request bodies together, in bytes.
-const OF_WORKER: usize = 32 * 1024 * 1024;
+pub(super) const OF_WORKER: usize = 32 * 1024 * 1024;
 
 /// The cost of a buffered frame in addition to its bytes.
 const FRAME: usize = 64;

@@ -107,7 +107,7 @@ async fn answer(cx: &mut RequestContext<'_>) -> Result<Reply, Failure> {
     cx.head.upgrade = permitted(&cx.head, &manager, &route)?;
 
     let action = Action::of(&route, &manager.settings, cx);
-    let admitted = match filters::pass(&manager.filters, action.routed(&route), cx).await? {
+    let admitted = match filters::pass(&manager.filters, action.routed(&route, &snapshot), cx).await? {
         Gate::Open(admitted) => admitted,
         Gate::Answered(reply) => return Ok(*reply),
     };
@@ -247,7 +247,7 @@ fn redirected(mut admitted: Admitted<'_, '_>, redirect: &Redirect, route: &Route
 fn own_reply(admitted: Admitted<'_, '_>, head: ResponseHead, text: Bytes) -> Reply {
     let cx = admitted.into_context();
     cx.journal.set_reason(Reason::DirectResponse);
-    let (head, body) = respond::own(head, text, cx.grpc);
+    let (head, body) = respond::own(Reason::DirectResponse, head, text, cx.grpc);
     Reply::Response(head, body, None)
 }
 

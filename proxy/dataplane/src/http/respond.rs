@@ -62,10 +62,10 @@ fn plain_text(headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
-/// A direct response or a redirect, in the client's language: for gRPC the status becomes a `grpc-status`, and the text
-/// its message, as Envoy does with what it answers itself.
-pub(super) fn own(mut head: ResponseHead, text: Bytes, grpc: bool) -> (ResponseHead, Body) {
-    head.headers.insert(REASON, HeaderValue::from_static(Reason::DirectResponse.name()));
+/// A direct response, a redirect or the response of a filter, in the client's language: for gRPC the status becomes a
+/// `grpc-status`, and the text its message, as Envoy does with what it answers itself.
+pub(super) fn own(reason: Reason, mut head: ResponseHead, text: Bytes, grpc: bool) -> (ResponseHead, Body) {
+    head.headers.insert(REASON, HeaderValue::from_static(reason.name()));
     if grpc {
         head.headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(status_of_http(head.status.as_u16()))));
         if let Some(message) = grpc_message(&text) {
@@ -78,7 +78,7 @@ pub(super) fn own(mut head: ResponseHead, text: Bytes, grpc: bool) -> (ResponseH
     if text.is_empty() {
         return (head, Body::empty());
     }
-    head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    head.headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain"));
     (head, Body::full(text))
 }
 
@@ -184,13 +184,18 @@ mod tests {
             [(200, 2), (301, 2), (400, 13), (401, 16), (403, 7), (404, 12), (429, 14), (503, 14)]
         {
             let asked = ResponseHead::new(StatusCode::from_u16(status).unwrap());
-            let (head, body) = own(asked, Bytes::from_static(b"50% \xc3\xa4\n"), true);
+            let (head, body) =
+                own(Reason::DirectResponse, asked, Bytes::from_static(b"50% \xc3\xa4\n"), true);
             assert_eq!((head.status, grpc_status(&head.headers)), (StatusCode::OK, Some(code)), "{status}");
             assert_eq!(head.headers[GRPC_MESSAGE], "50%25 %C3%A4%0A");
             assert!(body.is_ended() && head.headers[CONTENT_TYPE] == "application/grpc");
         }
-        let (head, mut body) =
-            own(ResponseHead::new(StatusCode::NOT_FOUND), Bytes::from_static(b"no"), false);
+        let (head, mut body) = own(
+            Reason::DirectResponse,
+            ResponseHead::new(StatusCode::NOT_FOUND),
+            Bytes::from_static(b"no"),
+            false,
+        );
         assert_eq!((head.status, head.headers.get(GRPC_STATUS)), (StatusCode::NOT_FOUND, None));
         assert!(matches!(body.frame().await, Some(Ok(Frame::Data(text))) if text == "no"));
     }

@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use outrigger_core::Name;
 use outrigger_proto::xds::protobuf::Any;
-use outrigger_proto::xds::{cors, fault, rbac_filter, type_url};
+use outrigger_proto::xds::{cors, ext_authz, fault, rbac_filter, type_url};
 
 use crate::cors::CorsPolicy;
+use crate::ext_authz::ExtAuthz;
 use crate::fault::Fault;
 use crate::field::{Unusable, unpack};
 use crate::rbac::Rbac;
-use crate::verdict::{FilterRequest, ResponseChanges, Verdict};
+use crate::verdict::{FilterRequest, Heard, ResponseChanges, Verdict};
 
 /// A filter of a listener.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub enum FilterConfig {
     Cors(Option<Arc<CorsPolicy>>),
     /// Authorization.
     Rbac(Arc<Rbac>),
+    /// External authorization.
+    ExtAuthz(ExtAuthz),
     /// Fault injection.
     Fault(Arc<Fault>),
 }
@@ -52,6 +55,10 @@ impl FilterConfig {
                 let wire: rbac_filter::Rbac = unpack(any, type_url::RBAC)?;
                 Ok(Some(Self::Rbac(Arc::new(Rbac::decode(wire)?))))
             }
+            type_url::EXT_AUTHZ => {
+                let wire: ext_authz::ExtAuthz = unpack(any, type_url::EXT_AUTHZ)?;
+                Ok(Some(Self::ExtAuthz(ExtAuthz::decode(wire)?)))
+            }
             _ => Self::of_either(any),
         }
     }
@@ -66,6 +73,10 @@ impl FilterConfig {
             type_url::RBAC_PER_ROUTE => {
                 let wire: rbac_filter::RbacPerRoute = unpack(any, type_url::RBAC_PER_ROUTE)?;
                 Ok(Some(Self::Rbac(Arc::new(Rbac::decode_for_route(wire)?))))
+            }
+            type_url::EXT_AUTHZ_PER_ROUTE => {
+                let wire: ext_authz::ExtAuthzPerRoute = unpack(any, type_url::EXT_AUTHZ_PER_ROUTE)?;
+                Ok(Some(Self::ExtAuthz(ExtAuthz::decode_for_route(wire)?)))
             }
             _ => Self::of_either(any),
         }
@@ -82,13 +93,55 @@ impl FilterConfig {
         }
     }
 
-    /// Decides about a request. Adds to `changes` what the filter does to its response.
-    pub fn decide(&self, request: &FilterRequest<'_>, changes: &mut ResponseChanges) -> Verdict {
+    /// Decides about a request. `listener` is the configuration of the same filter in the listener, to which that of a route may
+    /// refer. Adds to `changes` what the filter does to its response.
+    pub fn decide(
+        &self,
+        listener: &Self,
+        request: &FilterRequest<'_>,
+        changes: &mut ResponseChanges,
+    ) -> Verdict {
+        match (self, listener) {
+            (Self::Cors(None), _) => Verdict::Admit,
+            (Self::Cors(Some(policy)), _) => policy.decide(request, changes),
+            (Self::Rbac(rbac), _) => rbac.decide(&request.source, Some(&request.head)).verdict(),
+            (Self::ExtAuthz(of), Self::ExtAuthz(listener)) => of.decide(listener, request),
+            (Self::ExtAuthz(_), _) => Verdict::Admit,
+            (Self::Fault(fault), _) => fault.decide(request),
+        }
+    }
+
+    /// Decides again, with what the filter asked for in its previous verdict ([`Verdict::ReadBody`], [`Verdict::Ask`]).
+    pub fn decide_again(
+        &self,
+        listener: &Self,
+        request: &FilterRequest<'_>,
+        heard: Heard,
+        changes: &mut ResponseChanges,
+    ) -> Verdict {
+        match (self, listener) {
+            (Self::ExtAuthz(of), Self::ExtAuthz(listener)) => {
+                of.decide_again(listener, request, heard, changes)
+            }
+            // They ask for nothing.
+            (Self::Cors(_) | Self::Rbac(_) | Self::Fault(_) | Self::ExtAuthz(_), _) => Verdict::Admit,
+        }
+    }
+
+    /// Returns this configuration for a route with what it inherits from `outer`, that of what contains the route.
+    #[must_use]
+    pub fn over(self, outer: &Self) -> Self {
+        match (self, outer) {
+            (Self::ExtAuthz(inner), Self::ExtAuthz(outer)) => Self::ExtAuthz(inner.over(outer)),
+            (inner, _) => inner,
+        }
+    }
+
+    /// Returns the cluster that it sends questions to.
+    pub fn cluster(&self) -> Option<&Name> {
         match self {
-            Self::Cors(None) => Verdict::Admit,
-            Self::Cors(Some(policy)) => policy.decide(request, changes),
-            Self::Rbac(rbac) => rbac.decide(&request.source, Some(&request.head)).verdict(),
-            Self::Fault(fault) => fault.decide(request),
+            Self::ExtAuthz(of) => of.cluster(),
+            Self::Cors(_) | Self::Rbac(_) | Self::Fault(_) => None,
         }
     }
 

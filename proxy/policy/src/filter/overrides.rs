@@ -35,11 +35,23 @@ impl FilterOverrides {
         let mut all: Vec<(Name, Override)> = outer.0.iter().flat_map(|outer| outer.iter().cloned()).collect();
         for (name, any) in wire {
             let within = |bad: Unusable| bad.within(format_args!("typed_per_filter_config[{name:?}]"));
-            let Some(by) = decode_override(&any).map_err(within)? else { continue };
-            all.retain(|(of, _)| **of != *name);
+            let Some(mut by) = decode_override(&any).map_err(within)? else { continue };
+            if let Some(at) = all.iter().position(|(of, _)| **of == *name) {
+                let (_, outer) = all.swap_remove(at);
+                by = by.over(&outer);
+            }
             all.push((name.into(), by));
         }
         Ok(Self(Some(all.into())))
+    }
+
+    /// Returns the clusters that filters send questions to for a request.
+    pub fn clusters(&self) -> impl Iterator<Item = &Name> {
+        let all = self.0.iter().flat_map(|all| all.iter());
+        all.filter_map(|(_, by)| match by {
+            Override::Replaced(config) => config.cluster(),
+            Override::Disabled | Override::Enabled => None,
+        })
     }
 
     /// Returns the configuration of `filter` for a request, or `None` if the filter is disabled for it.
@@ -52,6 +64,15 @@ impl FilterOverrides {
             Some((_, Override::Replaced(config))) if config.same_filter(&filter.config) => Some(config),
             Some((_, Override::Enabled)) => Some(&filter.config),
             Some((_, Override::Replaced(_))) | None => Some(&filter.config).filter(|_| !filter.disabled),
+        }
+    }
+}
+
+impl Override {
+    fn over(self, outer: &Self) -> Self {
+        match (self, outer) {
+            (Self::Replaced(inner), Self::Replaced(outer)) => Self::Replaced(inner.over(outer)),
+            (inner, _) => inner,
         }
     }
 }

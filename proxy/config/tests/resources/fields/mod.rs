@@ -7,6 +7,7 @@
 mod clusters;
 mod descriptors;
 mod endpoints;
+mod ext_authz;
 mod filters;
 mod hosts;
 mod listeners;
@@ -45,10 +46,10 @@ const VALUES: [&str; 4] = [
 ];
 
 fn places() -> Vec<Place> {
-    let listeners =
-        [listeners::places(), hosts::places(), managers::places(), filters::places(), tls::places()];
+    let listeners = [listeners::places(), hosts::places(), managers::places()];
+    let filters = [filters::places(), ext_authz::places(), tls::places()];
     let upstream = [routes::places(), clusters::places(), upstream_http::places(), endpoints::places()];
-    listeners.into_iter().chain(upstream).flatten().collect()
+    listeners.into_iter().chain(filters).chain(upstream).flatten().collect()
 }
 
 #[test]

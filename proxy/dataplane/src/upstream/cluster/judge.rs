@@ -6,13 +6,33 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use outrigger_core::error::Failure;
+use outrigger_policy::blame::{self, Blame, Freshness};
 use outrigger_policy::outlier::{Ejected, Health, Outcome, OutlierDetection};
 use tokio::time::Instant;
 
 use super::Cluster;
-use crate::upstream::host::Host;
+use crate::upstream::host::{Host, HostAttempt};
 
 impl Cluster {
+    /// Counts a failed attempt against its host if the host is responsible for it.
+    pub(crate) fn blame(&self, asking: &HostAttempt, failure: &Failure, connection: Freshness) {
+        let Blame { alive, outcome } = blame::failed(failure, connection);
+        asking.ended(failure, alive);
+        self.record(asking, outcome);
+    }
+
+    /// Records the outcome of an attempt for its host, if it has one.
+    pub(crate) fn record(&self, asking: &HostAttempt, outcome: Option<Outcome>) {
+        let Some(outcome) = outcome else { return };
+        if outcome == Outcome::Success {
+            asking.answered();
+        } else {
+            asking.failed();
+        }
+        self.observe(asking.host(), outcome);
+    }
+
     /// Counts the outcome of an attempt, for which its host may be ejected.
     pub(crate) fn observe(&self, host: &Host, outcome: Outcome) {
         if outcome == Outcome::Success {

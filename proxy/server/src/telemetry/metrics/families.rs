@@ -14,7 +14,7 @@ use super::{Mesh, XdsType};
 use crate::telemetry::losses::Counts;
 
 /// Connections and requests of clients.
-pub(super) fn downstream(totals: &ProcessTotals) -> [Family; 8] {
+pub(super) fn downstream(totals: &ProcessTotals) -> [Family; 9] {
     let ProcessTotals {
         in_flight,
         // In flight are the requests that have begun and not ended; finished ones are in `outrigger_requests_total`.
@@ -33,6 +33,7 @@ pub(super) fn downstream(totals: &ProcessTotals) -> [Family; 8] {
         mirrored,
         mirrors_failed,
         mirrors_dropped,
+        filters_failed_open,
     } = *totals;
     [
         gauge("outrigger_requests_in_flight", "Requests and TCP connections being served", in_flight),
@@ -69,6 +70,11 @@ pub(super) fn downstream(totals: &ProcessTotals) -> [Family; 8] {
             "Mirrored requests",
             "outcome",
             [("sent", mirrored), ("failed", mirrors_failed), ("dropped", mirrors_dropped)],
+        ),
+        counter(
+            "outrigger_filters_failed_open_total",
+            "Requests that passed a filter unchecked because the service that it asks failed",
+            filters_failed_open,
         ),
     ]
 }
