@@ -13,6 +13,7 @@ pub use outrigger_policy::field::Unusable;
 use outrigger_policy::field::unpack;
 use outrigger_proto::xds::protobuf::Any;
 
+use crate::adopt::Places;
 use crate::cluster::{self, Discovery};
 use crate::endpoint::Assignment;
 use crate::handler::Handler;
@@ -66,6 +67,9 @@ impl Compiled {
             return Ok(Self { raw, received: None, references, value });
         }
         let value = Value::decode(kind, &raw, before)?;
+        if let Some(before) = before {
+            value.places().adopt(&before.value.places());
+        }
         Ok(Self { raw, received: None, references: value.references(), value })
     }
 
@@ -151,12 +155,27 @@ impl Value {
         })
     }
 
+    /// Returns the configurations of its filters.
+    fn places(&self) -> Places<'_> {
+        let mut places = Places::default();
+        match self {
+            Self::Listener(listener) => {
+                for (chain, handler) in listener.handlers() {
+                    places.add_handler(chain, handler);
+                }
+            }
+            Self::Route(table) => places.add_table("", table),
+            Self::Cluster(_) | Self::Endpoints(_) => {}
+        }
+        places
+    }
+
     fn references(&self) -> Box<[(Kind, Name)]> {
         let mut names = BTreeSet::new();
         let mut clusters = Vec::new();
         match self {
             Self::Listener(listener) => {
-                for handler in listener.handlers() {
+                for (_, handler) in listener.handlers() {
                     handler_references(handler, &mut names, &mut clusters);
                 }
             }
@@ -180,7 +199,7 @@ fn handler_references<'a>(
     clusters: &mut Vec<&'a Name>,
 ) {
     clusters.extend(handler.tcp_clusters());
-    clusters.extend(handler.filter_clusters());
+    clusters.extend(handler.filters().filter_map(|filter| filter.config.cluster()));
     match handler.routes() {
         Some(RouteSource::Named(name)) => drop(names.insert((Kind::Route, name.clone()))),
         Some(RouteSource::Inline(table)) => clusters.extend(table.clusters()),

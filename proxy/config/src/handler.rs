@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_core::Name;
+use outrigger_policy::filter::HttpFilter;
 
 use crate::http_manager::{HttpConnectionManager, RouteSource};
 use crate::tcp_proxy::TcpProxy;
@@ -57,13 +58,13 @@ impl Handler {
         }
     }
 
-    /// Returns the clusters that the filters of its requests send questions to, without those of its routes.
-    pub(crate) fn filter_clusters(&self) -> impl Iterator<Item = &Name> {
+    /// Returns the filters that its requests pass.
+    pub(crate) fn filters(&self) -> impl Iterator<Item = &HttpFilter> {
         let http = match self {
             Self::Http(http) | Self::Detect { http, .. } => Some(http),
             Self::Tcp(_) => None,
         };
-        http.into_iter().flat_map(|http| &http.filters).filter_map(|filter| filter.config.cluster())
+        http.into_iter().flat_map(|http| &http.filters)
     }
 
     /// Returns the clusters that opaque bytes may be forwarded to.

@@ -11,6 +11,7 @@ pub mod build;
 pub mod resources;
 pub mod compiled;
 pub mod snapshot;
+mod adopt;
 pub mod listener;
 pub mod host;
 pub mod destination;

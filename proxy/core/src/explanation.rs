@@ -142,6 +142,7 @@ fn text(reason: Reason) -> (&'static str, &'static str) {
             "the external authorization service cannot be asked about <request> for <destination>",
             LISTENERS,
         ),
+        Reason::RateLimited => ("a limit on the requests to <destination> is reached", ROUTES),
         Reason::BodyTooLarge => ("the body of the request exceeds the limit", LISTENERS),
         Reason::AccessDenied => {
             ("an authorization policy of <destination> does not allow this request", ROUTES)

@@ -66,6 +66,8 @@ pub enum Reason {
     ExternalAuthorizationDenied,
     /// The external authorization service could not be asked, or its answer could not be used.
     ExternalAuthorizationFailed,
+    /// A limit on the number of requests is reached.
+    RateLimited,
     /// The body of the request exceeds what a filter reads of it.
     BodyTooLarge,
     /// An injected fault: this answer is part of a test.
@@ -78,7 +80,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::DownstreamProtocolError,
         Self::DownstreamConnectionTermination,
         Self::DownstreamTimeout,
@@ -107,6 +109,7 @@ impl Reason {
         Self::AccessDenied,
         Self::ExternalAuthorizationDenied,
         Self::ExternalAuthorizationFailed,
+        Self::RateLimited,
         Self::BodyTooLarge,
         Self::FaultInjected,
         Self::ApplicationUnreachable,
@@ -173,6 +176,7 @@ impl Reason {
             Self::ExternalAuthorizationFailed => {
                 row("EAF", "external_authorization_failed", StatusCode::FORBIDDEN, 7)
             }
+            Self::RateLimited => row("RL", "rate_limited", StatusCode::TOO_MANY_REQUESTS, 8),
             Self::BodyTooLarge => row("BTL", "body_too_large", StatusCode::PAYLOAD_TOO_LARGE, 8),
             Self::FaultInjected => row("FI", "fault_injected", StatusCode::SERVICE_UNAVAILABLE, 14),
             Self::ApplicationUnreachable => {

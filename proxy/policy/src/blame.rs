@@ -82,6 +82,7 @@ fn of_endpoint(reason: Reason, reached: Reached, connection: Freshness) -> Blame
         | Reason::AccessDenied
         | Reason::ExternalAuthorizationDenied
         | Reason::ExternalAuthorizationFailed
+        | Reason::RateLimited
         | Reason::BodyTooLarge
         | Reason::FaultInjected
         | Reason::DownstreamProtocolError
@@ -141,6 +142,7 @@ fn of_sidecar(reason: Reason) -> bool {
         | Reason::AccessDenied
         | Reason::ExternalAuthorizationDenied
         | Reason::ExternalAuthorizationFailed
+        | Reason::RateLimited
         | Reason::BodyTooLarge
         | Reason::DownstreamProtocolError
         | Reason::DownstreamConnectionTermination
@@ -277,6 +279,7 @@ mod tests {
                     | Reason::AccessDenied
                     | Reason::ExternalAuthorizationDenied
                     | Reason::ExternalAuthorizationFailed
+                    | Reason::RateLimited
                     | Reason::BodyTooLarge
                     | Reason::DownstreamProtocolError
                     | Reason::DownstreamConnectionTermination

@@ -40,6 +40,11 @@ impl HeaderMutation {
         Ok(Self { steps: removals.into_iter().chain(additions).flatten().collect() })
     }
 
+    /// Decodes a list of additions, which is the field `field`.
+    pub(crate) fn decode_list(field: &str, wire: Vec<core::HeaderValueOption>) -> Result<Self, Unusable> {
+        Ok(Self { steps: each(field, wire, addition)?.into_iter().flatten().collect() })
+    }
+
     /// Adds a step that removes a field.
     pub fn remove(&mut self, name: HeaderName) {
         self.steps.push(Step::Remove(name));

@@ -299,6 +299,7 @@ fn another_attempt_could_help(failure: &Failure) -> bool {
         | Reason::AccessDenied
         | Reason::ExternalAuthorizationDenied
         | Reason::ExternalAuthorizationFailed
+        | Reason::RateLimited
         | Reason::BodyTooLarge
         | Reason::FaultInjected
         | Reason::LocalError => false,

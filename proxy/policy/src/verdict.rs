@@ -13,6 +13,7 @@ use outrigger_core::error::Failure;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
 
+use crate::descriptor::{RouteDescriptors, Subject};
 use crate::header_match::Head;
 use crate::header_mutation::HeaderMutation;
 use crate::question::{Question, ServiceReply};
@@ -26,6 +27,8 @@ pub struct FilterRequest<'a> {
     pub source: Source<'a>,
     /// The cluster that its route chose, or `None` if the route answers itself.
     pub cluster: Option<&'a str>,
+    /// How its route describes it to rate limits, or `None` if the route answers itself.
+    pub descriptors: Option<&'a RouteDescriptors>,
     /// Its version of HTTP.
     pub version: Version,
     /// Whether it has a body that can be read: bytes may follow its head, and they are no tunnel.
@@ -40,6 +43,14 @@ pub struct FilterRequest<'a> {
     pub now: fn() -> Duration,
     /// Returns the time of day.
     pub time_of_day: fn() -> SystemTime,
+}
+
+impl<'a> FilterRequest<'a> {
+    /// Returns what descriptors say of it.
+    pub(crate) fn subject(&self) -> Subject<'a> {
+        let Source { identity, address, .. } = self.source;
+        Subject { head: self.head, identity, address, cluster: self.cluster }
+    }
 }
 
 /// The workload that a proxy serves.
@@ -200,6 +211,7 @@ impl<'a> FilterRequest<'a> {
             head,
             source: Source::STRANGER,
             cluster: None,
+            descriptors: None,
             version: Version::HTTP_11,
             has_body: false,
             body_length: Some(0),

@@ -154,11 +154,11 @@ impl Compiled {
 }
 
 impl Compiled {
-    /// Returns the handler of its connections.
-    pub(crate) fn handlers(&self) -> Vec<&Handler> {
+    /// Returns the handlers of its connections, with the names of their chains.
+    pub(crate) fn handlers(&self) -> Vec<(&str, &Handler)> {
         match self {
             Self::Bound(listener) => listener.handlers().collect(),
-            Self::Destination(destination) => vec![&destination.handler],
+            Self::Destination(destination) => vec![("", &destination.handler)],
             Self::Host(_) => Vec::new(),
         }
     }

@@ -105,10 +105,10 @@ pub enum UnknownDestination {
 }
 
 impl Listener {
-    /// Iterates over the handlers of its chains.
-    pub(crate) fn handlers(&self) -> impl Iterator<Item = &Handler> {
+    /// Iterates over the names and handlers of its chains.
+    pub(crate) fn handlers(&self) -> impl Iterator<Item = (&str, &Handler)> {
         self.chains.iter().chain(&self.default_chain).filter_map(|chain| match &chain.filter {
-            NetworkFilter::Handle(handler) => Some(handler),
+            NetworkFilter::Handle(handler) => Some((&*chain.name, handler)),
             NetworkFilter::Find(_) => None,
         })
     }

@@ -1,7 +1,10 @@
 //! Decoding of routes, with the settings that they inherit from their virtual host and table.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use outrigger_core::Name;
+use outrigger_policy::descriptor::{DescriptorRule, RouteDescriptors};
 use outrigger_policy::direct_response::DirectResponse;
 use outrigger_policy::field::{Unusable, each, flag, non_empty, required, unsupported, unsupported_any};
 use outrigger_policy::filter::overrides::FilterOverrides;
@@ -27,6 +30,8 @@ pub(super) struct Outer {
     pub(super) retry: Option<RetryPolicy>,
     pub(super) attempts: Attempts,
     pub(super) mirrors: Vec<Mirror>,
+    /// How requests are described to rate limits.
+    pub(super) descriptors: Arc<[DescriptorRule]>,
     /// Maximum body size of a direct response, in bytes.
     pub(super) max_body: usize,
 }
@@ -128,7 +133,7 @@ impl Forward {
             request_mirror_policies,
             priority,
             rate_limits,
-            include_vh_rate_limits: _, // there are none
+            include_vh_rate_limits,
             hash_policy,
             cors,
             max_grpc_timeout,
@@ -150,7 +155,6 @@ impl Forward {
             ("path_rewrite_policy", path_rewrite_policy.is_some()),
             ("retry_policy_typed_config", retry_policy_typed_config.is_some()),
             ("priority", priority != 0),
-            ("rate_limits", !rate_limits.is_empty()),
             ("hash_policy", !hash_policy.is_empty()),
             ("cors", cors.is_some()),
             ("max_grpc_timeout", max_grpc_timeout.is_some()),
@@ -210,6 +214,11 @@ impl Forward {
                 append_x_forwarded_host,
             },
             mirrors: if mirrors.is_empty() { outer.mirrors.clone().into() } else { mirrors.into() },
+            descriptors: RouteDescriptors::decode(
+                rate_limits,
+                &outer.descriptors,
+                flag(include_vh_rate_limits),
+            )?,
         })
     }
 }

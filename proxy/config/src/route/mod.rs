@@ -11,6 +11,7 @@ mod matcher;
 
 use http::StatusCode;
 use outrigger_core::Name;
+use outrigger_policy::descriptor::RouteDescriptors;
 use outrigger_policy::direct_response::DirectResponse;
 use outrigger_policy::filter::overrides::FilterOverrides;
 use outrigger_policy::header_mutation::HeaderMutation;
@@ -76,4 +77,6 @@ pub struct Forward {
     pub upgrades: Upgrades,
     /// Where copies of requests are sent.
     pub mirrors: Box<[Mirror]>,
+    /// How requests are described to rate limits.
+    pub descriptors: RouteDescriptors,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use outrigger_core::Name;
+use outrigger_policy::descriptor::DescriptorRule;
 use outrigger_policy::direct_response::MAX_BODY;
 use outrigger_policy::field::{Unusable, each, non_empty, number, unsupported_any};
 use outrigger_policy::filter::overrides::FilterOverrides;
@@ -120,6 +121,7 @@ impl RouteTable {
             retry: None,
             attempts: Attempts::default(),
             mirrors: each("request_mirror_policies", request_mirror_policies, Mirror::decode)?,
+            descriptors: Arc::default(),
             max_body: number(max_direct_response_body_size_bytes).map_or(MAX_BODY, |bytes| bytes as usize),
         };
         let mut domains = Domains::new(ignore_port_in_host_matching);
@@ -174,7 +176,6 @@ impl VirtualHost {
         unsupported_any(&[
             ("matcher", matcher.is_some()),
             ("require_tls", require_tls != 0),
-            ("rate_limits", !rate_limits.is_empty()),
             ("cors", cors.is_some()),
             ("retry_policy_typed_config", retry_policy_typed_config.is_some()),
             ("hedge_policy", hedge_policy.is_some_and(|of| of != Default::default())),
@@ -210,6 +211,7 @@ impl VirtualHost {
                 count_in_response: include_attempt_count_in_response,
             },
             mirrors: if mirrors.is_empty() { table.mirrors.clone() } else { mirrors },
+            descriptors: each("rate_limits", rate_limits, DescriptorRule::decode)?.into(),
             max_body: table.max_body,
         };
         let routes = each("routes", routes, |wire| Route::decode(wire, &outer).map(Arc::new))?;

@@ -6,6 +6,7 @@
 
 mod balancing;
 mod contract;
+mod limits;
 mod refusals;
 mod snapshots;
 mod fields;

@@ -198,7 +198,7 @@ fn routes() {
     assert_eq!(bad_action(|of| of.cluster_specifier = None), "cluster");
     assert_eq!(bad_action(|of| of.timeout = seconds(-1)), "timeout");
     assert_eq!(bad_action(|of| of.hash_policy = vec![Default::default()]), "hash_policy");
-    assert_eq!(bad_action(|of| of.rate_limits = vec![Default::default()]), "rate_limits");
+    assert_eq!(bad_action(|of| of.rate_limits = vec![Default::default()]), "rate_limits[0].actions");
     assert_eq!(bad_action(|of| of.cluster_not_found_response_code = 9), "cluster_not_found_response_code");
 }
 

@@ -47,9 +47,15 @@ impl<'r> Action<'r> {
 
     /// Returns what filters need to know of it.
     pub(super) fn routed(&self, route: &'r Route, snapshot: &'r Snapshot) -> Routed<'r> {
-        let of_route = Routed { overrides: &route.filters, cluster: None, deadline: None, snapshot };
-        let Self::Forward(Chosen { share, deadline, .. }) = *self else { return of_route };
-        let overrides = share.filters.as_ref().unwrap_or(of_route.overrides);
-        Routed { overrides, cluster: Some(&share.cluster), deadline, snapshot }
+        let of_route =
+            Routed { overrides: &route.filters, cluster: None, descriptors: None, deadline: None, snapshot };
+        let Self::Forward(Chosen { forward, share, deadline }) = *self else { return of_route };
+        Routed {
+            overrides: share.filters.as_ref().unwrap_or(of_route.overrides),
+            cluster: Some(&share.cluster),
+            descriptors: Some(&forward.descriptors),
+            deadline,
+            snapshot,
+        }
     }
 }

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
+use outrigger_policy::descriptor::RouteDescriptors;
 use outrigger_policy::filter::overrides::FilterOverrides;
 use outrigger_policy::filter::{FilterConfig, HttpFilter};
 use outrigger_policy::verdict::{FilterRequest, Heard, Refusal, Response, Verdict};
@@ -41,6 +42,8 @@ pub(super) struct Routed<'a> {
     pub(super) overrides: &'a FilterOverrides,
     /// The chosen cluster, or `None` if the route answers itself.
     pub(super) cluster: Option<&'a str>,
+    /// How the route describes requests to rate limits.
+    pub(super) descriptors: Option<&'a RouteDescriptors>,
     /// When the request must have been answered.
     pub(super) deadline: Option<Instant>,
     /// The configuration that the request was routed by.
@@ -109,6 +112,7 @@ impl Deciding<'_> {
             head: cx.head.view(),
             source: cx.on.client.source(),
             cluster: self.routed.cluster,
+            descriptors: self.routed.descriptors,
             version: cx.head.version,
             has_body: !cx.body.is_ended() && !cx.head.asks_for_tunnel(),
             body_length: cx.body.length(),

@@ -360,6 +360,7 @@ pub fn forward_to(clusters: WeightedClusters) -> Forward {
         rewrite: Rewrite::default(),
         upgrades: Upgrades::default(),
         mirrors: Box::default(),
+        descriptors: Default::default(),
     }
 }
 

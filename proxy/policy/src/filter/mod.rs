@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use outrigger_core::Name;
 use outrigger_proto::xds::protobuf::Any;
-use outrigger_proto::xds::{cors, ext_authz, fault, rbac_filter, type_url};
+use outrigger_proto::xds::{cors, ext_authz, fault, local_ratelimit, rbac_filter, type_url};
 
 use crate::cors::CorsPolicy;
 use crate::ext_authz::ExtAuthz;
 use crate::fault::Fault;
 use crate::field::{Unusable, unpack};
+use crate::local_rate_limit::LocalRateLimit;
 use crate::rbac::Rbac;
 use crate::verdict::{FilterRequest, Heard, ResponseChanges, Verdict};
 
@@ -39,6 +40,8 @@ pub enum FilterConfig {
     Rbac(Arc<Rbac>),
     /// External authorization.
     ExtAuthz(ExtAuthz),
+    /// Limits on the requests of this proxy.
+    LocalRateLimit(Arc<LocalRateLimit>),
     /// Fault injection.
     Fault(Arc<Fault>),
 }
@@ -55,6 +58,7 @@ impl FilterConfig {
                 let wire: rbac_filter::Rbac = unpack(any, type_url::RBAC)?;
                 Ok(Some(Self::Rbac(Arc::new(Rbac::decode(wire)?))))
             }
+            type_url::LOCAL_RATE_LIMIT => Self::local_rate_limit(any, false).map(Some),
             type_url::EXT_AUTHZ => {
                 let wire: ext_authz::ExtAuthz = unpack(any, type_url::EXT_AUTHZ)?;
                 Ok(Some(Self::ExtAuthz(ExtAuthz::decode(wire)?)))
@@ -74,12 +78,18 @@ impl FilterConfig {
                 let wire: rbac_filter::RbacPerRoute = unpack(any, type_url::RBAC_PER_ROUTE)?;
                 Ok(Some(Self::Rbac(Arc::new(Rbac::decode_for_route(wire)?))))
             }
+            type_url::LOCAL_RATE_LIMIT => Self::local_rate_limit(any, true).map(Some),
             type_url::EXT_AUTHZ_PER_ROUTE => {
                 let wire: ext_authz::ExtAuthzPerRoute = unpack(any, type_url::EXT_AUTHZ_PER_ROUTE)?;
                 Ok(Some(Self::ExtAuthz(ExtAuthz::decode_for_route(wire)?)))
             }
             _ => Self::of_either(any),
         }
+    }
+
+    fn local_rate_limit(any: &Any, in_route: bool) -> Result<Self, Unusable> {
+        let wire: local_ratelimit::LocalRateLimit = unpack(any, type_url::LOCAL_RATE_LIMIT)?;
+        LocalRateLimit::decode(wire, in_route).map(Arc::new).map(Self::LocalRateLimit)
     }
 
     /// Decodes a configuration that has the same type in listeners and routes.
@@ -107,6 +117,7 @@ impl FilterConfig {
             (Self::Rbac(rbac), _) => rbac.decide(&request.source, Some(&request.head)).verdict(),
             (Self::ExtAuthz(of), Self::ExtAuthz(listener)) => of.decide(listener, request),
             (Self::ExtAuthz(_), _) => Verdict::Admit,
+            (Self::LocalRateLimit(of), _) => of.decide(request, changes),
             (Self::Fault(fault), _) => fault.decide(request),
         }
     }
@@ -124,7 +135,8 @@ impl FilterConfig {
                 of.decide_again(listener, request, heard, changes)
             }
             // They ask for nothing.
-            (Self::Cors(_) | Self::Rbac(_) | Self::Fault(_) | Self::ExtAuthz(_), _) => Verdict::Admit,
+            (Self::Cors(_) | Self::Rbac(_) | Self::LocalRateLimit(_) | Self::Fault(_), _)
+            | (Self::ExtAuthz(_), _) => Verdict::Admit,
         }
     }
 
@@ -137,11 +149,18 @@ impl FilterConfig {
         }
     }
 
+    /// Takes over the state of `before`, the configuration at the same place in the previous version of the resource.
+    pub fn adopt(&self, before: &Self) {
+        if let (Self::LocalRateLimit(limit), Self::LocalRateLimit(before)) = (self, before) {
+            limit.adopt(before);
+        }
+    }
+
     /// Returns the cluster that it sends questions to.
     pub fn cluster(&self) -> Option<&Name> {
         match self {
             Self::ExtAuthz(of) => of.cluster(),
-            Self::Cors(_) | Self::Rbac(_) | Self::Fault(_) => None,
+            Self::Cors(_) | Self::Rbac(_) | Self::LocalRateLimit(_) | Self::Fault(_) => None,
         }
     }
 

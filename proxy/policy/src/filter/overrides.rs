@@ -45,13 +45,18 @@ impl FilterOverrides {
         Ok(Self(Some(all.into())))
     }
 
-    /// Returns the clusters that filters send questions to for a request.
-    pub fn clusters(&self) -> impl Iterator<Item = &Name> {
+    /// Returns the configurations that replace those of listeners, by the names of filters.
+    pub fn configs(&self) -> impl Iterator<Item = (&Name, &FilterConfig)> {
         let all = self.0.iter().flat_map(|all| all.iter());
-        all.filter_map(|(_, by)| match by {
-            Override::Replaced(config) => config.cluster(),
+        all.filter_map(|(name, by)| match by {
+            Override::Replaced(config) => Some((name, config)),
             Override::Disabled | Override::Enabled => None,
         })
+    }
+
+    /// Returns the clusters that filters send questions to for a request.
+    pub fn clusters(&self) -> impl Iterator<Item = &Name> {
+        self.configs().filter_map(|(_, config)| config.cluster())
     }
 
     /// Returns the configuration of `filter` for a request, or `None` if the filter is disabled for it.

@@ -68,7 +68,8 @@ fn decide(of: &Rbac, identity: Option<&SpiffeId>, address: &str, headers: &Heade
     let destination: SocketAddr = "10.9.9.9:8080".parse().unwrap();
     let head =
         Head { method: &Method::GET, scheme: "http", authority: "stock", path: "/orders/7?all", headers };
-    let source = Source { identity, address, destination, server_name: Some("stock.shop"), ..Source::STRANGER };
+    let source =
+        Source { identity, address, destination, server_name: Some("stock.shop"), ..Source::STRANGER };
     match of.decide(&source, Some(&head)).verdict() {
         Verdict::Admit => true,
         Verdict::Refuse(refusal) => {

@@ -13,6 +13,7 @@ mod hosts;
 mod listeners;
 mod managers;
 mod place;
+mod rate_limits;
 mod routes;
 mod tls;
 mod upstream_http;
@@ -47,7 +48,7 @@ const VALUES: [&str; 4] = [
 
 fn places() -> Vec<Place> {
     let listeners = [listeners::places(), hosts::places(), managers::places()];
-    let filters = [filters::places(), ext_authz::places(), tls::places()];
+    let filters = [filters::places(), ext_authz::places(), rate_limits::places(), tls::places()];
     let upstream = [routes::places(), clusters::places(), upstream_http::places(), endpoints::places()];
     listeners.into_iter().chain(filters).chain(upstream).flatten().collect()
 }

@@ -4,6 +4,7 @@ use outrigger_proto::xds::protobuf::{Any, BoolValue};
 use outrigger_proto::xds::{core, cors, matcher, route, type_url, types};
 
 use super::place::Place;
+use super::rate_limits::rule;
 use crate::fixture::*;
 
 use route::route_action::{ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy};
@@ -157,6 +158,7 @@ pub fn places() -> Vec<Place> {
             .harmless("routes wait for their clusters for a while, and what never comes answers with the route's own status", &["validate_clusters"])
             .harmless(UNREAD, &["metadata"]),
         Place::new("VirtualHost", "envoy.config.route.v3.VirtualHost", table(CART, CART).virtual_hosts.remove(0), in_host)
+            .probe("rate_limits", |of: &mut route::VirtualHost| of.rate_limits = vec![rule()])
             .probe("request_mirror_policies", move |of: &mut route::VirtualHost| of.request_mirror_policies = vec![mirror()])
             .probe("request_headers_to_add", |of: &mut route::VirtualHost| of.request_headers_to_add = vec![added()])
             .probe("response_headers_to_add", |of: &mut route::VirtualHost| of.response_headers_to_add = vec![added()])
@@ -238,7 +240,7 @@ pub fn places() -> Vec<Place> {
             of.metadata_match = Some(core::Metadata { filter_metadata, ..Default::default() });
         })
         .harmless("there is no early data", &["early_data_policy"])
-            .harmless("there are no rate limits", &["include_vh_rate_limits"])
+            .probe("rate_limits", |of: &mut route::RouteAction| of.rate_limits = vec![rule()])
             .harmless("is read with `internal_redirect_policy` only", &["max_internal_redirects"])
     ,
         Place::new("RouteAction.MaxStreamDuration", "envoy.config.route.v3.RouteAction.MaxStreamDuration", stream(), |of| {
