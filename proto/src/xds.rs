@@ -17,6 +17,8 @@ pub use envoy::config::core::v3 as core;
 pub use envoy::config::endpoint::v3 as endpoint;
 /// `envoy.config.listener.v3`.
 pub use envoy::config::listener::v3 as listener;
+/// `envoy.config.ratelimit.v3`: the service of global limits.
+pub use envoy::config::ratelimit::v3 as ratelimit_config;
 /// `envoy.config.rbac.v3`: permissions, principals and policies.
 pub use envoy::config::rbac::v3 as rbac;
 /// `envoy.config.route.v3`.

@@ -143,6 +143,9 @@ fn text(reason: Reason) -> (&'static str, &'static str) {
             LISTENERS,
         ),
         Reason::RateLimited => ("a limit on the requests to <destination> is reached", ROUTES),
+        Reason::RateLimitServiceFailed => {
+            ("the rate limit service cannot be asked about <request> for <destination>", LISTENERS)
+        }
         Reason::BodyTooLarge => ("the body of the request exceeds the limit", LISTENERS),
         Reason::AccessDenied => {
             ("an authorization policy of <destination> does not allow this request", ROUTES)

@@ -68,6 +68,8 @@ pub enum Reason {
     ExternalAuthorizationFailed,
     /// A limit on the number of requests is reached.
     RateLimited,
+    /// The rate limit service could not be asked, and requests are refused then.
+    RateLimitServiceFailed,
     /// The body of the request exceeds what a filter reads of it.
     BodyTooLarge,
     /// An injected fault: this answer is part of a test.
@@ -80,7 +82,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::DownstreamProtocolError,
         Self::DownstreamConnectionTermination,
         Self::DownstreamTimeout,
@@ -110,6 +112,7 @@ impl Reason {
         Self::ExternalAuthorizationDenied,
         Self::ExternalAuthorizationFailed,
         Self::RateLimited,
+        Self::RateLimitServiceFailed,
         Self::BodyTooLarge,
         Self::FaultInjected,
         Self::ApplicationUnreachable,
@@ -177,6 +180,9 @@ impl Reason {
                 row("EAF", "external_authorization_failed", StatusCode::FORBIDDEN, 7)
             }
             Self::RateLimited => row("RL", "rate_limited", StatusCode::TOO_MANY_REQUESTS, 8),
+            Self::RateLimitServiceFailed => {
+                row("RLSE", "rate_limit_service_failed", StatusCode::INTERNAL_SERVER_ERROR, 14)
+            }
             Self::BodyTooLarge => row("BTL", "body_too_large", StatusCode::PAYLOAD_TOO_LARGE, 8),
             Self::FaultInjected => row("FI", "fault_injected", StatusCode::SERVICE_UNAVAILABLE, 14),
             Self::ApplicationUnreachable => {

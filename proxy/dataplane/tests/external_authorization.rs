@@ -2,14 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "support/grpc.rs"]
+mod grpc;
 mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use outrigger_config::cluster::{Cluster, UpstreamProtocol};
 use outrigger_config::http_manager::HttpConnectionManager;
 use outrigger_config::listener::Handler;
@@ -19,7 +19,7 @@ use outrigger_policy::timeout::Timeouts;
 use outrigger_proto::xds::auth_service::{
     CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse, check_response::HttpResponse,
 };
-use outrigger_proto::xds::core::{self, grpc_service, http_uri::HttpUpstreamType};
+use outrigger_proto::xds::core::{self, grpc_service as wire, http_uri::HttpUpstreamType};
 use outrigger_proto::xds::ext_authz::{self, BufferSettings, ExtAuthz};
 use outrigger_proto::xds::protobuf::{self, Any};
 use outrigger_proto::xds::{rpc, type_url, types};
@@ -33,32 +33,7 @@ use support::{Proxy, World, cluster, endpoint, manager, to};
 
 const ALICE: &str = "Authorization: alice\r\n";
 
-/// A gRPC service that answers with what `decide` returns.
-async fn authorizer(decide: impl Fn(CheckRequest) -> CheckResponse + Send + Sync + 'static) -> Application {
-    let decide = Arc::new(decide);
-    Application::http2(move |request, mut respond| {
-        let decide = Arc::clone(&decide);
-        async move {
-            assert_eq!(request.uri().path(), "/envoy.service.auth.v3.Authorization/Check");
-            let (mut body, mut message) = (request.into_body(), BytesMut::new());
-            while let Some(data) = body.data().await {
-                let data = data.unwrap();
-                body.flow_control().release_capacity(data.len()).unwrap();
-                message.extend_from_slice(&data);
-            }
-            let answer = decide(CheckRequest::decode(&message[5..]).unwrap()).encode_to_vec();
-            let mut framed = vec![0];
-            framed.extend(u32::try_from(answer.len()).unwrap().to_be_bytes());
-            framed.extend(answer);
-            let head = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
-            let mut stream = respond.send_response(head, false).unwrap();
-            stream.send_data(Bytes::from(framed), false).unwrap();
-            let status = ("grpc-status".parse().unwrap(), "0".parse().unwrap());
-            stream.send_trailers(HeaderMap::from_iter([status])).unwrap();
-        }
-    })
-    .await
-}
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 /// Allows the requests of alice, whose identity it tells the application.
 fn only_alice(request: CheckRequest) -> CheckResponse {
@@ -98,10 +73,10 @@ fn milliseconds(time: u32) -> Option<protobuf::Duration> {
     Some(protobuf::Duration { seconds: 0, nanos: i32::try_from(time).unwrap() * 1_000_000 })
 }
 
-fn grpc() -> ExtAuthz {
-    let target = grpc_service::EnvoyGrpc { cluster_name: "authz".into(), ..Default::default() };
+fn grpc_service() -> ExtAuthz {
+    let target = wire::EnvoyGrpc { cluster_name: "authz".into(), ..Default::default() };
     let service = core::GrpcService {
-        target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(target)),
+        target_specifier: Some(wire::TargetSpecifier::EnvoyGrpc(target)),
         // Longer than any pause of a busy machine.
         timeout: Some(protobuf::Duration { seconds: 5, nanos: 0 }),
         ..Default::default()
@@ -151,8 +126,8 @@ fn proxy_within(
 
 #[tokio::test]
 async fn a_request_reaches_the_application_only_if_the_service_allows_it() {
-    let (app, authz) = (Application::echo("app").await, authorizer(only_alice).await);
-    let mut proxy = proxy(app.address, authz.address, UpstreamProtocol::Http2, &grpc());
+    let (app, authz) = (Application::echo("app").await, grpc::unary(CHECK, only_alice).await);
+    let mut proxy = proxy(app.address, authz.address, UpstreamProtocol::Http2, &grpc_service());
     let mut client = Client::connect(proxy.address(0)).await;
     let answer = client.request("GET", "app", "/", &format!("{ALICE}X-User: mallory\r\n")).await;
     assert_eq!(answer.status, 200);
@@ -170,8 +145,8 @@ async fn a_request_reaches_the_application_only_if_the_service_allows_it() {
 
 #[tokio::test]
 async fn the_service_and_the_application_receive_the_same_body() {
-    let (app, authz) = (Application::echo("app").await, authorizer(only_alice).await);
-    let filter = ExtAuthz { with_request_body: body(8, true), ..grpc() };
+    let (app, authz) = (Application::echo("app").await, grpc::unary(CHECK, only_alice).await);
+    let filter = ExtAuthz { with_request_body: body(8, true), ..grpc_service() };
     let proxy = proxy(app.address, authz.address, UpstreamProtocol::Http2, &filter);
     let mut client = Client::connect(proxy.address(0)).await;
     let long = "0123456789".repeat(20_000);
@@ -198,8 +173,8 @@ async fn the_service_and_the_application_receive_the_same_body() {
 
 #[tokio::test]
 async fn a_body_that_is_longer_than_the_service_may_see_is_refused() {
-    let (app, authz) = (Application::echo("app").await, authorizer(only_alice).await);
-    let filter = ExtAuthz { with_request_body: body(8, false), ..grpc() };
+    let (app, authz) = (Application::echo("app").await, grpc::unary(CHECK, only_alice).await);
+    let filter = ExtAuthz { with_request_body: body(8, false), ..grpc_service() };
     let proxy = proxy(app.address, authz.address, UpstreamProtocol::Http2, &filter);
     let answer = Client::connect(proxy.address(0)).await.post("app", "/", "123456789").await;
     assert_eq!((answer.status, answer.reason()), (413, "body_too_large"));

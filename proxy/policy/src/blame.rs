@@ -83,6 +83,7 @@ fn of_endpoint(reason: Reason, reached: Reached, connection: Freshness) -> Blame
         | Reason::ExternalAuthorizationDenied
         | Reason::ExternalAuthorizationFailed
         | Reason::RateLimited
+        | Reason::RateLimitServiceFailed
         | Reason::BodyTooLarge
         | Reason::FaultInjected
         | Reason::DownstreamProtocolError
@@ -143,6 +144,7 @@ fn of_sidecar(reason: Reason) -> bool {
         | Reason::ExternalAuthorizationDenied
         | Reason::ExternalAuthorizationFailed
         | Reason::RateLimited
+        | Reason::RateLimitServiceFailed
         | Reason::BodyTooLarge
         | Reason::DownstreamProtocolError
         | Reason::DownstreamConnectionTermination
@@ -280,6 +282,7 @@ mod tests {
                     | Reason::ExternalAuthorizationDenied
                     | Reason::ExternalAuthorizationFailed
                     | Reason::RateLimited
+                    | Reason::RateLimitServiceFailed
                     | Reason::BodyTooLarge
                     | Reason::DownstreamProtocolError
                     | Reason::DownstreamConnectionTermination

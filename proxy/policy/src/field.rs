@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use http::StatusCode;
 use outrigger_core::percentage::Percentage;
 use outrigger_proto::xds::{core, protobuf, types};
 use prost::Message;
@@ -106,6 +107,21 @@ pub fn positive_duration(
         Some(Duration::ZERO) => Err(Unusable::new(field, "must be longer than 0s")),
         other => Ok(other),
     }
+}
+
+/// Decodes the status of a response that the proxy makes. Returns an error for one that no final response has.
+pub(crate) fn final_status(field: &str, wire: types::HttpStatus) -> Result<StatusCode, Unusable> {
+    let types::HttpStatus { code } = wire;
+    let status = u16::try_from(code).ok().filter(|code| (200..600).contains(code));
+    status
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .ok_or_else(|| Unusable::new(field, format_args!("{code} is no final status")))
+}
+
+/// Decodes the status of a refusal by a rate limit. As in Envoy, one that is no error stands for 429.
+pub(crate) fn limit_status(wire: Option<types::HttpStatus>) -> StatusCode {
+    let status = wire.and_then(|wire| final_status("", wire).ok());
+    status.filter(|status| status.as_u16() >= 400).unwrap_or(StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// Unwraps a `UInt32Value`.

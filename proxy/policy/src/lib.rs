@@ -10,6 +10,7 @@ pub mod filter;
 pub mod rbac;
 mod ext_authz;
 mod local_rate_limit;
+mod global_rate_limit;
 mod fault;
 mod cors;
 pub mod redirect;

@@ -300,6 +300,7 @@ fn another_attempt_could_help(failure: &Failure) -> bool {
         | Reason::ExternalAuthorizationDenied
         | Reason::ExternalAuthorizationFailed
         | Reason::RateLimited
+        | Reason::RateLimitServiceFailed
         | Reason::BodyTooLarge
         | Reason::FaultInjected
         | Reason::LocalError => false,

@@ -11,6 +11,7 @@ use outrigger_proto::xds::auth_service::{
 };
 use outrigger_proto::xds::{core, rpc, types};
 
+use crate::field::final_status;
 use crate::header_mutation::{HeaderMutation, mutable_name};
 use crate::question::ServiceReply;
 use crate::verdict::Response;
@@ -54,13 +55,6 @@ pub(super) fn of_call(reply: &ServiceReply, status_on_error: StatusCode) -> Answ
     }
 }
 
-/// Returns a status that a response may have.
-pub(super) fn status(wire: types::HttpStatus) -> Option<StatusCode> {
-    let types::HttpStatus { code } = wire;
-    let status = StatusCode::from_u16(u16::try_from(code).ok()?).ok()?;
-    (200..600).contains(&status.as_u16()).then_some(status)
-}
-
 fn allowed(wire: OkHttpResponse) -> Option<Answer> {
     #[allow(deprecated)] // the older form of metadata
     let OkHttpResponse {
@@ -85,7 +79,7 @@ fn response(wire: DeniedHttpResponse, reason: Reason, default: StatusCode) -> Op
     let DeniedHttpResponse { status: given, headers, body } = wire;
     let status = match given {
         Some(types::HttpStatus { code: 0 }) | None => default,
-        Some(wire) => status(wire)?,
+        Some(wire) => final_status("status", wire).ok()?,
     };
     let mut fields = HeaderMap::new();
     mutation(headers)?.apply(&mut fields);

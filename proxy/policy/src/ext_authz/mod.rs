@@ -20,7 +20,7 @@ use outrigger_core::percentage::Percentage;
 use outrigger_core::reason::Reason;
 use outrigger_proto::xds::{core, ext_authz as wire};
 
-use crate::field::{Unusable, runtime_fraction, unsupported_any};
+use crate::field::{Unusable, final_status, runtime_fraction, unsupported_any};
 use crate::header_mutation::HeaderMutation;
 use crate::question::{GrpcService, ServiceReply};
 use crate::verdict::{Beginning, FilterRequest, Heard, Refusal, ResponseChanges, Verdict};
@@ -309,9 +309,8 @@ impl Filter {
             deny_at_disable: deny_at_disable.is_some_and(|of| of.default_value.is_some_and(|of| of.value)),
             failure_allowed: failure_mode_allow,
             tells_failure: failure_mode_allow && failure_mode_allow_header_add,
-            status_on_error: status_on_error.map_or(Ok(StatusCode::FORBIDDEN), |wire| {
-                answer::status(wire).ok_or_else(|| Unusable::new("status_on_error", "is no final status"))
-            })?,
+            status_on_error: status_on_error
+                .map_or(Ok(StatusCode::FORBIDDEN), |wire| final_status("status_on_error", wire))?,
             longest_denial: match max_denied_response_body_bytes {
                 0 => usize::MAX,
                 bytes => bytes as usize,

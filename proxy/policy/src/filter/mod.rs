@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use outrigger_core::Name;
 use outrigger_proto::xds::protobuf::Any;
-use outrigger_proto::xds::{cors, ext_authz, fault, local_ratelimit, rbac_filter, type_url};
+use outrigger_proto::xds::{cors, ext_authz, fault, local_ratelimit, ratelimit, rbac_filter, type_url};
 
 use crate::cors::CorsPolicy;
 use crate::ext_authz::ExtAuthz;
 use crate::fault::Fault;
 use crate::field::{Unusable, unpack};
+use crate::global_rate_limit::GlobalRateLimit;
 use crate::local_rate_limit::LocalRateLimit;
 use crate::rbac::Rbac;
 use crate::verdict::{FilterRequest, Heard, ResponseChanges, Verdict};
@@ -42,6 +43,8 @@ pub enum FilterConfig {
     ExtAuthz(ExtAuthz),
     /// Limits on the requests of this proxy.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// Limits that a service counts.
+    GlobalRateLimit(GlobalRateLimit),
     /// Fault injection.
     Fault(Arc<Fault>),
 }
@@ -59,6 +62,10 @@ impl FilterConfig {
                 Ok(Some(Self::Rbac(Arc::new(Rbac::decode(wire)?))))
             }
             type_url::LOCAL_RATE_LIMIT => Self::local_rate_limit(any, false).map(Some),
+            type_url::RATE_LIMIT => {
+                let wire: ratelimit::RateLimit = unpack(any, type_url::RATE_LIMIT)?;
+                Ok(Some(Self::GlobalRateLimit(GlobalRateLimit::decode(wire)?)))
+            }
             type_url::EXT_AUTHZ => {
                 let wire: ext_authz::ExtAuthz = unpack(any, type_url::EXT_AUTHZ)?;
                 Ok(Some(Self::ExtAuthz(ExtAuthz::decode(wire)?)))
@@ -79,6 +86,10 @@ impl FilterConfig {
                 Ok(Some(Self::Rbac(Arc::new(Rbac::decode_for_route(wire)?))))
             }
             type_url::LOCAL_RATE_LIMIT => Self::local_rate_limit(any, true).map(Some),
+            type_url::RATE_LIMIT_PER_ROUTE => {
+                let wire: ratelimit::RateLimitPerRoute = unpack(any, type_url::RATE_LIMIT_PER_ROUTE)?;
+                Ok(Some(Self::GlobalRateLimit(GlobalRateLimit::decode_for_route(wire)?)))
+            }
             type_url::EXT_AUTHZ_PER_ROUTE => {
                 let wire: ext_authz::ExtAuthzPerRoute = unpack(any, type_url::EXT_AUTHZ_PER_ROUTE)?;
                 Ok(Some(Self::ExtAuthz(ExtAuthz::decode_for_route(wire)?)))
@@ -116,7 +127,9 @@ impl FilterConfig {
             (Self::Cors(Some(policy)), _) => policy.decide(request, changes),
             (Self::Rbac(rbac), _) => rbac.decide(&request.source, Some(&request.head)).verdict(),
             (Self::ExtAuthz(of), Self::ExtAuthz(listener)) => of.decide(listener, request),
-            (Self::ExtAuthz(_), _) => Verdict::Admit,
+            (Self::GlobalRateLimit(of), Self::GlobalRateLimit(listener)) => of.decide(listener, request),
+            // A route replaces the configuration of the same filter only.
+            (Self::ExtAuthz(_) | Self::GlobalRateLimit(_), _) => Verdict::Admit,
             (Self::LocalRateLimit(of), _) => of.decide(request, changes),
             (Self::Fault(fault), _) => fault.decide(request),
         }
@@ -134,9 +147,12 @@ impl FilterConfig {
             (Self::ExtAuthz(of), Self::ExtAuthz(listener)) => {
                 of.decide_again(listener, request, heard, changes)
             }
+            (Self::GlobalRateLimit(of), Self::GlobalRateLimit(listener)) => {
+                of.decide_again(listener, request, heard, changes)
+            }
             // They ask for nothing.
             (Self::Cors(_) | Self::Rbac(_) | Self::LocalRateLimit(_) | Self::Fault(_), _)
-            | (Self::ExtAuthz(_), _) => Verdict::Admit,
+            | (Self::ExtAuthz(_) | Self::GlobalRateLimit(_), _) => Verdict::Admit,
         }
     }
 
@@ -160,6 +176,7 @@ impl FilterConfig {
     pub fn cluster(&self) -> Option<&Name> {
         match self {
             Self::ExtAuthz(of) => of.cluster(),
+            Self::GlobalRateLimit(of) => of.cluster(),
             Self::Cors(_) | Self::Rbac(_) | Self::LocalRateLimit(_) | Self::Fault(_) => None,
         }
     }

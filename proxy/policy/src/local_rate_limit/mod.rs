@@ -14,7 +14,9 @@ use outrigger_core::reason::Reason;
 use outrigger_proto::xds::{common_ratelimit, local_ratelimit as wire};
 
 use crate::descriptor::{Descriptor, DescriptorRule, Inherited, checked_stage};
-use crate::field::{Unusable, each, non_empty, number, required, runtime_fraction, unsupported_any};
+use crate::field::{
+    Unusable, each, limit_status, non_empty, number, required, runtime_fraction, unsupported_any,
+};
 use crate::header_mutation::HeaderMutation;
 use crate::verdict::{FilterRequest, Refusal, ResponseChanges, Verdict};
 use bucket::{Rate, Taken};
@@ -114,7 +116,7 @@ impl LocalRateLimit {
             described: each("descriptors", descriptors, |wire| Limit::decode(wire, values as usize))?.into(),
             always_all: always_consume_default_token_bucket.is_none_or(|always| always.value),
             descriptors: descriptors_of,
-            status: status.map_or(Ok(StatusCode::TOO_MANY_REQUESTS), refusal_status)?,
+            status: limit_status(status),
             grpc_status: match rate_limited_as_resource_exhausted {
                 true => RESOURCE_EXHAUSTED,
                 false => UNAVAILABLE,
@@ -208,16 +210,6 @@ impl LocalRateLimit {
             }
             (Descriptors::OfRoute(..), None) => Vec::new(),
         }
-    }
-}
-
-fn refusal_status(wire: outrigger_proto::xds::types::HttpStatus) -> Result<StatusCode, Unusable> {
-    let code = u16::try_from(wire.code).ok().and_then(|code| StatusCode::from_u16(code).ok());
-    match code {
-        // As in Envoy, a status that is no error is not used.
-        Some(status) if status.as_u16() < 400 => Ok(StatusCode::TOO_MANY_REQUESTS),
-        Some(status) if status.as_u16() < 600 => Ok(status),
-        _ => Ok(StatusCode::TOO_MANY_REQUESTS),
     }
 }
 

@@ -1,8 +1,11 @@
-//! Rate limits: the filter for one proxy, and the descriptors of requests.
+//! Rate limits: the filters, and the descriptors of requests.
 
 use outrigger_proto::xds::common_ratelimit::{LocalRateLimitDescriptor, rate_limit_descriptor::Entry};
+use outrigger_proto::xds::core::grpc_service;
 use outrigger_proto::xds::local_ratelimit::LocalRateLimit;
 use outrigger_proto::xds::protobuf::{Any, BoolValue};
+use outrigger_proto::xds::ratelimit::{RateLimit, RateLimitPerRoute};
+use outrigger_proto::xds::ratelimit_config::RateLimitServiceConfig;
 use outrigger_proto::xds::route::rate_limit::{self, action, action::ActionSpecifier};
 use outrigger_proto::xds::{core, route, type_url, types};
 
@@ -11,10 +14,26 @@ use super::place::Place;
 use super::routes::in_route;
 use crate::fixture::*;
 
+const COUNTED: &str = "refusals are counted by their reason";
 const RUNTIME: &str = "there is no runtime layer, so that the key never has a value";
 
 fn in_local(of: LocalRateLimit) -> (String, Any) {
     in_http_filter(http_filter("limit", packed(type_url::LOCAL_RATE_LIMIT, &of)))
+}
+
+fn in_global(of: RateLimit) -> (String, Any) {
+    in_http_filter(http_filter("limit", packed(type_url::RATE_LIMIT, &of)))
+}
+
+fn global() -> RateLimit {
+    RateLimit { domain: "shop".into(), rate_limit_service: Some(service()), ..Default::default() }
+}
+
+fn service() -> RateLimitServiceConfig {
+    let target = grpc_service::EnvoyGrpc { cluster_name: "limits".into(), ..Default::default() };
+    let target_specifier = Some(grpc_service::TargetSpecifier::EnvoyGrpc(target));
+    let grpc_service = Some(core::GrpcService { target_specifier, ..Default::default() });
+    RateLimitServiceConfig { grpc_service, ..Default::default() }
 }
 
 fn in_descriptor(of: LocalRateLimitDescriptor) -> (String, Any) {
@@ -99,8 +118,10 @@ fn added() -> core::HeaderValueOption {
 }
 
 pub fn places() -> Vec<Place> {
-    let action =
-        |of: ActionSpecifier| move |to: &mut rate_limit::Action| to.action_specifier = Some(of.clone());
+    [filters(), descriptors()].into_iter().flatten().collect()
+}
+
+fn filters() -> Vec<Place> {
     vec![
         Place::new(
             "LocalRateLimit",
@@ -119,7 +140,47 @@ pub fn places() -> Vec<Place> {
         .probe("always_consume_default_token_bucket", |of: &mut LocalRateLimit| {
             of.always_consume_default_token_bucket = Some(BoolValue { value: false });
         })
-        .harmless("refusals are counted by their reason", &["stat_prefix"]),
+        .harmless(COUNTED, &["stat_prefix"]),
+        Place::new("RateLimit", "envoy.extensions.filters.http.ratelimit.v3.RateLimit", global(), in_global)
+            .probe("request_type", |of: &mut RateLimit| of.request_type = "internal".into())
+            .probe("rate_limited_status", |of: &mut RateLimit| {
+                of.rate_limited_status = Some(types::HttpStatus { code: 503 });
+            })
+            .probe("status_on_error", |of: &mut RateLimit| {
+                of.status_on_error = Some(types::HttpStatus { code: 503 });
+            })
+            .probe("response_headers_to_add", |of: &mut RateLimit| of.response_headers_to_add = vec![added()])
+            .probe("filter_enabled", |of: &mut RateLimit| of.filter_enabled = half())
+            .probe("filter_enforced", |of: &mut RateLimit| of.filter_enforced = half())
+            .probe("failure_mode_deny_percent", |of: &mut RateLimit| of.failure_mode_deny_percent = half())
+            .probe("rate_limits", |of: &mut RateLimit| of.rate_limits = vec![rule()])
+            .harmless(COUNTED, &["stat_prefix"])
+            .harmless("no filter reads metadata", &["metadata_namespace"]),
+        Place::new(
+            "RateLimitServiceConfig",
+            "envoy.config.ratelimit.v3.RateLimitServiceConfig",
+            service(),
+            |of| in_global(RateLimit { rate_limit_service: Some(of), ..global() }),
+        )
+        .harmless("there is only V3", &["transport_api_version"]),
+        Place::new(
+            "RateLimitPerRoute",
+            "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute",
+            RateLimitPerRoute::default(),
+            |of| {
+                let any = packed(type_url::RATE_LIMIT_PER_ROUTE, &of);
+                let typed_per_filter_config = [("limit".to_owned(), any)].into();
+                in_route(route::Route { typed_per_filter_config, ..forward(CART) })
+            },
+        )
+        .probe("rate_limits", |of: &mut RateLimitPerRoute| of.rate_limits = vec![rule()]),
+    ]
+}
+
+fn descriptors() -> Vec<Place> {
+    let action =
+        |of: ActionSpecifier| move |to: &mut rate_limit::Action| to.action_specifier = Some(of.clone());
+    vec![
         Place::new("TokenBucket", "envoy.type.v3.TokenBucket", bucket(), |of| {
             in_local(LocalRateLimit { token_bucket: Some(of), ..local() })
         }),
