@@ -135,6 +135,12 @@ fn text(reason: Reason) -> (&'static str, &'static str) {
             ("the retry budget of <destination> is exhausted; too many attempts failed", ENDPOINTS)
         }
         Reason::DirectResponse => ("the route of <destination> answers itself", ROUTES),
+        Reason::Unauthenticated => {
+            ("<destination> needs a valid token or key, which the request does not have", ROUTES)
+        }
+        Reason::KeysUnavailable => {
+            ("the keys that verify the tokens for <destination> could not be loaded", "the log of the proxy")
+        }
         Reason::ExternalAuthorizationDenied => {
             ("the external authorization service does not allow <request> for <destination>", LISTENERS)
         }

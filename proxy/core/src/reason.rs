@@ -60,6 +60,10 @@ pub enum Reason {
     RetryBudgetExceeded,
     /// The route answers without an upstream (a direct response or a redirect).
     DirectResponse,
+    /// A request lacks valid credentials (a token or an API key).
+    Unauthenticated,
+    /// The keys that verify the request's token could not be loaded.
+    KeysUnavailable,
     /// An authorization policy does not allow the request.
     AccessDenied,
     /// The external authorization service does not allow the request.
@@ -82,7 +86,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::DownstreamProtocolError,
         Self::DownstreamConnectionTermination,
         Self::DownstreamTimeout,
@@ -108,6 +112,8 @@ impl Reason {
         Self::UpstreamRetryLimitExceeded,
         Self::RetryBudgetExceeded,
         Self::DirectResponse,
+        Self::Unauthenticated,
+        Self::KeysUnavailable,
         Self::AccessDenied,
         Self::ExternalAuthorizationDenied,
         Self::ExternalAuthorizationFailed,
@@ -172,6 +178,8 @@ impl Reason {
                 row("RBX", "retry_budget_exceeded", StatusCode::SERVICE_UNAVAILABLE, 14)
             }
             Self::DirectResponse => row("DR", "direct_response", StatusCode::OK, 0),
+            Self::Unauthenticated => row("UNA", "unauthenticated", StatusCode::UNAUTHORIZED, 16),
+            Self::KeysUnavailable => row("KU", "keys_unavailable", StatusCode::SERVICE_UNAVAILABLE, 14),
             Self::AccessDenied => row("AD", "access_denied", StatusCode::FORBIDDEN, 7),
             Self::ExternalAuthorizationDenied => {
                 row("UAEX", "external_authorization_denied", StatusCode::FORBIDDEN, 7)
@@ -222,6 +230,7 @@ impl Reason {
                 | Self::NoRouteFound
                 | Self::DestinationNotHttp
                 | Self::UpgradeRefused
+                | Self::Unauthenticated
                 | Self::AccessDenied
                 | Self::ExternalAuthorizationDenied
                 | Self::BodyTooLarge

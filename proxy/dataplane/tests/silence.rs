@@ -282,7 +282,7 @@ async fn where_all_endpoints_are_silent_everybody_waits() {
     }
     let asked: usize = applications.iter().map(Stoppable::requests).sum();
     sleep(Duration::from_millis(500)).await;
-    assert_eq!(asked, applications.iter().map(Stoppable::requests).sum(), "nothing is sent again");
+    assert_eq!(asked, applications.iter().map(Stoppable::requests).sum::<usize>(), "nothing is sent again");
     applications.iter().for_each(Stoppable::go_on);
     for mut client in waiting {
         assert_eq!(client.response().await.status, 200);

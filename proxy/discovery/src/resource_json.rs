@@ -4,7 +4,7 @@
 //! cannot be read is marked by `@error` and does not fail the page.
 //!
 //! Secrets are replaced as Envoy does: fields with `udpa.annotations.sensitive`, such as private keys and passwords. In addition,
-//! everything that TLS messages hold inline, and the values of headers, query parameters and metadata whose names indicate
+//! everything that TLS messages and key sets of tokens hold inline, and the values of headers, query parameters and metadata whose names indicate
 //! credentials.
 
 use std::collections::HashSet;
@@ -45,6 +45,8 @@ const NAMED_VALUES: [(&str, &str); 3] = [
 ];
 /// The package of TLS settings.
 const TLS: &str = "envoy.extensions.transport_sockets.tls.";
+/// Keys of tokens, which may be secret ones.
+const KEY_SET: &str = "envoy.extensions.filters.http.jwt_authn.v3.JwtProvider.local_jwks";
 /// Content that is inline or in a file.
 const DATA_SOURCE: &str = "envoy.config.core.v3.DataSource";
 /// Maximum number of `Any` messages within each other.
@@ -127,7 +129,9 @@ impl Renderer {
 
     fn is_secret(&self, field: &FieldDescriptor) -> bool {
         let inline = || field.kind().as_message().is_some_and(|of| of.full_name() == DATA_SOURCE);
-        self.sensitive.contains(field.full_name()) || (field.full_name().starts_with(TLS) && inline())
+        self.sensitive.contains(field.full_name())
+            || field.full_name() == KEY_SET
+            || (field.full_name().starts_with(TLS) && inline())
     }
 
     fn field(&self, field: &FieldDescriptor, value: &Value, at: Position) -> Json {

@@ -79,6 +79,8 @@ fn of_endpoint(reason: Reason, reached: Reached, connection: Freshness) -> Blame
         | Reason::UpstreamRetryLimitExceeded
         | Reason::RetryBudgetExceeded
         | Reason::DirectResponse
+        | Reason::Unauthenticated
+        | Reason::KeysUnavailable
         | Reason::AccessDenied
         | Reason::ExternalAuthorizationDenied
         | Reason::ExternalAuthorizationFailed
@@ -140,6 +142,8 @@ fn of_sidecar(reason: Reason) -> bool {
         | Reason::NoClusterFound
         | Reason::NoRouteFound
         | Reason::UpgradeRefused
+        | Reason::Unauthenticated
+        | Reason::KeysUnavailable
         | Reason::AccessDenied
         | Reason::ExternalAuthorizationDenied
         | Reason::ExternalAuthorizationFailed
@@ -278,6 +282,8 @@ mod tests {
                     | Reason::NoClusterFound
                     | Reason::NoRouteFound
                     | Reason::UpgradeRefused
+                    | Reason::Unauthenticated
+                    | Reason::KeysUnavailable
                     | Reason::AccessDenied
                     | Reason::ExternalAuthorizationDenied
                     | Reason::ExternalAuthorizationFailed

@@ -296,6 +296,8 @@ fn another_attempt_could_help(failure: &Failure) -> bool {
         | Reason::UpstreamRetryLimitExceeded
         | Reason::RetryBudgetExceeded
         | Reason::DirectResponse
+        | Reason::Unauthenticated
+        | Reason::KeysUnavailable
         | Reason::AccessDenied
         | Reason::ExternalAuthorizationDenied
         | Reason::ExternalAuthorizationFailed

@@ -5,13 +5,17 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, StatusCode, Version, header};
+use outrigger_core::Name;
 use outrigger_core::error::Failure;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
+use serde_json::{Map, Value};
 
 use crate::descriptor::{RouteDescriptors, Subject};
 use crate::header_match::Head;
@@ -43,7 +47,13 @@ pub struct FilterRequest<'a> {
     pub now: fn() -> Duration,
     /// Returns the time of day.
     pub time_of_day: fn() -> SystemTime,
+    /// The claims of its verified tokens.
+    pub claims: &'a [NamedClaims],
 }
+
+/// Claims of a verified token, or its header, under the name that its provider gives them (`payload_in_metadata`,
+/// `header_in_metadata`). Of two with one name, the last one counts.
+pub type NamedClaims = (Name, Arc<Map<String, Value>>);
 
 impl<'a> FilterRequest<'a> {
     /// Returns what descriptors say of it.
@@ -83,6 +93,8 @@ pub enum Verdict {
     AdmitWith(HeaderMutation),
     /// The same for a request that could not be checked, because the service that decides about it failed. Counted.
     AdmitUnchecked(HeaderMutation),
+    /// The same, after these changes to it.
+    AdmitChanged(Box<RequestChanges>),
     /// It is answered with status 200, these fields and no body.
     Answer(HeaderMap),
     /// It is answered with an error.
@@ -126,6 +138,17 @@ pub struct Response {
     pub fields: HeaderMap,
     /// Its body. For a gRPC client it becomes the `grpc-message`.
     pub body: Bytes,
+}
+
+/// What a filter changes in a request that it admits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequestChanges {
+    /// Changes to its fields.
+    pub fields: HeaderMutation,
+    /// Its new path and query.
+    pub path: Option<PathAndQuery>,
+    /// Claims for later filters.
+    pub claims: Vec<NamedClaims>,
 }
 
 /// An error that a filter answers a request with.
@@ -219,6 +242,7 @@ impl<'a> FilterRequest<'a> {
             random: || 0,
             now: || Duration::ZERO,
             time_of_day: || SystemTime::UNIX_EPOCH,
+            claims: &[],
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What the tests of several crates share: applications and clients that speak raw HTTP/1, HTTP/2 or plain bytes, TLS
-//! connections, and a certificate authority. None of it uses the mesh's own code.
+//! connections, a certificate authority, and signed tokens. None of it uses the mesh's own code.
 //!
 //! A helper that fails panics, and so fails its test.
 
@@ -16,4 +16,5 @@ pub mod http1;
 pub mod http2;
 pub mod tls;
 pub mod authority;
+pub mod token;
 pub mod wait;

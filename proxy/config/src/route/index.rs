@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::matcher::{Literal, RouteMatcher};
+use outrigger_policy::route_match::{Literal, RouteMatcher};
 
 /// With fewer routes, testing each in turn costs less than the index.
 pub(super) const WORTHWHILE: usize = 8;

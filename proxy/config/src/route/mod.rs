@@ -7,7 +7,6 @@ mod domains;
 mod index;
 mod decode;
 mod attempts;
-mod matcher;
 
 use http::StatusCode;
 use outrigger_core::Name;
@@ -24,7 +23,7 @@ use outrigger_policy::upgrade::Upgrades;
 use outrigger_policy::weighted_cluster::WeightedClusters;
 
 pub use attempts::Attempts;
-pub use matcher::RouteMatcher;
+pub use outrigger_policy::route_match::RouteMatcher;
 pub use table::{RouteTable, VirtualHost};
 
 /// A route: the requests that it matches, and its action.

@@ -11,6 +11,7 @@ use outrigger_policy::header_match::Head;
 use outrigger_policy::header_mutation::HeaderMutation;
 use outrigger_policy::mirror::Mirror;
 use outrigger_policy::retry::RetryPolicy;
+use outrigger_policy::route_match::path;
 use outrigger_proto::xds::route;
 
 use super::Route;
@@ -18,7 +19,6 @@ use super::attempts::{Attempts, kept_bytes};
 use super::decode::Outer;
 use super::domains::Domains;
 use super::index::{PathIndex, WORTHWHILE};
-use super::matcher::path;
 
 /// A route table.
 #[derive(Debug, Clone, Default)]

@@ -66,6 +66,7 @@ fn passing(filter: &FilterConfig) -> usize {
         random: || 0,
         now: || Duration::from_secs(1),
         time_of_day: || SystemTime::UNIX_EPOCH,
+        claims: &[],
     };
     let decide = |_: &i32| filter.decide(filter, &request, &mut ResponseChanges::default()) == Verdict::Admit;
     (0..100).take_while(decide).count()

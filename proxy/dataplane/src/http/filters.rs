@@ -13,7 +13,7 @@ use outrigger_core::reason::Reason;
 use outrigger_policy::descriptor::RouteDescriptors;
 use outrigger_policy::filter::overrides::FilterOverrides;
 use outrigger_policy::filter::{FilterConfig, HttpFilter};
-use outrigger_policy::verdict::{FilterRequest, Heard, Refusal, Response, Verdict};
+use outrigger_policy::verdict::{FilterRequest, Heard, Refusal, RequestChanges, Response, Verdict};
 use tokio::time::{Instant, sleep_until};
 
 use super::reply::Reply;
@@ -120,6 +120,7 @@ impl Deciding<'_> {
             random: || fastrand::u32(..),
             now: uptime,
             time_of_day: SystemTime::now,
+            claims: &cx.claims,
         }
     }
 
@@ -135,6 +136,10 @@ impl Deciding<'_> {
                 Verdict::Admit => return Ok(None),
                 Verdict::AdmitWith(changes) => {
                     changes.apply(&mut cx.head.headers);
+                    return Ok(None);
+                }
+                Verdict::AdmitChanged(changes) => {
+                    change(*changes, cx);
                     return Ok(None);
                 }
                 Verdict::AdmitUnchecked(changes) => {
@@ -163,6 +168,15 @@ impl Deciding<'_> {
             };
         }
     }
+}
+
+fn change(changes: RequestChanges, cx: &mut RequestContext<'_>) {
+    let RequestChanges { fields, path, claims } = changes;
+    fields.apply(&mut cx.head.headers);
+    if let Some(path) = path {
+        cx.head.path = path;
+    }
+    cx.claims.extend(claims);
 }
 
 /// Returns the time since this was called first in the process.

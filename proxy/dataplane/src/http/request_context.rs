@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use outrigger_core::explanation::FailedRequest;
-use outrigger_policy::verdict::ResponseChanges;
+use outrigger_policy::verdict::{NamedClaims, ResponseChanges};
 
 use super::downstream::{Downstream, requested_name};
 use super::forwarded::REQUEST_ID;
@@ -27,6 +27,8 @@ pub(super) struct RequestContext<'a> {
     pub(super) trace: Trace,
     /// Whether its client reads `grpc-status` and no HTTP status.
     pub(super) grpc: bool,
+    /// The claims of its verified tokens.
+    pub(super) claims: Vec<NamedClaims>,
     /// What the filters that it passed do to its response.
     pub(super) response_changes: ResponseChanges,
     /// Its record.

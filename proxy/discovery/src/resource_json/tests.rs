@@ -1,4 +1,6 @@
-use outrigger_proto::xds::{cluster, core, listener, protobuf, route, tls, type_url};
+use outrigger_proto::xds::{
+    api_key_auth, cluster, core, jwt_authn, listener, protobuf, route, tls, type_url,
+};
 use prost::Message;
 
 use super::*;
@@ -39,6 +41,22 @@ fn a_message_is_rendered_by_the_names_of_the_api() {
         "per_connection_buffer_limit_bytes": 7,
     });
     assert_eq!(Renderer::new().render(&any(type_url::CLUSTER, &cluster)), expected);
+}
+
+#[test]
+fn the_keys_of_tokens_and_of_callers_are_redacted() {
+    let provider = jwt_authn::JwtProvider {
+        jwks_source_specifier: inline(SECRET).map(jwt_authn::jwt_provider::JwksSourceSpecifier::LocalJwks),
+        ..Default::default()
+    };
+    let providers = [("idp".to_owned(), provider)].into();
+    let jwt = jwt_authn::JwtAuthentication { providers, ..Default::default() };
+    redacted(type_url::JWT_AUTHENTICATION, &jwt);
+    let credentials = vec![api_key_auth::Credential { key: SECRET.into(), client: "ann".into() }];
+    let of_route =
+        api_key_auth::ApiKeyAuthPerRoute { credentials: credentials.clone(), ..Default::default() };
+    redacted(type_url::API_KEY_AUTH_PER_ROUTE, &of_route);
+    redacted(type_url::API_KEY_AUTH, &api_key_auth::ApiKeyAuth { credentials, ..Default::default() });
 }
 
 #[test]

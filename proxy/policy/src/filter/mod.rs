@@ -10,13 +10,17 @@ use std::sync::Arc;
 
 use outrigger_core::Name;
 use outrigger_proto::xds::protobuf::Any;
-use outrigger_proto::xds::{cors, ext_authz, fault, local_ratelimit, ratelimit, rbac_filter, type_url};
+use outrigger_proto::xds::{
+    api_key_auth, cors, ext_authz, fault, jwt_authn, local_ratelimit, ratelimit, rbac_filter, type_url,
+};
 
+use crate::api_key::ApiKeys;
 use crate::cors::CorsPolicy;
 use crate::ext_authz::ExtAuthz;
 use crate::fault::Fault;
 use crate::field::{Unusable, unpack};
 use crate::global_rate_limit::GlobalRateLimit;
+use crate::jwt::Jwt;
 use crate::local_rate_limit::LocalRateLimit;
 use crate::rbac::Rbac;
 use crate::verdict::{FilterRequest, Heard, ResponseChanges, Verdict};
@@ -37,6 +41,10 @@ pub struct HttpFilter {
 pub enum FilterConfig {
     /// Cross-origin requests. `None` in a listener: only routes have policies.
     Cors(Option<Arc<CorsPolicy>>),
+    /// Authentication by signed tokens.
+    Jwt(Arc<Jwt>),
+    /// Authentication by API keys.
+    ApiKey(Arc<ApiKeys>),
     /// Authorization.
     Rbac(Arc<Rbac>),
     /// External authorization.
@@ -56,6 +64,14 @@ impl FilterConfig {
             type_url::CORS => {
                 let cors::Cors {} = unpack(any, type_url::CORS)?;
                 Ok(Some(Self::Cors(None)))
+            }
+            type_url::JWT_AUTHENTICATION => {
+                let wire: jwt_authn::JwtAuthentication = unpack(any, type_url::JWT_AUTHENTICATION)?;
+                Ok(Some(Self::Jwt(Arc::new(Jwt::decode(wire)?))))
+            }
+            type_url::API_KEY_AUTH => {
+                let wire: api_key_auth::ApiKeyAuth = unpack(any, type_url::API_KEY_AUTH)?;
+                Ok(Some(Self::ApiKey(Arc::new(ApiKeys::decode(wire)?))))
             }
             type_url::RBAC => {
                 let wire: rbac_filter::Rbac = unpack(any, type_url::RBAC)?;
@@ -80,6 +96,14 @@ impl FilterConfig {
             type_url::CORS_POLICY => {
                 let wire: cors::CorsPolicy = unpack(any, type_url::CORS_POLICY)?;
                 Ok(Some(Self::Cors(Some(Arc::new(CorsPolicy::decode(wire)?)))))
+            }
+            type_url::JWT_PER_ROUTE => {
+                let wire: jwt_authn::PerRouteConfig = unpack(any, type_url::JWT_PER_ROUTE)?;
+                Ok(Some(Self::Jwt(Arc::new(Jwt::decode_for_route(wire)?))))
+            }
+            type_url::API_KEY_AUTH_PER_ROUTE => {
+                let wire: api_key_auth::ApiKeyAuthPerRoute = unpack(any, type_url::API_KEY_AUTH_PER_ROUTE)?;
+                Ok(Some(Self::ApiKey(Arc::new(ApiKeys::decode_for_route(wire)?))))
             }
             type_url::RBAC_PER_ROUTE => {
                 let wire: rbac_filter::RbacPerRoute = unpack(any, type_url::RBAC_PER_ROUTE)?;
@@ -125,6 +149,11 @@ impl FilterConfig {
         match (self, listener) {
             (Self::Cors(None), _) => Verdict::Admit,
             (Self::Cors(Some(policy)), _) => policy.decide(request, changes),
+            (Self::Jwt(of), Self::Jwt(listener)) => of.decide(listener, request, changes),
+            (Self::ApiKey(of), Self::ApiKey(listener)) => of.decide(listener, request, changes),
+            // A configuration has the type of its filter (`FilterOverrides::resolve`). Alone, each refuses every request.
+            (Self::Jwt(of), _) => of.decide(of, request, changes),
+            (Self::ApiKey(of), _) => of.decide(of, request, changes),
             (Self::Rbac(rbac), _) => rbac.decide(&request.source, Some(&request.head)).verdict(),
             (Self::ExtAuthz(of), Self::ExtAuthz(listener)) => of.decide(listener, request),
             (Self::GlobalRateLimit(of), Self::GlobalRateLimit(listener)) => of.decide(listener, request),
@@ -151,7 +180,8 @@ impl FilterConfig {
                 of.decide_again(listener, request, heard, changes)
             }
             // They ask for nothing.
-            (Self::Cors(_) | Self::Rbac(_) | Self::LocalRateLimit(_) | Self::Fault(_), _)
+            (Self::Cors(_) | Self::Jwt(_) | Self::ApiKey(_) | Self::Rbac(_), _)
+            | (Self::LocalRateLimit(_) | Self::Fault(_), _)
             | (Self::ExtAuthz(_) | Self::GlobalRateLimit(_), _) => Verdict::Admit,
         }
     }
@@ -177,7 +207,8 @@ impl FilterConfig {
         match self {
             Self::ExtAuthz(of) => of.cluster(),
             Self::GlobalRateLimit(of) => of.cluster(),
-            Self::Cors(_) | Self::Rbac(_) | Self::LocalRateLimit(_) | Self::Fault(_) => None,
+            Self::Cors(_) | Self::Jwt(_) | Self::ApiKey(_) | Self::Rbac(_) => None,
+            Self::LocalRateLimit(_) | Self::Fault(_) => None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! field, or the compiled resource changes, or nothing changes and the table says why that is harmless. A field that is new
 //! in the API, or that is accepted without effect and without a reason, fails the test.
 
+mod authentication;
 mod clusters;
 mod descriptors;
 mod endpoints;
@@ -48,7 +49,13 @@ const VALUES: [&str; 4] = [
 
 fn places() -> Vec<Place> {
     let listeners = [listeners::places(), hosts::places(), managers::places()];
-    let filters = [filters::places(), ext_authz::places(), rate_limits::places(), tls::places()];
+    let filters = [
+        filters::places(),
+        authentication::places(),
+        ext_authz::places(),
+        rate_limits::places(),
+        tls::places(),
+    ];
     let upstream = [routes::places(), clusters::places(), upstream_http::places(), endpoints::places()];
     listeners.into_iter().chain(filters).chain(upstream).flatten().collect()
 }

@@ -1,13 +1,14 @@
-//! The requests that a route matches (`envoy.config.route.v3.RouteMatch`).
+//! The requests that a route, or a rule of a filter, matches (`envoy.config.route.v3.RouteMatch`).
 
 use outrigger_core::Name;
 use outrigger_core::matcher::StringMatcher;
 use outrigger_core::percentage::Percentage;
-use outrigger_policy::field::{Unusable, each, required, runtime_fraction, unsupported_any};
-use outrigger_policy::header_match::{Head, HeaderMatcher};
-use outrigger_policy::string_match;
 use outrigger_proto::xds::route;
 use regex::Regex;
+
+use crate::field::{Unusable, each, non_empty, required, runtime_fraction, unsupported_any};
+use crate::header_match::{Head, HeaderMatcher};
+use crate::string_match;
 
 /// The match of a route. All criteria must hold.
 #[derive(Debug, Clone)]
@@ -30,7 +31,7 @@ enum PathMatcher {
 
 /// The path of a route whose bytes decide, for an index.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Literal<'a> {
+pub enum Literal<'a> {
     /// Only this path matches.
     Exact(&'a str),
     /// Only paths with this prefix match. `*` also matches the prefix `/`.
@@ -64,7 +65,7 @@ impl RouteMatcher {
     }
 
     /// Decodes a match.
-    pub(crate) fn decode(wire: route::RouteMatch) -> Result<Self, Unusable> {
+    pub fn decode(wire: route::RouteMatch) -> Result<Self, Unusable> {
         let route::RouteMatch {
             case_sensitive,
             runtime_fraction: fraction,
@@ -105,7 +106,7 @@ impl RouteMatcher {
     }
 
     /// Returns what a matching path must be or begin with, or `None` if that is not a fixed sequence of bytes.
-    pub(super) fn literal(&self) -> Option<Literal<'_>> {
+    pub fn literal(&self) -> Option<Literal<'_>> {
         match &self.path {
             PathMatcher::Exact(path, Case::Counts) => Some(Literal::Exact(path)),
             PathMatcher::Prefix(prefix, Case::Counts) | PathMatcher::SegmentPrefix(prefix, Case::Counts) => {
@@ -205,7 +206,7 @@ impl QueryMatcher {
                 (Some(string_match::decode(matcher).map_err(|bad| bad.within("string_match"))?), true)
             }
         };
-        Ok(Self { name: outrigger_policy::field::non_empty("name", name)?.into(), value, present })
+        Ok(Self { name: non_empty("name", name)?.into(), value, present })
     }
 
     /// The first parameter with the name is compared (HTTPRoute, HTTPQueryParamMatch.name). Values are compared as sent.
@@ -221,7 +222,7 @@ impl QueryMatcher {
 }
 
 /// Returns the path without the query.
-pub(super) fn path<'a>(head: &Head<'a>) -> &'a str {
+pub fn path<'a>(head: &Head<'a>) -> &'a str {
     split_query(head.path).0
 }
 

@@ -1,0 +1,123 @@
+//! Requests with and without credentials: what clients get, and what the application sees.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use outrigger_config::http_manager::{HttpConnectionManager, RouteSource};
+use outrigger_config::listener::Handler;
+use outrigger_config::route::{Route, RouteMatcher, RouteTable};
+use outrigger_core::reason::Reason;
+use outrigger_policy::filter::{FilterConfig, HttpFilter};
+use outrigger_proto::xds::jwt_authn::{self, jwt_provider, jwt_requirement, requirement_rule};
+use outrigger_proto::xds::protobuf::Any;
+use outrigger_proto::xds::{core, route, type_url};
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::ok;
+use outrigger_test_support::token::{TokenSigner, key_set};
+use prost::Message;
+
+use support::{Proxy, World, forward, manager};
+
+fn filter(name: &str, type_url: &str, message: &impl Message) -> HttpFilter {
+    let any = Any { type_url: type_url.into(), value: message.encode_to_vec() };
+    let config = FilterConfig::of_listener(&any).unwrap().unwrap();
+    HttpFilter { name: name.into(), config, disabled: false }
+}
+
+/// A proxy with the destination `app`, which has this filter.
+fn proxy(world: World, filter: HttpFilter) -> Proxy {
+    let route = Route {
+        name: "route".into(),
+        template: None,
+        matcher: RouteMatcher::any(),
+        action: forward("app"),
+        request_headers: Default::default(),
+        response_headers: Default::default(),
+        filters: Default::default(),
+    };
+    let table = RouteTable::for_any_host("app:80".into(), vec![Arc::new(route)]);
+    let manager = HttpConnectionManager {
+        routes: RouteSource::Inline(Arc::new(table)),
+        filters: [filter].into(),
+        ..HttpConnectionManager::clone(&manager("app:80", forward("app")))
+    };
+    world.proxy().destination("app:80", Handler::Http(Arc::new(manager))).start()
+}
+
+/// Requires a token of `https://idp`, whose subject the application gets as `x-user`.
+fn jwt(signer: &TokenSigner) -> HttpFilter {
+    let keys = core::data_source::Specifier::InlineString(key_set([signer]));
+    let keys = core::DataSource { specifier: Some(keys), ..Default::default() };
+    let user = jwt_authn::JwtClaimToHeader {
+        header_name: "x-user".into(),
+        claim_name: "sub".into(),
+        claim_path: vec![],
+    };
+    let provider = jwt_authn::JwtProvider {
+        issuer: "https://idp".into(),
+        audiences: vec!["app".into()],
+        claim_to_headers: vec![user],
+        jwks_source_specifier: Some(jwt_provider::JwksSourceSpecifier::LocalJwks(keys)),
+        ..Default::default()
+    };
+    let requires = Some(jwt_requirement::RequiresType::ProviderName("idp".into()));
+    let requires = jwt_authn::JwtRequirement { requires_type: requires };
+    let path_specifier = Some(route::route_match::PathSpecifier::Prefix("/".into()));
+    let rule = jwt_authn::RequirementRule {
+        r#match: Some(route::RouteMatch { path_specifier, ..Default::default() }),
+        requirement_type: Some(requirement_rule::RequirementType::Requires(requires)),
+    };
+    let providers = [("idp".to_owned(), provider)].into();
+    let wire = jwt_authn::JwtAuthentication { providers, rules: vec![rule], ..Default::default() };
+    filter("jwt", type_url::JWT_AUTHENTICATION, &wire)
+}
+
+fn claims(audience: &str, seconds: i64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let expires = now.checked_add_signed(seconds).unwrap();
+    format!(r#"{{"iss":"https://idp","aud":"{audience}","sub":"ann","exp":{expires}}}"#)
+}
+
+#[tokio::test]
+async fn only_a_request_with_a_valid_token_reaches_the_application() {
+    let app = Application::http(|request| ok(&request.head)).await;
+    let signer = TokenSigner::new("ES256", "k");
+    let mut proxy = proxy(World::new().cluster("app", &[app.address]), jwt(&signer));
+    let mut client = Client::connect(proxy.address(0)).await;
+
+    let answer = client.request("GET", "app", "/", "X-User: mallory\r\n").await;
+    assert_eq!((answer.status, answer.reason()), (401, "unauthenticated"));
+    assert_eq!(answer.field("www-authenticate"), Some("Bearer realm=\"app\""));
+    assert_eq!(proxy.record().await.reason, Some(Reason::Unauthenticated));
+
+    let expired = signer.token(&claims("app", -120));
+    let answer = client.request("GET", "app", "/", &format!("Authorization: Bearer {expired}\r\n")).await;
+    assert_eq!(answer.status, 401);
+    assert!(
+        answer.field("www-authenticate").unwrap().ends_with("error_description=\"The token has expired\"")
+    );
+
+    let elsewhere = signer.token(&claims("elsewhere", 60));
+    let answer = client.request("GET", "app", "/", &format!("Authorization: Bearer {elsewhere}\r\n")).await;
+    assert_eq!((answer.status, answer.reason()), (403, "unauthenticated"));
+
+    let answer = client.request("GET", "app", "/", "Content-Type: application/grpc\r\n").await;
+    assert!(answer.status == 200 && answer.head.contains("grpc-status: 16\r\n"), "{answer:?}");
+    assert_eq!(app.requests(), 0);
+
+    let valid = signer.token(&claims("app", 60));
+    for _ in 0..2 {
+        let fields = format!("Authorization: Bearer {valid}\r\nX-User: mallory\r\n");
+        let answer = client.request("GET", "app", "/?a=1", &fields).await;
+        let seen = answer.body.to_ascii_lowercase();
+        assert!(answer.status == 200 && seen.contains("x-user: ann\r\n"), "{answer:?}");
+        assert!(!seen.contains("mallory") && !seen.contains("authorization"), "{seen}");
+    }
+    let answer = client.get("app", &format!("/x?access_token={valid}&a=1")).await;
+    assert!(answer.status == 200 && answer.body.starts_with("GET /x?a=1 HTTP/1.1"), "{answer:?}");
+}
