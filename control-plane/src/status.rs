@@ -190,6 +190,7 @@ mod tests {
                 protocol: AppProtocol::Http,
             }],
             service_accounts: Vec::new(),
+            overload: Default::default(),
             publish_not_ready: false,
             selector: Default::default(),
             external_ips: Vec::new(),

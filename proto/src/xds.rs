@@ -223,6 +223,10 @@ pub mod metadata {
     pub const VERSION: &str = "version";
     /// Of a listener or filter chain: its destination.
     pub const DESTINATION: &str = "outrigger.destination";
+    /// Of a cluster: what is done about overload of the application behind it.
+    pub const OVERLOAD: &str = "outrigger.overload";
+    /// In [`OVERLOAD`]: `off`, `observe` or `enforce`.
+    pub const MODE: &str = "mode";
     /// In [`DESTINATION`]: the destination's canonical name.
     pub const NAME: &str = "name";
 }

@@ -4,6 +4,7 @@
 //! Runs in a network namespace that util-linux's `unshare` creates and that ends with the process. Needs root and `nft`.
 
 pub(crate) mod endpoint;
+mod exchange;
 mod fault;
 mod load;
 mod overload;
@@ -72,18 +73,16 @@ pub(crate) async fn run(args: FaultsArgs) -> Result<(), String> {
             rows.push((fault.name(), proxy.name(), figures, proxy.is_outrigger() && !fault.may_lose()));
         }
     }
-    if overloads(&args) {
-        for proxy in &proxies {
-            eprintln!("overload: {}", proxy.name());
-            let [during, after] = overload::measure(&args.outrigger, proxy).await?;
-            rows.push(("overload: 4000/s offered to 400/s", proxy.name(), during, false));
-            rows.push(("overload: then 300/s", proxy.name(), after, false));
-        }
-    }
     let lost: usize =
         rows.iter().filter(|(.., must_hold)| *must_hold).map(|(_, _, figures, _)| figures.lost).sum();
     let rows: Vec<_> = rows.into_iter().map(|(fault, proxy, figures, _)| (fault, proxy, figures)).collect();
-    println!("{}", report::table(&rows));
+    if !rows.is_empty() {
+        println!("{}", report::table(&rows));
+    }
+    if overloads(&args) {
+        proxies.extend(installed("envoy").filter(|_| !args.no_peers).map(Proxy::EnvoyAdaptive));
+        overload::run(&args.outrigger, &proxies).await?;
+    }
     match args.check && lost > 0 {
         true => Err(format!("{lost} GETs were lost that another endpoint could have answered")),
         false => Ok(()),

@@ -1,42 +1,182 @@
-//! More load than the applications can process, and then less: does the service recover?
+//! More load than the applications can process, and then less: what is answered in time, for which caller, and how soon the
+//! service recovers.
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::endpoint::Behaviour;
-use super::load::{self, Outcome, Plan};
-use super::report::Figures;
-use super::topology::{ENDPOINTS, Proxy, Settings, TARGET, Topology, application};
+use super::load::{self, Outcome, Plan, Sample};
+use super::topology::{ENDPOINTS, Proxy, Settings, TARGET, Topology};
 
 /// Latency above which a response counts as lost.
 const USEFUL: Duration = Duration::from_millis(100);
+/// The length of the overload, and of what follows.
 const LENGTH: Duration = Duration::from_secs(10);
+/// The service has recovered when each period of this length after the overload has 95 % of its responses in time.
+const PERIOD: Duration = Duration::from_millis(250);
 
-/// Figures of ten seconds with ten times the capacity, and of ten seconds with three quarters of it after that. An answer
-/// that takes longer than 100 ms counts as lost.
-pub(super) async fn measure(outrigger: &Path, proxy: &Proxy) -> Result<[Figures; 2], String> {
+/// What the applications are like. All three together can process 400 requests a second.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    /// Requests at once, for each application.
+    concurrency: usize,
+    /// The time for each of them.
+    delay: Duration,
+    /// The factor by which they are slower during the overload.
+    slower: u32,
+    /// Requests a second of the first caller.
+    offered: u32,
+}
+
+const KINDS: [Kind; 3] = [
+    Kind {
+        name: "a queue and one thread",
+        concurrency: 1,
+        delay: Duration::from_micros(7500),
+        slower: 1,
+        offered: 4000,
+    },
+    Kind {
+        name: "a queue and six threads",
+        concurrency: 6,
+        delay: Duration::from_millis(45),
+        slower: 1,
+        offered: 4000,
+    },
+    Kind {
+        name: "slows down to a quarter",
+        concurrency: 1,
+        delay: Duration::from_micros(7500),
+        slower: 4,
+        offered: 400,
+    },
+];
+
+/// What one proxy makes of one kind.
+#[derive(Debug, Default)]
+struct Figures {
+    /// Responses in time, a second, during the overload.
+    in_time: f64,
+    /// The share of the second caller's requests that were answered in time, in percent.
+    second: f64,
+    refused: usize,
+    /// Requests of the overload whose client timed out.
+    late: usize,
+    /// The time after the overload until the service had recovered. `None`: it had not.
+    recovered: Option<Duration>,
+    refused_after: usize,
+}
+
+/// Measures all kinds with each proxy, and prints a table.
+pub(super) async fn run(outrigger: &Path, proxies: &[Proxy]) -> Result<(), String> {
+    println!(
+        "| applications | proxy | in time, answers/s | second caller in time, % | refused | timed out | recovered after s | refused then |\n\
+         |---|---|--:|--:|--:|--:|--:|--:|"
+    );
+    for kind in KINDS {
+        for proxy in proxies {
+            eprintln!("overload, {}: {}", kind.name, proxy.name());
+            let Figures { in_time, second, refused, late, recovered, refused_after } =
+                measure(outrigger, proxy, kind).await?;
+            let recovered = recovered.map_or("never".into(), |time| format!("{:.2}", time.as_secs_f64()));
+            println!(
+                "| {} | {} | {in_time:.0} | {second:.0} | {refused} | {late} | {recovered} | {refused_after} |",
+                kind.name,
+                proxy.name(),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Ten seconds of too much load, with a second caller that sends 50 requests a second, and ten seconds of 300 a second.
+async fn measure(outrigger: &Path, proxy: &Proxy, kind: Kind) -> Result<Figures, String> {
     let settings = Settings {
         outrigger: outrigger.to_owned(),
         certificate_ttl: Duration::from_secs(3600),
-        concurrency: 1,
+        concurrency: kind.concurrency,
     };
-    let topology = Topology::start(proxy, settings).await?;
-    for number in 1..=ENDPOINTS {
-        // Three applications with one request at a time: 400 a second.
-        let delay = Duration::from_micros(7500);
-        topology.behave(number, Behaviour { delay, ..Behaviour::HEALTHY }).await?;
-    }
-    let phase = async |clients, per_second| {
-        let plan = Plan { clients, per_second, patience: Duration::from_secs(1), length: LENGTH };
-        let mut samples = load::run(TARGET, plan).await;
-        for sample in &mut samples {
-            if sample.outcome == Outcome::Answered && sample.latency > USEFUL {
-                sample.outcome = Outcome::Late;
-            }
+    let mut topology = Topology::start(proxy, settings).await?;
+    let second = topology.start_second().await?;
+    let behave = async |delay| {
+        for number in 1..=ENDPOINTS {
+            topology.behave(number, Behaviour { delay, ..Behaviour::HEALTHY }).await?;
         }
-        Figures::of(&samples, Duration::ZERO, LENGTH, per_second, &application(1).ip().to_string())
+        Ok::<_, String>(())
     };
-    let figures = [phase(2000, 4000).await, phase(60, 300).await];
+    let plan = |per_second: u32, length| Plan {
+        clients: (per_second / 2).clamp(20, 2000),
+        per_second,
+        patience: Duration::from_secs(1),
+        length,
+    };
+    behave(kind.delay).await?;
+    // Some usual load, so that no connection is new.
+    load::run(TARGET, plan(200, Duration::from_secs(3))).await;
+    behave(kind.delay * kind.slower).await?;
+    let (during, of_second) =
+        tokio::join!(load::run(TARGET, plan(kind.offered, LENGTH)), load::run(second, plan(50, LENGTH)));
+    behave(kind.delay).await?;
+    let after = load::run(TARGET, plan(300, LENGTH)).await;
     topology.stop().await?;
-    Ok(figures)
+    let count = |samples: &[Sample], which: fn(&Sample) -> bool| samples.iter().filter(|s| which(s)).count();
+    Ok(Figures {
+        in_time: (count(&during, in_time) + count(&of_second, in_time)) as f64 / LENGTH.as_secs_f64(),
+        second: 100.0 * count(&of_second, in_time) as f64 / of_second.len().max(1) as f64,
+        refused: count(&during, refused),
+        late: count(&during, |sample| sample.outcome == Outcome::Late),
+        recovered: recovered(&after),
+        refused_after: count(&after, refused),
+    })
+}
+
+fn in_time(sample: &Sample) -> bool {
+    sample.outcome == Outcome::Answered && sample.latency <= USEFUL
+}
+
+fn refused(sample: &Sample) -> bool {
+    matches!(sample.outcome, Outcome::Refused(..))
+}
+
+/// Returns the time after which each period has 95 % of its responses in time. `None` if the last one has not.
+fn recovered(after: &[Sample]) -> Option<Duration> {
+    let periods = (LENGTH.as_millis() / PERIOD.as_millis()) as u32;
+    let is_bad = |number: &u32| {
+        let period = PERIOD * *number..PERIOD * (number + 1);
+        let sent: Vec<_> = after.iter().filter(|sample| period.contains(&sample.sent)).collect();
+        let useful = sent.iter().filter(|sample| in_time(sample)).count();
+        // A client that waits for a late response sends nothing.
+        useful * 100 < sent.len() * 95 || sent.is_empty()
+    };
+    let bad = (0..periods).rev().find(is_bad);
+    match bad {
+        None => Some(Duration::ZERO),
+        Some(last) if last + 1 == periods => None,
+        Some(last) => Some(PERIOD * (last + 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_has_recovered_after_the_last_bad_period() {
+        let sample = |sent: u64, outcome| Sample {
+            sent: Duration::from_millis(sent),
+            latency: Duration::from_millis(5),
+            post: false,
+            outcome,
+            endpoint: None,
+        };
+        let good = |number| sample(number * 10, Outcome::Answered);
+        let mut samples: Vec<_> = (0..1000).map(good).collect();
+        assert_eq!(recovered(&samples), Some(Duration::ZERO));
+        (0..60).for_each(|number| samples[number].outcome = Outcome::Late);
+        assert_eq!(recovered(&samples), Some(Duration::from_millis(750)));
+        samples[999].outcome = Outcome::Refused(503, None);
+        samples[998].outcome = Outcome::Refused(503, None);
+        assert_eq!(recovered(&samples), None);
+    }
 }

@@ -8,10 +8,23 @@ use std::process::Stdio;
 
 use tokio::process::{Child, Command};
 
-use super::topology::{ENDPOINTS, TARGET, application, wait_listening};
+use super::exchange::wait_listening;
+use super::topology::{ENDPOINTS, TARGET, application};
+
+/// Envoy's adaptive concurrency, as its documentation configures it.
+const ADAPTIVE: &str = "          - name: envoy.filters.http.adaptive_concurrency
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency
+              gradient_controller_config:
+                sample_aggregate_percentile: {value: 90}
+                concurrency_limit_params: {concurrency_update_interval: 0.1s}
+                min_rtt_calc_params: {jitter: {value: 10}, interval: 60s, request_count: 50}
+              enabled: {default_value: true, runtime_key: adaptive_concurrency.enabled}
+";
 
 /// Starts Envoy with two retries, outlier detection and a connect timeout of 1 s. Returns an error if it does not listen.
-pub(super) async fn envoy(program: &Path, directory: &Path) -> Result<Child, String> {
+pub(super) async fn envoy(program: &Path, directory: &Path, adaptive: bool) -> Result<Child, String> {
+    let adaptive = if adaptive { ADAPTIVE } else { "" };
     let endpoints: String = addresses()
         .map(|address| {
             format!(
@@ -33,7 +46,7 @@ pub(super) async fn envoy(program: &Path, directory: &Path) -> Result<Child, Str
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: front
           http_filters:
-          - name: envoy.filters.http.router
+{adaptive}          - name: envoy.filters.http.router
             typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
           route_config:
             virtual_hosts:

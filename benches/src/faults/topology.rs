@@ -6,28 +6,29 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http::{Method, Request, header};
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
+use http::Method;
 use outrigger::admin;
 use outrigger::process::Process;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use super::endpoint::Behaviour;
+use super::exchange::{PATIENCE, ask, wait_listening};
 use super::peers;
 
 /// Number of endpoints.
 pub(super) const ENDPOINTS: u8 = 3;
-const PATIENCE: Duration = Duration::from_secs(30);
 
 const CONTROL_PLANE: SocketAddr = local(15010);
 const CONTROL_PLANE_ADMIN: SocketAddr = local(15011);
 /// The address that gets the load.
 pub(super) const TARGET: SocketAddr = local(15001);
+/// The address of a second caller, with an identity of its own if the proxy is a sidecar.
+const SECOND: SocketAddr = local(15002);
 const FRONT_ADMIN: SocketAddr = local(15020);
+const SECOND_ADMIN: SocketAddr = local(15021);
 
 const fn local(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
@@ -52,6 +53,8 @@ pub(super) enum Proxy {
     Mesh,
     /// Envoy, at this path.
     Envoy(PathBuf),
+    /// Envoy with its filter for adaptive concurrency.
+    EnvoyAdaptive(PathBuf),
     /// HAProxy, at this path.
     Haproxy(PathBuf),
 }
@@ -63,6 +66,7 @@ impl Proxy {
             Self::Plain => "Outrigger, plain",
             Self::Mesh => "Outrigger, sidecars",
             Self::Envoy(_) => "Envoy",
+            Self::EnvoyAdaptive(_) => "Envoy, adaptive concurrency",
             Self::Haproxy(_) => "HAProxy",
         }
     }
@@ -93,7 +97,7 @@ pub(super) struct Topology {
     applications: Vec<Child>,
     control_plane: Option<Process>,
     sidecars: Vec<Option<Process>>,
-    client: Option<Process>,
+    clients: Vec<Process>,
     peer: Option<Child>,
 }
 
@@ -111,7 +115,7 @@ impl Topology {
             applications: Vec::new(),
             control_plane: None,
             sidecars: Vec::new(),
-            client: None,
+            clients: Vec::new(),
             peer: None,
         };
         for number in 1..=ENDPOINTS {
@@ -119,8 +123,9 @@ impl Topology {
         }
         match proxy {
             Proxy::Plain | Proxy::Mesh => topology.start_outrigger().await?,
-            Proxy::Envoy(program) => {
-                topology.peer = Some(peers::envoy(program, topology.directory.path()).await?);
+            Proxy::Envoy(program) | Proxy::EnvoyAdaptive(program) => {
+                let adaptive = matches!(proxy, Proxy::EnvoyAdaptive(_));
+                topology.peer = Some(peers::envoy(program, topology.directory.path(), adaptive).await?);
             }
             Proxy::Haproxy(program) => {
                 topology.peer = Some(peers::haproxy(program, topology.directory.path()).await?);
@@ -132,7 +137,7 @@ impl Topology {
     /// Kills all processes and waits for their ends, which frees their addresses.
     pub(super) async fn stop(mut self) -> Result<(), String> {
         let sidecars = self.sidecars.drain(..).flatten();
-        for process in sidecars.chain(self.client.take()).chain(self.control_plane.take()) {
+        for process in sidecars.chain(self.clients.drain(..)).chain(self.control_plane.take()) {
             process.kill().await?;
         }
         for mut child in self.applications.drain(..).chain(self.peer.take()) {
@@ -251,10 +256,28 @@ impl Topology {
                 self.sidecars.push(Some(sidecar));
             }
         }
-        let args = self.sidecar_flags("client", "client", FRONT_ADMIN, TARGET).await?;
-        let mut client = self.start_process("client", args)?;
-        admin::wait_ready(FRONT_ADMIN, &mut client, PATIENCE).await?;
-        self.client = Some(client);
+        self.start_client("client", FRONT_ADMIN, TARGET).await
+    }
+
+    /// Starts the sidecar of the second caller. Returns the address that gets its load.
+    pub(super) async fn start_second(&mut self) -> Result<SocketAddr, String> {
+        if self.proxy != Proxy::Mesh {
+            return Ok(TARGET);
+        }
+        self.start_client("second", SECOND_ADMIN, SECOND).await?;
+        Ok(SECOND)
+    }
+
+    async fn start_client(
+        &mut self,
+        name: &str,
+        admin: SocketAddr,
+        outbound: SocketAddr,
+    ) -> Result<(), String> {
+        let args = self.sidecar_flags(name, name, admin, outbound).await?;
+        let mut client = self.start_process(name, args)?;
+        admin::wait_ready(admin, &mut client, PATIENCE).await?;
+        self.clients.push(client);
         Ok(())
     }
 
@@ -358,42 +381,4 @@ fn flags(command: &str, flags: &[(&str, OsString)]) -> Vec<OsString> {
         args.extend([(*flag).into(), value.clone()]);
     }
     args
-}
-
-/// Waits until a process listens on `address`. Returns an error after 30 s.
-pub(super) async fn wait_listening(address: SocketAddr) -> Result<(), String> {
-    let deadline = Instant::now() + PATIENCE;
-    while tokio::net::TcpStream::connect(address).await.is_err() {
-        if Instant::now() > deadline {
-            return Err(format!("nothing listens on {address} after {PATIENCE:?}"));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
-/// Returns the body of a response, which must be 200.
-async fn ask(address: SocketAddr, method: Method, path: &str) -> Result<String, String> {
-    let failed = |why: String| format!("http://{address}{path}: {why}");
-    let exchange = async {
-        let stream = tokio::net::TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| error.to_string())?;
-        tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, address.to_string())
-            .body(Empty::<bytes::Bytes>::new())
-            .map_err(|error| error.to_string())?;
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
-        match head.status.as_u16() {
-            200 => Ok(String::from_utf8_lossy(&body).into_owned()),
-            status => Err(format!("status {status}")),
-        }
-    };
-    tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| failed("no answer".into()))?.map_err(failed)
 }

@@ -191,6 +191,7 @@ mod tests {
             service_type: ServiceType::ClusterIps(vec![]),
             ports: vec![],
             service_accounts: vec![],
+            overload: Default::default(),
             publish_not_ready: false,
             selector: BTreeMap::new(),
             external_ips: vec![],

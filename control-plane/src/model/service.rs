@@ -47,6 +47,8 @@ pub struct Service {
     /// The service accounts that may register for it (annotation `outrigger.dev/service-accounts`); none named
     /// means any account of its namespace.
     pub service_accounts: Vec<Name>,
+    /// What its sidecars do about overload of the application (annotation `outrigger.dev/overload`).
+    pub overload: Overload,
     /// Endpoints that are not ready are served too (`spec.publishNotReadyAddresses`).
     pub publish_not_ready: bool,
     /// The labels of its pods; none if it selects no pod.
@@ -57,6 +59,34 @@ pub struct Service {
     pub ipv6_first: bool,
     /// Which of its endpoints a client calls.
     pub traffic: TrafficPolicy,
+}
+
+/// What sidecars do about overload of their application.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Overload {
+    /// Requests wait, or are refused.
+    #[default]
+    Enforce,
+    /// Requests that would have to wait are counted.
+    Observe,
+    /// Nothing.
+    Off,
+}
+
+impl Overload {
+    /// Returns its name, in annotations and in resources.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+            Self::Off => "off",
+        }
+    }
+
+    /// Returns the one with this name, or `None` if there is none.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Enforce, Self::Observe, Self::Off].into_iter().find(|mode| mode.name() == name)
+    }
 }
 
 /// Which endpoints a client calls, by where it runs (`internalTrafficPolicy` and `trafficDistribution`).

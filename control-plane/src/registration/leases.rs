@@ -201,6 +201,7 @@ mod tests {
             service_type: ServiceType::ClusterIps(Vec::new()),
             ports: vec![port],
             service_accounts: accounts.iter().map(|name| Name::from(*name)).collect(),
+            overload: Default::default(),
             publish_not_ready: false,
             selector: Default::default(),
             external_ips: Vec::new(),

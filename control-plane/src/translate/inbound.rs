@@ -10,12 +10,14 @@ use outrigger_core::Name;
 use outrigger_core::inbound_name::{INBOUND_PREFIX, inbound_name};
 use outrigger_proto::xds::cluster::Cluster;
 use outrigger_proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
-use outrigger_proto::xds::core::TrafficDirection;
+use outrigger_proto::xds::core::{Metadata, TrafficDirection};
 use outrigger_proto::xds::endpoint::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
 use outrigger_proto::xds::extension;
 use outrigger_proto::xds::listener::{FilterChain, Listener, ListenerFilter, listener_filter};
+use outrigger_proto::xds::metadata;
+use outrigger_proto::xds::protobuf::{Struct, Value, value};
 use outrigger_proto::xds::type_url;
 
 use super::destination::Target;
@@ -26,7 +28,7 @@ use super::{cluster, defaults};
 use crate::model::mesh::Mesh;
 use crate::model::registration::{MtlsMode, WorkloadEntry, WorkloadPort};
 use crate::model::route::RouteTable;
-use crate::model::service::AppProtocol;
+use crate::model::service::{AppProtocol, Overload};
 
 /// The destination of connections to undeclared ports in records and metrics.
 const UNDECLARED: &str = "outrigger.undeclared";
@@ -96,6 +98,7 @@ pub(super) fn application(scope: Scope<'_>, workload: &WorkloadEntry, name: &str
         circuit_breakers: Some(defaults::circuit_breakers()),
         // No outlier detection: there is no other instance.
         typed_extension_protocol_options: cluster::protocol_options(protocol),
+        metadata: port.map(|port| overload_metadata(scope.mesh, port)),
         ..Default::default()
     })
 }
@@ -190,6 +193,16 @@ fn inspectors() -> Vec<ListenerFilter> {
         filter(extension::TLS_INSPECTOR, type_url::TLS_INSPECTOR),
         filter(extension::HTTP_INSPECTOR, type_url::HTTP_INSPECTOR),
     ]
+}
+
+/// Returns metadata for our own proxy: what it does about overload of the application. Other clients ignore it. The application
+/// of undeclared ports has none, since several programs may serve them.
+fn overload_metadata(mesh: &Mesh, port: &WorkloadPort) -> Metadata {
+    let services = port.services.iter().filter_map(|key| mesh.service(key));
+    let mode = services.map(|entry| entry.service.overload).find(|mode| *mode != Overload::default());
+    let mode = Value { kind: Some(value::Kind::StringValue(mode.unwrap_or_default().name().into())) };
+    let fields = Struct { fields: [(metadata::MODE.into(), mode)].into() };
+    Metadata { filter_metadata: [(metadata::OVERLOAD.into(), fields)].into(), ..Default::default() }
 }
 
 fn one_endpoint(cluster: &str, address: SocketAddr) -> ClusterLoadAssignment {

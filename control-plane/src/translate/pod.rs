@@ -37,6 +37,7 @@ pub(super) fn mesh_of(mesh: &Mesh, of: &Target) -> Option<Mesh> {
             protocol,
         }],
         service_accounts: Vec::new(),
+        overload: Default::default(),
         publish_not_ready: true,
         selector: std::collections::BTreeMap::new(),
         external_ips: Vec::new(),

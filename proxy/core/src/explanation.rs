@@ -113,6 +113,7 @@ fn text(reason: Reason) -> (&'static str, &'static str) {
         Reason::NoClusterFound => ("the route of <destination> has an invalid backend", CHECK),
         Reason::NoHealthyUpstream => ("<destination> has no endpoint that is ready", STATUS),
         Reason::UpstreamOverflow => ("a limit on the requests to <destination> is reached", CLUSTERS),
+        Reason::Overloaded => ("<destination> has more requests than it can process", CLUSTERS),
         Reason::UpstreamConnectionFailure => {
             ("no endpoint of <destination> could be connected to", ENDPOINTS)
         }

@@ -40,6 +40,8 @@ pub enum Reason {
     NoHealthyUpstream,
     /// A limit on connections, queued requests or requests in flight was reached.
     UpstreamOverflow,
+    /// The application has more requests than it can process.
+    Overloaded,
     /// No connection to the endpoint could be established.
     UpstreamConnectionFailure,
     /// The endpoint's certificate or identity was not the expected one, or the handshake failed.
@@ -86,7 +88,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::DownstreamProtocolError,
         Self::DownstreamConnectionTermination,
         Self::DownstreamTimeout,
@@ -102,6 +104,7 @@ impl Reason {
         Self::NoClusterFound,
         Self::NoHealthyUpstream,
         Self::UpstreamOverflow,
+        Self::Overloaded,
         Self::UpstreamConnectionFailure,
         Self::UpstreamTlsFailure,
         Self::UpstreamConnectionTermination,
@@ -152,6 +155,7 @@ impl Reason {
             Self::NoClusterFound => row("NC", "no_cluster_found", StatusCode::INTERNAL_SERVER_ERROR, 14),
             Self::NoHealthyUpstream => row("UH", "no_healthy_upstream", StatusCode::SERVICE_UNAVAILABLE, 14),
             Self::UpstreamOverflow => row("UO", "upstream_overflow", StatusCode::SERVICE_UNAVAILABLE, 14),
+            Self::Overloaded => row("OL", "overloaded", StatusCode::SERVICE_UNAVAILABLE, 14),
             Self::UpstreamConnectionFailure => {
                 row("UF", "upstream_connection_failure", StatusCode::SERVICE_UNAVAILABLE, 14)
             }
@@ -235,6 +239,11 @@ impl Reason {
                 | Self::ExternalAuthorizationDenied
                 | Self::BodyTooLarge
         )
+    }
+
+    /// Returns whether it is a refusal for too many requests, of a proxy or an application. Another attempt adds to them.
+    pub fn is_of_overload(self) -> bool {
+        matches!(self, Self::UpstreamOverflow | Self::Overloaded)
     }
 
     /// Returns the status of an answer that the proxy makes for this reason.

@@ -21,6 +21,7 @@ use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 use outrigger_core::trace::Tracing;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
+use outrigger_policy::overload::OverloadMode;
 
 use crate::capacity::admission::Admission;
 use crate::codec::limits::Limits;
@@ -131,6 +132,7 @@ pub(crate) fn passthrough_cluster() -> Option<Arc<ClusterConfig>> {
         endpoints: EndpointsHandle::default(),
         connect_timeout: Duration::from_secs(5),
         breakers: CircuitBreakers::decode(None).ok()?,
+        overload: OverloadMode::Off,
         outlier: None,
         balancing: Balancing::Random,
         protocol: UpstreamProtocol::AsDownstream,

@@ -274,6 +274,10 @@ counters! {
         budget_exhausted,
         /// Requests refused because a bound was reached.
         overflow,
+        /// Requests that had to wait for an overloaded application.
+        overload_waits,
+        /// Requests refused because the application is overloaded.
+        overload_refused,
         /// Gauge: connections that are open or being made.
         connections_open,
         /// Gauge: those that carry at least one request, or opaque bytes.

@@ -66,9 +66,10 @@ fn of_endpoint(reason: Reason, reached: Reached, connection: Freshness) -> Blame
             Reached::NotWritten | Reached::ResponseStarted => NOTHING,
         },
         // The endpoint's sidecar reports that it has no capacity. Our own limits apply before anything is written.
-        Reason::UpstreamOverflow if reached == Reached::NotProcessed => OVERLOADED,
+        Reason::UpstreamOverflow | Reason::Overloaded if reached == Reached::NotProcessed => OVERLOADED,
         // Our own limits, or nothing was sent to an endpoint.
         Reason::UpstreamOverflow
+        | Reason::Overloaded
         | Reason::NoHealthyUpstream
         | Reason::NoDestination
         | Reason::DestinationNotHttp
@@ -130,6 +131,7 @@ fn of_sidecar(reason: Reason) -> bool {
         | Reason::NoHealthyUpstream
         // Other endpoints are better for these requests, whatever the cause.
         | Reason::UpstreamOverflow
+        | Reason::Overloaded
         | Reason::LocalError
         // Its configuration answered, which counts as the application's answer.
         | Reason::DirectResponse
@@ -204,6 +206,7 @@ mod tests {
             (Reason::UpstreamRequestTimeout, ResponseStarted, Fresh, NOTHING),
             (Reason::UpstreamOverflow, NotWritten, Fresh, NOTHING),
             (Reason::UpstreamOverflow, NotProcessed, Fresh, OVERLOADED),
+            (Reason::Overloaded, NotProcessed, Fresh, OVERLOADED),
             (Reason::NoHealthyUpstream, NotWritten, Fresh, NOTHING),
             (Reason::LocalError, Maybe, Fresh, NOTHING),
         ]

@@ -22,6 +22,7 @@ pub mod rewrite;
 pub mod timeout;
 pub mod retry;
 pub mod circuit_breaker;
+pub mod overload;
 pub mod retry_budget;
 pub mod blame;
 pub mod outlier;

@@ -176,8 +176,7 @@ impl RetryPolicy {
         }
         let after = self.back_off(retries.0, jitter);
         retries.0 += 1;
-        let free =
-            |failure: &Failure| failure.never_processed() && failure.reason != Reason::UpstreamOverflow;
+        let free = |failure: &Failure| failure.never_processed() && !failure.reason.is_of_overload();
         let charged = !matches!(outcome, Outcome::Failed(failure) if free(failure));
         Decision::Retry { after, charged }
     }
@@ -274,7 +273,7 @@ fn another_attempt_could_help(failure: &Failure) -> bool {
         | Reason::UpstreamRequestTimeout
         | Reason::ApplicationUnreachable => true,
         // The endpoint's own limit: others may have capacity. Our limits apply to the whole cluster.
-        Reason::UpstreamOverflow => failure.reached == Reached::NotProcessed,
+        Reason::UpstreamOverflow | Reason::Overloaded => failure.reached == Reached::NotProcessed,
         Reason::DownstreamProtocolError
         // The next response would be malformed too.
         | Reason::UpstreamProtocolError

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use outrigger_proto::xds::{protobuf, route::route_action};
 
 use crate::field::{Unusable, duration};
+
+/// The field of a request that says how long the proxy that sends it waits for the response, in milliseconds (Envoy's field).
+pub const EXPECTED: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
 /// A route's timeouts. `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +70,13 @@ impl Timeouts {
     }
 }
 
+/// Returns how long the sender of a request waits for its response, if it says so: `grpc-timeout` or [`EXPECTED`].
+pub fn of_client(headers: &HeaderMap) -> Option<Duration> {
+    let of_grpc = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.as_bytes()));
+    let expected = headers.get(EXPECTED).and_then(|value| value.to_str().ok()?.parse().ok());
+    of_grpc.into_iter().chain(expected.map(Duration::from_millis)).min()
+}
+
 /// Parses `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2, "Timeout"). Returns `None` if it is malformed.
 pub fn grpc_timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
@@ -114,6 +124,20 @@ mod tests {
         assert_eq!(asked("0n"), Duration::from_millis(1));
         assert_eq!(asked("nonsense"), Duration::from_secs(9));
         assert_eq!(timeouts.for_request(&HeaderMap::new()), Some(Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn the_shorter_of_the_times_that_a_client_waits_counts() {
+        let asked = |fields: &[(&'static str, &'static str)]| {
+            let field = |(name, value): &(&'static str, &'static str)| {
+                (HeaderName::from_static(name), value.parse().unwrap())
+            };
+            of_client(&fields.iter().map(field).collect())
+        };
+        let (grpc, expected) = (("grpc-timeout", "2S"), ("x-envoy-expected-rq-timeout-ms", "1500"));
+        assert_eq!(asked(&[grpc, expected]), Some(Duration::from_millis(1500)));
+        assert_eq!(asked(&[grpc]), Some(Duration::from_secs(2)));
+        assert_eq!(asked(&[("x-envoy-expected-rq-timeout-ms", "soon")]), None);
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub enum Kind {
 /// Annotation of a Service: the service accounts that may register for it, separated by commas.
 pub(super) const SERVICE_ACCOUNTS: &str = "outrigger.dev/service-accounts";
 
+/// Annotation of a Service: what its sidecars do about overload of the application.
+pub(super) const OVERLOAD: &str = "outrigger.dev/overload";
+
 /// Annotation of an EndpointSlice: its endpoints have a sidecar with this SPIFFE ID. If absent, they are reached in plaintext.
 pub(super) const SPIFFE_ID: &str = "outrigger.dev/spiffe-id";
 
@@ -263,7 +266,7 @@ pub(super) fn names(map: Option<BTreeMap<String, String>>) -> BTreeMap<Name, Nam
 /// Refuses unknown annotations of ours: a misspelled one would silently have no effect.
 fn check_annotations(kind: Kind, annotations: &BTreeMap<Name, Name>) -> Result<(), Problem> {
     let known: &[&str] = match kind {
-        Kind::Service => &[SERVICE_ACCOUNTS],
+        Kind::Service => &[SERVICE_ACCOUNTS, OVERLOAD],
         Kind::EndpointSlice => &[SPIFFE_ID],
         _ => &[],
     };

@@ -10,11 +10,11 @@ use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use outrigger_core::Name;
 
-use super::metadata::{Metadata, SERVICE_ACCOUNTS, names};
+use super::metadata::{Metadata, OVERLOAD, SERVICE_ACCOUNTS, names};
 use super::value::{is_label, is_subdomain};
 use crate::model::diagnostic::Problem;
 use crate::model::service::{
-    AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort, TrafficPolicy,
+    AppProtocol, Overload, Service, ServiceKey, ServicePort, ServiceType, TargetPort, TrafficPolicy,
 };
 
 const SESSION_AFFINITY: &str = "spec.sessionAffinity";
@@ -69,6 +69,7 @@ pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Servi
         service_type,
         ports,
         service_accounts: service_accounts(metadata)?,
+        overload: overload(metadata)?,
         publish_not_ready: publish_not_ready_addresses.unwrap_or(false),
         selector: names(selector),
         external_ips: addresses(external_ips.unwrap_or_default(), load_balancer),
@@ -200,6 +201,14 @@ fn decode_ports(ports: Vec<api::ServicePort>) -> Result<Vec<ServicePort>, Proble
 /// Converts a port number of Kubernetes. Returns None if it is out of range.
 pub(super) fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
+}
+
+fn overload(metadata: &Metadata) -> Result<Overload, Problem> {
+    let Some(name) = metadata.annotations.get(OVERLOAD) else { return Ok(Overload::default()) };
+    Overload::named(name).ok_or_else(|| {
+        let path = format!("metadata.annotations.{OVERLOAD}");
+        Problem::new(path, format!("{name:?} is none of enforce, observe and off"))
+    })
 }
 
 fn service_accounts(metadata: &Metadata) -> Result<Vec<Name>, Problem> {

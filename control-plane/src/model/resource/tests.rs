@@ -75,6 +75,11 @@ fn metadata_is_checked() {
                 "unknown annotation",
             ),
             (
+                "metadata: {name: a, annotations: {outrigger.dev/overload: always}}",
+                "metadata.annotations.outrigger.dev/overload",
+                "is none of enforce, observe and off",
+            ),
+            (
                 "metadata: {name: a, annotations: {outrigger.dev/service-accounts: 'a,,b'}}",
                 "metadata.annotations.outrigger.dev/service-accounts",
                 "not the name of a service account",

@@ -77,6 +77,7 @@ fn cart(protocol: AppProtocol, routes: ServiceRoutes) -> ServiceEntry {
             service_type: ServiceType::ClusterIps(vec!["10.0.0.1".parse().unwrap()]),
             ports: vec![port],
             service_accounts: Vec::new(),
+            overload: Default::default(),
             publish_not_ready: false,
             selector: Default::default(),
             external_ips: Vec::new(),

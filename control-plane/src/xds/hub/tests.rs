@@ -32,6 +32,7 @@ fn entry(number: u32, endpoint: u16) -> ServiceEntry {
             service_type: ServiceType::ClusterIps(Vec::new()),
             ports: vec![port],
             service_accounts: Vec::new(),
+            overload: Default::default(),
             publish_not_ready: false,
             selector: Default::default(),
             external_ips: Vec::new(),

@@ -33,6 +33,7 @@ fn mesh() -> Arc<Mesh> {
         service_type: ServiceType::Headless,
         ports: vec![port],
         service_accounts: Vec::new(),
+        overload: Default::default(),
         publish_not_ready: false,
         selector: Default::default(),
         external_ips: Vec::new(),

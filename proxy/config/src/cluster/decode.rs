@@ -9,7 +9,8 @@ use outrigger_policy::field::{
     Unusable, each, non_empty, number, positive_duration, required, unsupported, unsupported_any,
 };
 use outrigger_policy::outlier::OutlierDetection;
-use outrigger_proto::xds::{cluster as wire_cluster, core};
+use outrigger_policy::overload::OverloadMode;
+use outrigger_proto::xds::{cluster as wire_cluster, core, metadata as keys};
 
 use super::balancing::Picking;
 use super::http_options::HttpOptions;
@@ -72,8 +73,7 @@ impl Compiled {
             lb_subset_config,
             common_lb_config,
             transport_socket,
-            // Metadata for other filters; ours read none.
-            metadata: _,
+            metadata,
             protocol_selection,
             upstream_connection_options,
             close_connections_on_host_health_failure,
@@ -157,6 +157,7 @@ impl Compiled {
                 .unwrap_or(Duration::from_secs(5)),
             breakers: CircuitBreakers::decode(circuit_breakers)
                 .map_err(|bad| bad.within("circuit_breakers"))?,
+            overload: overload(metadata)?,
             outlier: OutlierDetection::decode(outlier_detection)
                 .map_err(|bad| bad.within("outlier_detection"))?,
             balancing: picking.policy,
@@ -165,6 +166,15 @@ impl Compiled {
         };
         Ok(Self { cluster: Arc::new(cluster), assignment, endpoint_settings })
     }
+}
+
+/// Decodes what our control plane writes in the metadata of a cluster. Metadata under other keys is for other proxies.
+fn overload(metadata: Option<core::Metadata>) -> Result<OverloadMode, Unusable> {
+    let metadata = metadata.unwrap_or_default();
+    let Some(of) = metadata.filter_metadata.get(keys::OVERLOAD) else { return Ok(OverloadMode::Off) };
+    let mode = string_field(of, keys::MODE).and_then(OverloadMode::named);
+    let field = format!("metadata.filter_metadata.{}.{}", keys::OVERLOAD, keys::MODE);
+    mode.ok_or_else(|| Unusable::new(field, "is none of off, observe and enforce"))
 }
 
 fn upstream_connection(wire: wire_cluster::UpstreamConnectionOptions) {

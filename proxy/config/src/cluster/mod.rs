@@ -14,6 +14,7 @@ use arc_swap::{ArcSwap, Guard};
 use outrigger_core::Name;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_policy::outlier::OutlierDetection;
+use outrigger_policy::overload::OverloadMode;
 
 use crate::endpoint::{Endpoints, Transport};
 
@@ -33,6 +34,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// Limits on concurrent use.
     pub breakers: CircuitBreakers,
+    /// What is done about overload of the application behind it.
+    pub overload: OverloadMode,
     /// When endpoints are ejected; `None` is never.
     pub outlier: Option<OutlierDetection>,
     /// The load balancing policy.

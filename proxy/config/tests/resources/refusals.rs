@@ -2,8 +2,13 @@
 
 use outrigger_config::compiled::Compiled;
 use outrigger_proto::kind::Kind;
+<<<<<<< HEAD
 use outrigger_proto::xds::protobuf::{Any, BoolValue};
 use outrigger_proto::xds::{cluster, endpoint, fault, hcm, listener, network_rbac, route, tls, type_url};
+=======
+use outrigger_proto::xds::protobuf::{self, Any, BoolValue};
+use outrigger_proto::xds::{cluster, core, endpoint, fault, hcm, listener, route, tls, type_url};
+>>>>>>> 46f0054 (Overload: an application gets as many requests at once as it can process)
 use proptest::prelude::*;
 
 use crate::fixture::*;
@@ -71,6 +76,12 @@ fn clusters() {
     let subsets = cluster::cluster::LbSubsetConfig { list_as_any: true, ..Default::default() };
     assert_eq!(bad_cluster(|wire| wire.lb_subset_config = Some(subsets)), "lb_subset_config");
     assert_eq!(bad_cluster(|wire| wire.connect_timeout = seconds(0)), "connect_timeout");
+    let mode = protobuf::Value { kind: Some(protobuf::value::Kind::StringValue("perhaps".into())) };
+    let fields = protobuf::Struct { fields: [("mode".to_owned(), mode)].into() };
+    let filter_metadata = [("outrigger.overload".to_owned(), fields)].into();
+    let metadata = core::Metadata { filter_metadata, ..Default::default() };
+    let field = "metadata.filter_metadata.outrigger.overload.mode";
+    assert_eq!(bad_cluster(|wire| wire.metadata = Some(metadata)), field);
     assert_eq!(bad_cluster(|wire| wire.eds_cluster_config = None), "eds_cluster_config");
     assert_eq!(
         bad_cluster(|wire| wire.eds_cluster_config.as_mut().unwrap().eds_config = None),

@@ -85,6 +85,11 @@ impl Capacity {
         Arc::new(Self::of(limit, debts, true))
     }
 
+    /// Creates a capacity of `limit` whose peers' newest waiters are served first. Nothing of it can be cut.
+    pub(crate) fn newest_first(limit: u32) -> Arc<Self> {
+        Arc::new(Self { queue: Mutex::new(Waiters::newest_first()), ..Self::of(limit, Arc::default(), true) })
+    }
+
     /// Creates a capacity of `limit` without fair shares: waiters are served in order.
     pub(crate) fn unshared(limit: u32) -> Arc<Holding> {
         Arc::new(Holding::none_of(Arc::new(Self::of(limit, Arc::default(), false))))
@@ -112,7 +117,6 @@ impl Capacity {
     }
 
     /// Returns the amount in use.
-    #[cfg(test)]
     pub(crate) fn used(&self) -> u32 {
         self.used.load(SeqCst)
     }

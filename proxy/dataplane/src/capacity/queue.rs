@@ -1,4 +1,4 @@
-//! The waiters for a capacity: in order of arrival within a peer, and by an [`Order`] between peers.
+//! The waiters for a capacity: in order of arrival within a peer, or in the opposite order, and by an [`Order`] between peers.
 //!
 //! A waiter that is cancelled is removed at once, so that every entry is live. Selecting the next peer iterates over all
 //! waiting peers. Only waiters, and releases while there are waiters, pay for this.
@@ -29,6 +29,7 @@ pub(super) struct Ticket(u64);
 #[derive(Debug)]
 pub(super) struct Queue<K, T> {
     order: Order,
+    newest_first: bool,
     lines: VecDeque<Line<K, T>>,
     next: u64,
 }
@@ -42,11 +43,16 @@ struct Line<K, T> {
 
 impl<K, T> Default for Queue<K, T> {
     fn default() -> Self {
-        Self { order: Order::default(), lines: VecDeque::new(), next: 0 }
+        Self { order: Order::default(), newest_first: false, lines: VecDeque::new(), next: 0 }
     }
 }
 
 impl<K: Clone + PartialEq, T> Queue<K, T> {
+    /// Creates a queue in which the newest waiter of a peer is served first.
+    pub(super) fn newest_first() -> Self {
+        Self { newest_first: true, ..Self::default() }
+    }
+
     /// Adds a waiter for `peer`.
     pub(super) fn push(&mut self, peer: &K, waiter: T) -> Ticket {
         let ticket = Ticket(self.next);
@@ -70,10 +76,11 @@ impl<K: Clone + PartialEq, T> Queue<K, T> {
         self.order.next(self.lines.iter().map(|line| &line.peer).filter(|peer| eligible(peer)), held)
     }
 
-    /// Removes the oldest waiter of `peer`.
+    /// Removes the waiter of `peer` whose turn it is: the oldest or, if the queue is made so, the newest.
     pub(super) fn pop(&mut self, peer: &K) -> Option<T> {
         let mut line = self.lines.remove(self.position(peer)?)?;
-        let (_, waiter) = line.waiters.pop_first()?;
+        let next = if self.newest_first { line.waiters.pop_last() } else { line.waiters.pop_first() };
+        let (_, waiter) = next?;
         if !line.waiters.is_empty() {
             self.lines.push_back(line);
         }
@@ -116,6 +123,15 @@ mod tests {
         queue.push(&'b', "b1");
         assert_eq!(served(&mut queue), ["a1", "b1", "a2", "a3"]);
         assert!(!queue.has(&'a'));
+    }
+
+    #[test]
+    fn the_newest_is_served_first_if_the_queue_is_made_so() {
+        let mut queue = Queue::newest_first();
+        for (peer, waiter) in [('a', "a1"), ('a', "a2"), ('b', "b1"), ('a', "a3")] {
+            queue.push(&peer, waiter);
+        }
+        assert_eq!(served(&mut queue), ["a3", "b1", "a2", "a1"]);
     }
 
     #[test]

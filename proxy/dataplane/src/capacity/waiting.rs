@@ -24,6 +24,11 @@ pub(crate) struct Waiting {
 }
 
 impl Capacity {
+    /// Returns the number of waiters.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(SeqCst)
+    }
+
     /// Returns whether there are waiters.
     pub(crate) fn is_waited_for(&self) -> bool {
         self.waiting.load(SeqCst) > 0

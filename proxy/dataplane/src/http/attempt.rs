@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use http::HeaderMap;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
@@ -15,11 +16,13 @@ use outrigger_policy::outlier::Outcome;
 use outrigger_policy::response::ResponseFacts;
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::retry_budget::RetryPermit;
+use outrigger_policy::timeout;
 use tokio::time::Instant;
 
 use super::journal::Journal;
 use super::refusal;
 use super::replay::ReplayBody;
+use super::request_context::RequestContext;
 use super::time_limit::{TimeLimit, TimedOut};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::head::{RequestHead, ResponseHead};
@@ -242,6 +245,22 @@ fn late(which: TimedOut, reached: Reached) -> Failure {
         TimedOut::Deadline => "no answer in time",
     };
     Failure::upstream(Reason::UpstreamRequestTimeout, reached, what)
+}
+
+/// Returns until when somebody waits for the response to a request with this `limit`: as its route says, its client
+/// (`grpc-timeout`), or the sidecar before this one ([`timeout::EXPECTED`]).
+pub(super) fn awaited_until(cx: &RequestContext<'_>, limit: TimeLimit) -> Option<Instant> {
+    // A time that overflows the clock never passes.
+    let of_client =
+        timeout::of_client(&cx.head.headers).and_then(|waits| cx.journal.began().checked_add(waits));
+    of_client.into_iter().chain(limit.deadline).min()
+}
+
+/// Tells the host how long this proxy waits, if that is limited.
+pub(super) fn expect(headers: &mut HeaderMap, limit: TimeLimit, now: Instant) {
+    let Some(deadline) = limit.deadline else { return };
+    let left = deadline.saturating_duration_since(now).as_millis();
+    headers.insert(timeout::EXPECTED, u64::try_from(left).unwrap_or(u64::MAX).into());
 }
 
 /// A host leaves a request unanswered that another one answers.

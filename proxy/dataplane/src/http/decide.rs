@@ -1,6 +1,7 @@
 //! Decides after each attempt whether the request is retried or its outcome is final. Does no I/O and never waits.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::Method;
@@ -12,7 +13,9 @@ use tokio::time::Instant;
 
 use super::attempt::{Failed, Response, silent};
 use super::replay::ReplayBody;
+use super::request_context::RequestContext;
 use crate::codec::head::RequestHead;
+use crate::upstream::bounds::Peer;
 use crate::upstream::cluster::Cluster;
 
 /// How many times a request is sent again regardless of its route, because the connection that it was given had just been
@@ -50,6 +53,23 @@ pub(super) struct Progress {
     /// The furthest state that any attempt reached.
     pub(super) furthest: Reached,
     retries: Retries,
+}
+
+/// The state that the attempts of one request share.
+pub(super) struct Attempting<'r, 'a> {
+    pub(super) cx: &'r mut RequestContext<'a>,
+    pub(super) body: &'r ReplayBody,
+    pub(super) peer: Rc<Peer>,
+    pub(super) rules: &'r RetryRules<'r>,
+    pub(super) progress: Progress,
+}
+
+impl Attempting<'_, '_> {
+    /// Returns whether two hosts may execute it: one certainly, the other possibly.
+    pub(super) fn may_be_paired(&self) -> bool {
+        let head = &self.cx.head;
+        head.method.is_safe() && head.upgrade.is_none() && self.body.is_empty()
+    }
 }
 
 impl Progress {

@@ -18,7 +18,7 @@ use outrigger_policy::retry::RetryPolicy;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::attempt::{self, Attempt, Ended, Failed, Response};
-use super::decide::{Progress, RetryDecision, RetryRules};
+use super::decide::{Attempting, Progress, RetryDecision, RetryRules};
 use super::filters::Admitted;
 use super::pair::Probe;
 use super::replay::{BufferLimits, ReplayBody};
@@ -28,9 +28,9 @@ use super::request_timeout::{Owe, RequestLimit, RequestTimeout};
 use super::time_limit::TimeLimit;
 use crate::codec::answer::Payload;
 use crate::codec::body::Body;
-use crate::upstream::bounds::Peer;
 use crate::upstream::cluster::{Cluster, Picked, Probing};
 use crate::upstream::host::{Host, HostAttempt};
+use crate::upstream::overload::Running;
 
 /// The number of the attempt in a request, and the number of attempts in a response (Envoy's `x-envoy-attempt-count`).
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
@@ -55,23 +55,6 @@ pub(super) struct Forwarding<'a> {
     pub(super) body_deadline: Option<Instant>,
 }
 
-/// The state that the attempts of one request share.
-struct Attempting<'r, 'a> {
-    cx: &'r mut RequestContext<'a>,
-    body: &'r ReplayBody,
-    peer: Rc<Peer>,
-    rules: &'r RetryRules<'r>,
-    progress: Progress,
-}
-
-impl Attempting<'_, '_> {
-    /// Returns whether two hosts may execute it: one certainly, the other possibly.
-    fn may_be_paired(&self) -> bool {
-        let head = &self.cx.head;
-        head.method.is_safe() && head.upgrade.is_none() && self.body.is_empty()
-    }
-}
-
 impl Forwarding<'_> {
     /// Forwards to a destination outside the mesh, without time limits: none is configured for it.
     pub(super) fn passthrough(cluster: Rc<Cluster>, hosts: Vec<Rc<Host>>) -> Self {
@@ -92,6 +75,11 @@ impl Forwarding<'_> {
         let cx = admitted.into_context();
         let (body, _clock) = self.timed_body(cx);
         let permit = self.cluster.admit(&cx.on.client.key).await?;
+        // What an upgrade opens is no work for the application.
+        let mut running = match cx.head.upgrade {
+            None => self.cluster.run(&permit.peer, attempt::awaited_until(cx, self.limit)).await?,
+            Some(_) => Running::UNKNOWN,
+        };
         let body = ReplayBody::new(body, || BufferLimits {
             limit: self.attempts.kept_bytes,
             of_worker: Rc::clone(&cx.on.context.kept_bytes),
@@ -103,14 +91,15 @@ impl Forwarding<'_> {
             deadline: self.limit.deadline,
             resolved: self.hosts.as_ref().map(Vec::len),
         };
-        let peer = Rc::clone(&permit.peer);
-        let mut request = Attempting { cx, body: &body, peer, rules: &rules, progress: Progress::default() };
+        let (peer, progress) = (Rc::clone(&permit.peer), Progress::default());
+        let mut request = Attempting { cx, body: &body, peer, rules: &rules, progress };
         let mut retrying = None;
         loop {
             let Ended { asking, outcome, paid } = match self.next(&mut request).await {
                 Ok(ended) => ended,
                 // Previous attempts may have been processed.
                 Err(none) => {
+                    running.failed(&none);
                     return Err(Failure { reached: none.reached.max(request.progress.furthest), ..none });
                 }
             };
@@ -152,6 +141,7 @@ impl Forwarding<'_> {
                     }
                 }
                 (RetryDecision::Final(reason), Ok(Response { mut head, payload, exchange, .. })) => {
+                    running.answered();
                     if let Some(reason) = reason {
                         cx.journal.set_reason(reason);
                     }
@@ -177,6 +167,7 @@ impl Forwarding<'_> {
                     });
                 }
                 (RetryDecision::Final(reason), Err(Failed { mut failure, .. })) => {
+                    running.failed(&failure);
                     failure.reason = reason.unwrap_or(failure.reason);
                     failure.reached = progress.furthest;
                     return Err(failure);
@@ -230,6 +221,7 @@ impl Forwarding<'_> {
         journal.attempt_begins(&self.cluster.name, endpoint, span, asking.began());
         self.cluster.series.attempts.increment();
         trace.write(&mut head.headers, span);
+        attempt::expect(&mut head.headers, attempt::limit(self.retry, self.limit), asking.began());
         request.progress.begun += 1;
         if self.attempts.count_in_request {
             head.headers.insert(ATTEMPT_COUNT, request.progress.begun.into());

@@ -8,6 +8,8 @@ use outrigger_core::error::{Failure, Reached};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
 
+use super::respond::REASON;
+
 const NOT_PROCESSED: HeaderName = HeaderName::from_static("x-outrigger-not-processed");
 
 /// Marks a response as a refusal by `own`.
@@ -22,8 +24,12 @@ pub(super) fn mark(headers: &mut HeaderMap, own: &SpiffeId) {
 pub(super) fn check(headers: &mut HeaderMap, peer: Option<&SpiffeId>) -> Result<(), Failure> {
     let Some(by) = headers.remove(NOT_PROCESSED) else { return Ok(()) };
     if peer.is_some_and(|peer| by.as_bytes() == peer.as_str().as_bytes()) {
-        let what = "the endpoint's sidecar has no capacity left";
-        return Err(Failure::upstream(Reason::UpstreamOverflow, Reached::NotProcessed, what));
+        let of_application = headers.get(REASON).is_some_and(|name| name == Reason::Overloaded.name());
+        let (reason, what) = match of_application {
+            true => (Reason::Overloaded, "the endpoint's application is overloaded"),
+            false => (Reason::UpstreamOverflow, "the endpoint's sidecar has no capacity left"),
+        };
+        return Err(Failure::upstream(reason, Reached::NotProcessed, what));
     }
     Ok(())
 }
@@ -31,6 +37,17 @@ pub(super) fn check(headers: &mut HeaderMap, peer: Option<&SpiffeId>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_says_whether_the_application_is_overloaded() {
+        let cart = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
+        for reason in [Reason::Overloaded, Reason::UpstreamOverflow] {
+            let mut headers = HeaderMap::new();
+            mark(&mut headers, &cart);
+            headers.insert(REASON, HeaderValue::from_static(reason.name()));
+            assert_eq!(check(&mut headers, Some(&cart)).unwrap_err().reason, reason);
+        }
+    }
 
     #[test]
     fn a_refusal_counts_only_from_the_peer_that_it_names() {

@@ -321,7 +321,10 @@ async fn fail(on: &Downstream, failed: Failed<'_>, journal: &mut Journal, respon
         && failure.never_processed()
         && matches!(
             failure.reason,
-            Reason::UpstreamOverflow | Reason::UpstreamRemoteReset | Reason::ApplicationUnreachable
+            Reason::UpstreamOverflow
+                | Reason::Overloaded
+                | Reason::UpstreamRemoteReset
+                | Reason::ApplicationUnreachable
         );
     let mut responder = responder;
     // The sidecar before this one may send it elsewhere, a POST too: nothing of the request was written to an application. This

@@ -22,6 +22,11 @@ use crate::codec::head::ResponseHead;
 pub(super) const REASON: HeaderName = HeaderName::from_static(Reason::FIELD);
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static(response::GRPC_STATUS);
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+/// `google.rpc.Status` with code 14 and a `google.rpc.RetryInfo` of one second: the application is overloaded.
+const RETRY_IN_A_SECOND: HeaderValue = HeaderValue::from_static(
+    "CA4SCm92ZXJsb2FkZWQaMAoodHlwZS5nb29nbGVhcGlzLmNvbS9nb29nbGUucnBjLlJldHJ5SW5mbxIECgIIAQ",
+);
 /// Bytes of a text that a `grpc-message` is made of.
 const LONGEST_MESSAGE: usize = 1024;
 
@@ -48,6 +53,9 @@ pub(super) fn answer(
         head.headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
         if let Some(message) = grpc_message(text.as_bytes()) {
             head.headers.insert(GRPC_MESSAGE, message);
+        }
+        if reason == Reason::Overloaded {
+            head.headers.insert(GRPC_DETAILS, RETRY_IN_A_SECOND);
         }
         return (head, Body::empty());
     }
@@ -154,6 +162,9 @@ impl Source for Watched {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_proto::xds::{protobuf, rpc};
+    use prost::Message;
+
     use super::*;
 
     #[test]
@@ -165,6 +176,38 @@ mod tests {
         let text = "50%25 has no endpoint that is ready (no_healthy_upstream); see: outrigger status";
         assert_eq!(head.headers[GRPC_MESSAGE], text);
         assert!(body.is_ended());
+    }
+
+    #[test]
+    fn a_grpc_client_reads_when_to_try_an_overloaded_application_again() {
+        let (head, _) = failed(Reason::Overloaded, FailedRequest::default(), true);
+        let details = rpc::Status::decode(decode_base64(&head.headers[GRPC_DETAILS]).as_slice()).unwrap();
+        assert_eq!((details.code, details.details.len()), (14, 1));
+        assert_eq!(details.details[0].type_url, "type.googleapis.com/google.rpc.RetryInfo");
+        // `retry_delay` is field 1 of RetryInfo.
+        let delay = protobuf::Duration::decode(&details.details[0].value[2..]).unwrap();
+        assert_eq!((details.details[0].value[0], delay.seconds, delay.nanos), (1 << 3 | 2, 1, 0));
+        assert!(
+            !failed(Reason::UpstreamOverflow, FailedRequest::default(), true)
+                .0
+                .headers
+                .contains_key(GRPC_DETAILS)
+        );
+    }
+
+    /// Base64 without padding (gRPC over HTTP/2, "Binary-Value").
+    fn decode_base64(value: &HeaderValue) -> Vec<u8> {
+        let digit = |byte: u8| match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            _ => 63,
+        };
+        let bits =
+            value.as_bytes().iter().flat_map(|byte| (0..6).rev().map(move |bit| digit(*byte) >> bit & 1));
+        let bits: Vec<_> = bits.collect();
+        bits.chunks_exact(8).map(|bits| bits.iter().fold(0, |byte, bit| byte << 1 | bit)).collect()
     }
 
     #[tokio::test]

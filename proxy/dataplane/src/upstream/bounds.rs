@@ -35,6 +35,8 @@ pub(super) struct InUse {
     /// Open connections, including idle and shared ones.
     open: Arc<Holding>,
     debts: Arc<Debts>,
+    /// Requests that the application has. Their limit is that of [`super::overload`].
+    running: Arc<Capacity>,
 }
 
 impl Default for InUse {
@@ -48,7 +50,15 @@ impl Default for InUse {
             connections: capacity(),
             open: Capacity::unshared(0),
             debts,
+            running: Capacity::newest_first(u32::MAX),
         }
+    }
+}
+
+impl InUse {
+    /// Returns the requests that the application has.
+    pub(super) fn running(&self) -> &Arc<Capacity> {
+        &self.running
     }
 }
 
@@ -68,6 +78,7 @@ pub(crate) struct Peer {
     requests: Arc<Holding>,
     pending: Arc<Holding>,
     connections: Arc<Holding>,
+    running: Arc<Holding>,
     in_use: Arc<InUse>,
 }
 
@@ -126,6 +137,7 @@ impl Bounds {
             requests: self.in_use.requests.holding(key),
             pending: self.in_use.pending.holding(key),
             connections: self.in_use.connections.holding(key),
+            running: self.in_use.running.holding(key),
             in_use: Arc::clone(&self.in_use),
         });
         self.peers.borrow_mut().insert(key.clone(), Rc::clone(&peer));
@@ -202,6 +214,11 @@ impl Bounds {
 }
 
 impl Peer {
+    /// Returns the requests of the peer that the application has.
+    pub(super) fn running(&self) -> &Arc<Holding> {
+        &self.running
+    }
+
     /// Lists an exchange of the peer as one whose client stalls, until the returned value is dropped.
     pub(crate) fn owes(&self, waker: &Waker) -> Debt {
         self.in_use.debts.list(&[&self.requests, &self.connections], waker)

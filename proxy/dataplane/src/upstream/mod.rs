@@ -7,6 +7,7 @@ mod balance;
 mod silence;
 mod answers;
 pub(crate) mod race;
+pub(crate) mod overload;
 pub(crate) mod shared;
 pub(crate) mod bounds;
 pub(crate) mod dial;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use foldhash::HashMap;
 use outrigger_core::Name;
 use outrigger_policy::outlier::{Ejections, Health};
+use outrigger_policy::overload::Limiter;
 use outrigger_policy::retry_budget::RetryLedger;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -61,6 +62,7 @@ pub(super) struct Moment {
 #[derive(Debug, Default)]
 pub(super) struct SharedCluster {
     pub(super) in_use: Arc<InUse>,
+    pub(super) limiter: Arc<Limiter>,
     pub(super) ledger: Arc<RetryLedger>,
     pub(super) ejections: Arc<Ejections>,
     endpoints: Mutex<HashMap<SocketAddr, Weak<Health>>>,

@@ -296,6 +296,7 @@ pub fn cluster(name: &str, list: impl IntoIterator<Item = Endpoint>) -> Cluster 
         endpoints: handle,
         connect_timeout: Duration::from_secs(1),
         breakers: CircuitBreakers::decode(None).unwrap(),
+        overload: Default::default(),
         outlier: None,
         balancing: Balancing::PeakEwma,
         protocol: UpstreamProtocol::Http1,

@@ -44,6 +44,8 @@ fn by_default_nothing_that_may_have_been_processed_is_sent_twice_unless_it_is_id
         (Reason::NoHealthyUpstream, Reached::NotWritten, false, false),
         (Reason::UpstreamOverflow, Reached::NotWritten, false, false),
         (Reason::UpstreamOverflow, Reached::NotProcessed, true, true),
+        (Reason::Overloaded, Reached::NotWritten, false, false),
+        (Reason::Overloaded, Reached::NotProcessed, true, true),
         (Reason::UpstreamProtocolError, Reached::Maybe, false, false),
     ] {
         let failure = failure(reason, reached);

@@ -2,12 +2,15 @@
 
 use outrigger_proto::xds::core::transport_socket::ConfigType;
 use outrigger_proto::xds::listener::FilterChain;
+use outrigger_proto::xds::metadata;
+use outrigger_proto::xds::protobuf::value;
 use outrigger_proto::xds::tls::UpstreamTlsContext;
 use outrigger_proto::xds::upstream_http::HttpProtocolOptions;
 use outrigger_proto::xds::upstream_http::http_protocol_options::UpstreamProtocolOptions;
 use outrigger_proto::xds::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
 
 use super::*;
+use crate::model::service::Overload;
 
 fn registered(listen: &[u16], original_destination: bool, protocol: Option<AppProtocol>) -> Registrations {
     let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -40,6 +43,24 @@ fn serving(registrations: Registrations) -> Catalog {
     let mesh: Mesh = [plain(AppProtocol::Detect)].into_iter().collect();
     catalog.publish(Arc::new(mesh.with_registrations(registrations)));
     catalog
+}
+
+#[test]
+fn a_service_says_what_its_sidecars_do_about_overload() {
+    for mode in [Overload::Enforce, Overload::Observe, Overload::Off] {
+        let mut entry = plain(AppProtocol::Http);
+        entry.service = Arc::new(Service { overload: mode, ..Service::clone(&entry.service) });
+        let catalog = catalog(plain(AppProtocol::Http));
+        let mesh: Mesh = [entry].into_iter().collect();
+        catalog.publish(Arc::new(mesh.with_registrations(registered(&[9000], false, None))));
+        let cluster: Cluster = read(&catalog, Kind::Cluster, "inbound|127.0.0.1:10000");
+        let fields = &cluster.metadata.unwrap().filter_metadata[metadata::OVERLOAD].fields;
+        let value = fields[metadata::MODE].kind.clone();
+        assert_eq!(value, Some(value::Kind::StringValue(mode.name().into())));
+        // A client's sidecar knows nothing of it.
+        let cluster: Cluster = read(&catalog, Kind::Cluster, "cart.shop.svc.cluster.local:80");
+        assert!(cluster.metadata.is_none_or(|of| !of.filter_metadata.contains_key(metadata::OVERLOAD)));
+    }
 }
 
 #[test]

@@ -43,11 +43,17 @@ fn in_policy(of: cluster::load_balancing_policy::Policy) -> (String, Any) {
     in_cluster(cluster::Cluster { load_balancing_policy, ..cart_cluster() })
 }
 
-const UNREAD: &str = "for other filters to read; ours read none";
 const DNS: &str = "is about names, which are refused (`type`)";
 const HASHING: &str = "goes with policies that hash, which are refused";
 
 #[expect(deprecated, reason = "older forms are still sent")]
+fn overload(mode: &str) -> core::Metadata {
+    let kind = Some(value::Kind::StringValue(mode.into()));
+    let fields = [("mode".to_owned(), Value { kind })].into();
+    let filter_metadata = [("outrigger.overload".to_owned(), Struct { fields })].into();
+    core::Metadata { filter_metadata, ..Default::default() }
+}
+
 pub fn places() -> Vec<Place> {
     let thresholds = || cart_cluster().circuit_breakers.unwrap().thresholds.remove(0);
     let in_thresholds = |of: cluster::circuit_breakers::Thresholds| {
@@ -73,6 +79,7 @@ pub fn places() -> Vec<Place> {
                 of.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));
                 of.load_assignment = Some(assignment(CART, &["10.0.0.9:80"]));
             })
+            .probe("metadata", |of: &mut cluster::Cluster| of.metadata = Some(overload("observe")))
             .probe("lb_policy", |of: &mut cluster::Cluster| *of = older(LbPolicy::Random, None))
             .probe("ring_hash_lb_config", |of: &mut cluster::Cluster| {
                 of.lb_config = Some(LbConfig::RingHashLbConfig(Default::default()))
@@ -159,7 +166,6 @@ pub fn places() -> Vec<Place> {
             )
             .harmless("every cluster is warmed before a route may name it", &["wait_for_warm_on_init"])
             .harmless("nothing is kept of an original destination", &["cleanup_interval"])
-            .harmless(UNREAD, &["metadata"])
             .harmless(
                 "there are no active health checks whose verdict could outlast an endpoint",
                 &["ignore_health_on_host_removal"],

@@ -34,6 +34,7 @@ use super::balance::load::Load;
 use super::bounds::{Bounds, Exhausted, Peer, RequestPermit};
 use super::dial::{Dialer, Target, TlsTarget};
 use super::host::Host;
+use super::overload::{Overload, Running};
 use super::pool::{Pool, PoolSettings, Siblings, Speaks};
 use super::shared::{EndpointLoad, Moment, SharedCluster, SharedClusters};
 use super::silence::Silence;
@@ -79,6 +80,7 @@ pub(crate) struct Cluster {
     dialer: Rc<Dialer>,
     used: Cell<Instant>,
     answers: Rc<Answers>,
+    overload: Rc<Overload>,
 }
 
 impl Clusters {
@@ -99,9 +101,11 @@ impl Clusters {
             return Rc::clone(cluster);
         }
         let state = self.shared.cluster(&config.name);
+        let series = self.metrics.cluster(&config.name);
+        let overload = Overload::new(config.overload, &state, Arc::clone(&self.shared), Arc::clone(&series));
         let cluster = Rc::new(Cluster {
             name: config.name.clone(),
-            series: self.metrics.cluster(&config.name),
+            series,
             metrics: Arc::clone(&self.metrics),
             config: RefCell::new(Arc::clone(config)),
             members: RefCell::default(),
@@ -116,6 +120,7 @@ impl Clusters {
             dialer: Rc::clone(&self.dialer),
             used: Cell::new(Instant::now()),
             answers: Rc::default(),
+            overload,
         });
         self.clusters.borrow_mut().insert(config.name.clone(), Rc::clone(&cluster));
         cluster
@@ -185,6 +190,12 @@ impl Cluster {
         Ok(permit)
     }
 
+    /// Waits until the application behind this proxy, if it is one, can take a request of `peer`, whose client waits until
+    /// `deadline` at most. Returns an error if it is overloaded.
+    pub(crate) async fn run(&self, peer: &Peer, deadline: Option<Instant>) -> Result<Running, Failure> {
+        self.overload.admit(peer.running(), deadline).await
+    }
+
     /// Returns what `peer` holds of this cluster.
     pub(crate) fn peer(&self, peer: &PeerKey) -> Rc<Peer> {
         self.bounds.peer(peer)
@@ -239,6 +250,7 @@ impl Cluster {
             return;
         }
         self.bounds.set_limits(&config.breakers);
+        self.overload.set(config.overload);
         let unlisted = self.unlisted.borrow();
         let members = self.members.borrow();
         for host in members.hosts().iter().chain(unlisted.values().map(|(host, _)| host)) {
@@ -317,6 +329,7 @@ impl Cluster {
         self.follow_endpoints(moment);
         self.count_all_hosts(moment);
         self.bounds.tidy();
+        self.overload.round();
         self.compare();
         for host in self.members.borrow().hosts() {
             host.pool.tidy(now);

@@ -1,3 +1,5 @@
+mod overload;
+
 use std::net::IpAddr;
 
 use outrigger_config::cluster::{Balancing, ConnectionSettings, Discovery, EndpointsHandle};
@@ -41,6 +43,7 @@ fn cluster(list: impl IntoIterator<Item = Arc<Endpoint>>) -> (Rc<Cluster>, Endpo
         endpoints: endpoints.clone(),
         connect_timeout: Duration::from_secs(1),
         breakers: CircuitBreakers::decode(None).unwrap(),
+        overload: Default::default(),
         outlier: OutlierDetection::decode(Some(Default::default())).unwrap(),
         balancing: Balancing::Random,
         protocol: UpstreamProtocol::Http1,

@@ -132,6 +132,8 @@ pub(super) fn upstream(
             retries: _,
             budget_exhausted: _,
             overflow: _,
+            overload_waits: _,
+            overload_refused: _,
             connections_open: _,
             connections_active: _,
             connections_idle: _,
@@ -161,6 +163,16 @@ pub(super) fn upstream(
         counter("outrigger_upstream_overflow_total", "Requests refused because a bound was reached", |of| {
             of.overflow
         }),
+        counter(
+            "outrigger_upstream_overload_waits_total",
+            "Requests that had to wait for an overloaded application",
+            |of| of.overload_waits,
+        ),
+        counter(
+            "outrigger_upstream_overload_refused_total",
+            "Requests refused because the application is overloaded",
+            |of| of.overload_refused,
+        ),
         Family::counter("outrigger_upstream_ejections_total", "Endpoints ejected", ejections),
         counter("outrigger_upstream_connections_opened_total", "Connections established", |of| {
             of.connections_total

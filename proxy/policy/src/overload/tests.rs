@@ -1,0 +1,114 @@
+//! Applications of several kinds under too much load, and under loads that are healthy but uneven. Time is simulated.
+
+mod simulation;
+
+use simulation::{Arrival, Random, Simulation, at_rate};
+
+const MILLISECOND: u64 = 1000;
+const SECOND: u64 = 1000 * MILLISECOND;
+
+/// Ten times as much as the application can process, for ten seconds, and then three quarters of it.
+fn overload(per_second: u64, request: impl Fn(&mut Random) -> (u64, u64)) -> Vec<Arrival> {
+    let mut random = Random::default();
+    let mut all = at_rate(10 * per_second, 0..10 * SECOND, &mut random, &request);
+    all.extend(at_rate(per_second * 3 / 4, 10 * SECOND..20 * SECOND, &mut random, &request));
+    all.iter_mut().for_each(|arrival| arrival.patience = SECOND);
+    all
+}
+
+#[test]
+fn an_overloaded_application_answers_in_time_what_it_can_and_recovers_at_once() {
+    type Request = fn(&mut Random) -> (u64, u64);
+    let kinds: [(&str, usize, u64, f64, Request); 5] = [
+        ("one thread", 1, 133, 0.85, |_| (7500, 0)),
+        ("one thread, uneven work", 1, 133, 0.4, |random| (random.exponential(7500), 0)),
+        ("eight threads, uneven work", 8, 400, 0.6, |random| (random.exponential(20_000), 0)),
+        ("sixty-four threads", 64, 4000, 0.8, |random| (8000 + random.exponential(8000), 0)),
+        ("fans out", 1, 500, 0.7, |_| (2000, 20_000)),
+    ];
+    for (name, threads, per_second, share, request) in kinds {
+        for notices in [true, false] {
+            let outcome = Simulation { threads, notices, ..Simulation::default() }
+                .run(overload(per_second, request), 20 * SECOND);
+            let useful = outcome.useful(0..10 * SECOND, 100 * MILLISECOND) as f64 / 10.0 / per_second as f64;
+            println!("{name}, notices {notices}: {useful:.2} of the capacity in time");
+            assert!(useful >= share, "{name}, notices {notices}: {useful}");
+            assert_eq!(outcome.refused(12 * SECOND..20 * SECOND), 0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn without_overload_nothing_is_refused() {
+    let end = 120 * SECOND;
+    let random = &mut Random::default();
+    let periods = |length: u64| (0..end / length).map(move |number| number * length);
+    let mut loads: Vec<(&str, Simulation, Vec<Arrival>)> = Vec::new();
+    let app = |threads| Simulation { threads, ..Simulation::default() };
+
+    let busy = at_rate(360, 0..end, random, |random| (random.exponential(10_000), 0));
+    loads.push(("busy: nine tenths of the capacity", app(4), busy));
+
+    let mixed = at_rate(200, 0..end, random, |random| match random.below(40) {
+        0 => (2000, 2 * SECOND),
+        _ => (random.exponential(2000), 0),
+    });
+    loads.push(("mixed: fast requests and reports", app(8), mixed));
+
+    let mut bursts = at_rate(20, 0..end, random, |_| (7500, 0));
+    for begin in periods(2 * SECOND) {
+        bursts.extend((0..60).map(|number| Arrival::new(begin + 500 * number, 7500, 0)));
+    }
+    loads.push(("bursts of half a second's work", app(1), bursts));
+
+    let slow_start = at_rate(50, 0..end, random, |random| (random.exponential(10_000), 0));
+    let mut cold = app(4);
+    cold.slow = vec![(0..3 * SECOND, 20)];
+    loads.push(("slow start: twenty times slower for three seconds", cold, slow_start));
+
+    let polls = |random: &mut Random, clients: usize| -> Vec<Arrival> {
+        let mut all = Vec::new();
+        for _ in 0..clients {
+            let mut at = random.below(30 * SECOND);
+            while at < end {
+                let waits = random.below(30 * SECOND);
+                all.push(Arrival::new(at, 100, waits));
+                at += waits + 100 * MILLISECOND;
+            }
+        }
+        all
+    };
+    let only_polls = polls(random, 500);
+    loads.push(("long polls", app(100), only_polls));
+    let mut among = polls(random, 100);
+    among.extend(at_rate(130, 0..end, random, |random| (random.exponential(10_000), 0)));
+    loads.push(("long polls among requests", app(2), among));
+
+    let mut slower = Vec::new();
+    for begin in periods(30 * SECOND) {
+        let fast = begin..begin + 20 * SECOND;
+        let slow = fast.end..begin + 30 * SECOND;
+        slower.extend(at_rate(100, fast, random, |random| (1000, 40_000 + random.exponential(10_000))));
+        slower.extend(at_rate(100, slow, random, |random| (1000, 180_000 + random.exponential(20_000))));
+    }
+    loads.push(("a dependency four times slower for ten seconds", app(100), slower));
+
+    let mut batches = at_rate(2, 0..end, random, |_| (5000, 0));
+    for begin in periods(10 * SECOND) {
+        let report =
+            |number: u64| Arrival::new(begin + 10_000 * number, 2000, 1_800_000 + random.below(400_000));
+        batches.extend((0..50).map(report));
+    }
+    loads.push(("batches of reports", app(50), batches));
+
+    let pauses = at_rate(60, 0..end, random, |_| (7500, 0));
+    let mut pausing = app(1);
+    pausing.slow = periods(5 * SECOND).map(|begin| (begin + 2 * SECOND..begin + 2_700_000, 93)).collect();
+    loads.push(("pauses of 0.7 seconds", pausing, pauses));
+
+    for (name, simulation, arrivals) in loads {
+        let outcome = simulation.run(arrivals, end);
+        assert_eq!(outcome.refused(0..end), 0, "{name}");
+        assert!(outcome.useful(0..end, 60 * SECOND) > 100, "{name}");
+    }
+}
