@@ -172,7 +172,7 @@ mod tests {
 
     /// The rows that blame or excuse an endpoint; every other row says nothing. Deliberately a second copy, so that a change of
     /// the table needs a change here.
-    const ROWS: [(Reason, Reached, Freshness, Blame); 32] = {
+    const ROWS: [(Reason, Reached, Freshness, Blame); 33] = {
         use Freshness::{Fresh, Stale};
         use Reached::{Maybe, NotProcessed, NotWritten, ResponseStarted};
         [

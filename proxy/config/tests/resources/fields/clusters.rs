@@ -46,7 +46,6 @@ fn in_policy(of: cluster::load_balancing_policy::Policy) -> (String, Any) {
 const DNS: &str = "is about names, which are refused (`type`)";
 const HASHING: &str = "goes with policies that hash, which are refused";
 
-#[expect(deprecated, reason = "older forms are still sent")]
 fn overload(mode: &str) -> core::Metadata {
     let kind = Some(value::Kind::StringValue(mode.into()));
     let fields = [("mode".to_owned(), Value { kind })].into();
@@ -54,6 +53,7 @@ fn overload(mode: &str) -> core::Metadata {
     core::Metadata { filter_metadata, ..Default::default() }
 }
 
+#[expect(deprecated, reason = "older forms are still sent")]
 pub fn places() -> Vec<Place> {
     let thresholds = || cart_cluster().circuit_breakers.unwrap().thresholds.remove(0);
     let in_thresholds = |of: cluster::circuit_breakers::Thresholds| {
