@@ -170,7 +170,7 @@ mod tests {
             outcome,
             endpoint: None,
         };
-        let good = |number| sample(number * 10, Outcome::Answered);
+        let good = |number: u64| sample(number * 10, Outcome::Answered);
         let mut samples: Vec<_> = (0..1000).map(good).collect();
         assert_eq!(recovered(&samples), Some(Duration::ZERO));
         (0..60).for_each(|number| samples[number].outcome = Outcome::Late);
