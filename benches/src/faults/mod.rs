@@ -44,6 +44,9 @@ pub(crate) struct FaultsArgs {
     /// Clients, with one connection each.
     #[arg(long, default_value_t = 60)]
     clients: u32,
+    /// Requests a second in `overload`, of which the applications can process 400.
+    #[arg(long, default_value_t = 4000)]
+    offered: u32,
     /// The binary to measure.
     #[arg(long, default_value = "target/release/outrigger")]
     outrigger: PathBuf,
@@ -81,7 +84,7 @@ pub(crate) async fn run(args: FaultsArgs) -> Result<(), String> {
     }
     if overloads(&args) {
         proxies.extend(installed("envoy").filter(|_| !args.no_peers).map(Proxy::EnvoyAdaptive));
-        overload::run(&args.outrigger, &proxies).await?;
+        overload::run(&args.outrigger, args.offered, &proxies).await?;
     }
     match args.check && lost > 0 {
         true => Err(format!("{lost} GETs were lost that another endpoint could have answered")),

@@ -25,8 +25,8 @@ struct Kind {
     delay: Duration,
     /// The factor by which they are slower during the overload.
     slower: u32,
-    /// Requests a second of the first caller.
-    offered: u32,
+    /// Which part of the load the first caller sends: one in this many.
+    share: u32,
 }
 
 const KINDS: [Kind; 3] = [
@@ -35,21 +35,21 @@ const KINDS: [Kind; 3] = [
         concurrency: 1,
         delay: Duration::from_micros(7500),
         slower: 1,
-        offered: 4000,
+        share: 1,
     },
     Kind {
         name: "a queue and six threads",
         concurrency: 6,
         delay: Duration::from_millis(45),
         slower: 1,
-        offered: 4000,
+        share: 1,
     },
     Kind {
         name: "slows down to a quarter",
         concurrency: 1,
         delay: Duration::from_micros(7500),
         slower: 4,
-        offered: 400,
+        share: 10,
     },
 ];
 
@@ -69,7 +69,7 @@ struct Figures {
 }
 
 /// Measures all kinds with each proxy, and prints a table.
-pub(super) async fn run(outrigger: &Path, proxies: &[Proxy]) -> Result<(), String> {
+pub(super) async fn run(outrigger: &Path, offered: u32, proxies: &[Proxy]) -> Result<(), String> {
     println!(
         "| applications | proxy | in time, answers/s | second caller in time, % | refused | timed out | recovered after s | refused then |\n\
          |---|---|--:|--:|--:|--:|--:|--:|"
@@ -78,7 +78,7 @@ pub(super) async fn run(outrigger: &Path, proxies: &[Proxy]) -> Result<(), Strin
         for proxy in proxies {
             eprintln!("overload, {}: {}", kind.name, proxy.name());
             let Figures { in_time, second, refused, late, recovered, refused_after } =
-                measure(outrigger, proxy, kind).await?;
+                measure(outrigger, proxy, kind, offered / kind.share).await?;
             let recovered = recovered.map_or("never".into(), |time| format!("{:.2}", time.as_secs_f64()));
             println!(
                 "| {} | {} | {in_time:.0} | {second:.0} | {refused} | {late} | {recovered} | {refused_after} |",
@@ -91,7 +91,7 @@ pub(super) async fn run(outrigger: &Path, proxies: &[Proxy]) -> Result<(), Strin
 }
 
 /// Ten seconds of too much load, with a second caller that sends 50 requests a second, and ten seconds of 300 a second.
-async fn measure(outrigger: &Path, proxy: &Proxy, kind: Kind) -> Result<Figures, String> {
+async fn measure(outrigger: &Path, proxy: &Proxy, kind: Kind, offered: u32) -> Result<Figures, String> {
     let settings = Settings {
         outrigger: outrigger.to_owned(),
         certificate_ttl: Duration::from_secs(3600),
@@ -116,7 +116,7 @@ async fn measure(outrigger: &Path, proxy: &Proxy, kind: Kind) -> Result<Figures,
     load::run(TARGET, plan(200, Duration::from_secs(3))).await;
     behave(kind.delay * kind.slower).await?;
     let (during, of_second) =
-        tokio::join!(load::run(TARGET, plan(kind.offered, LENGTH)), load::run(second, plan(50, LENGTH)));
+        tokio::join!(load::run(TARGET, plan(offered, LENGTH)), load::run(second, plan(50, LENGTH)));
     behave(kind.delay).await?;
     let after = load::run(TARGET, plan(300, LENGTH)).await;
     topology.stop().await?;
