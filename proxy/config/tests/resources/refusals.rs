@@ -2,13 +2,10 @@
 
 use outrigger_config::compiled::Compiled;
 use outrigger_proto::kind::Kind;
-<<<<<<< HEAD
-use outrigger_proto::xds::protobuf::{Any, BoolValue};
-use outrigger_proto::xds::{cluster, endpoint, fault, hcm, listener, network_rbac, route, tls, type_url};
-=======
 use outrigger_proto::xds::protobuf::{self, Any, BoolValue};
-use outrigger_proto::xds::{cluster, core, endpoint, fault, hcm, listener, route, tls, type_url};
->>>>>>> 46f0054 (Overload: an application gets as many requests at once as it can process)
+use outrigger_proto::xds::{
+    cluster, core, endpoint, fault, hcm, listener, network_rbac, route, tls, type_url,
+};
 use proptest::prelude::*;
 
 use crate::fixture::*;
