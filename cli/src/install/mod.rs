@@ -18,10 +18,11 @@ const IMAGES: &str = "Images";
 const MESH: &str = "Mesh";
 const CNI: &str = "CNI plugin";
 
-/// The namespace, then the chart's templates, in the order in which objects are created. The webhook comes last, when there is
+/// The namespace, then the chart's templates, CRDs first, in the order in which objects are created. The webhook comes last, when there is
 /// a control plane to call.
-const TEMPLATES: [&str; 9] = [
+const TEMPLATES: [&str; 10] = [
     include_str!("../../../deploy/namespace.yaml"),
+    include_str!("../../../deploy/chart/templates/crds.yaml"),
     include_str!("../../../deploy/chart/templates/cni.yaml"),
     include_str!("../../../deploy/chart/templates/service-account.yaml"),
     include_str!("../../../deploy/chart/templates/rbac.yaml"),
@@ -36,6 +37,7 @@ const TEMPLATES: [&str; 9] = [
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 CRDs of Gateway API are neither installed nor changed: without them, the mesh has no routes.
+Those of outrigger.dev are installed.
 
 Examples:
   # Install, or upgrade to the version of this program
@@ -116,8 +118,9 @@ fn manifest(args: &InstallArgs) -> Result<String, String> {
 /// Prints what `outrigger install` has created, for `kubectl delete`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The CA is deleted with the namespace. Pods that still have a sidecar lose the mesh when their certificates expire, and cannot
-be replaced while their namespace has the label: remove it, restart the pods, and uninstall then.
+The CA is deleted with the namespace, and all policies of outrigger.dev with their CRDs. Pods that
+still have a sidecar lose the mesh when their certificates expire, and cannot be replaced while
+their namespace has the label: remove it, restart the pods, and uninstall then.
 
 Examples:
   # Remove the mesh, with its CA

@@ -23,14 +23,17 @@ pub(super) struct WatchedKind {
 }
 
 impl WatchedKind {
-    /// Kubernetes' own kinds are required. Those of Gateway API come with CRDs, which may be missing.
+    /// Kubernetes' own kinds are required. Those of Gateway API, and our own, come with CRDs, which may be missing.
     pub(super) fn of(kind: Kind) -> Self {
         let (group, versions) = kind.api();
-        let optional = match kind {
-            Kind::Namespace | Kind::Service | Kind::EndpointSlice => false,
-            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::ReferenceGrant => true,
-        };
+        let optional = !matches!(kind, Kind::Namespace | Kind::Service | Kind::EndpointSlice);
         Self { name: kind.name(), group, versions, optional }
+    }
+
+    /// Returns true if the mesh can be served while this account may not list the kind. Without the policies that exist, requests would be
+    /// admitted that they deny.
+    pub(super) fn may_be_forbidden(&self) -> bool {
+        self.optional && self.group != "outrigger.dev"
     }
 }
 

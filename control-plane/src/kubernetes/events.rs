@@ -148,8 +148,7 @@ impl NewEvent {
         let Origin::Object { namespace, name, uid, resource_version } = origin else { return None };
         let kind = resource.as_deref()?.split(' ').next()?;
         let kind = Kind::all().find(|one| one.name() == kind)?;
-        let is_route =
-            matches!(kind, Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::ReferenceGrant);
+        let is_route = kind.is_route() || kind.is_policy() || kind == Kind::ReferenceGrant;
         let (severity, reason, note) = match change {
             Change::Refused(refusal) => (WARNING, "Refused", refusal.problem.to_string()),
             Change::Added | Change::Changed if is_route && !first_reading => (

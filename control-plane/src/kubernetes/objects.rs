@@ -13,6 +13,8 @@ use tokio::sync::watch;
 use super::reflector::Report;
 use super::status::last_good::LastGood;
 use super::status::route::{RouteObject, RouteObjects};
+use crate::model::diagnostic::{Code, Problem};
+use crate::model::policies::STANDS_IN;
 use crate::model::resource::{Kind, Resource, ResourceId};
 use crate::source::change::{Diagnostic, IgnoredField, ResourceChange, Update};
 use crate::source::object;
@@ -42,7 +44,7 @@ struct KnownObject {
     version: String,
     /// The last version that was accepted.
     resource: Option<Arc<Resource>>,
-    /// The object of that version, if it is a route.
+    /// The object of that version, if it is a route or a policy.
     text: Option<Arc<str>>,
     refusals: Vec<Diagnostic>,
     ignored: Vec<IgnoredField>,
@@ -72,7 +74,8 @@ impl Objects {
             Report::Unavailable => {
                 self.routes.send_if_modified(|routes| routes.listed.remove(&kind));
                 self.listing.remove(&kind);
-                for id in self.ids(kind) {
+                // A policy stays until it is known to be deleted: what it denies must not be admitted because it cannot be read.
+                for id in self.ids(kind).into_iter().filter(|id| !id.kind.is_policy()) {
                     self.keep_last_good(&id);
                     self.remove(&id);
                 }
@@ -111,6 +114,7 @@ impl Objects {
             changes: std::mem::take(&mut self.changes),
             refusals: self.known.values().flat_map(|known| &known.refusals).cloned().collect(),
             ignored: self.known.values().flat_map(|known| &known.ignored).cloned().collect(),
+            stand_in: None,
         })
     }
 
@@ -163,11 +167,15 @@ impl Objects {
                 text
             }),
         };
+        if let Some(stand_in) = update.stand_in.take().filter(|_| text.is_none()) {
+            update.refusals.push(stands_in(&origin, &stand_in));
+            update.changes = vec![stand_in];
+        }
         if let Some(route) = route {
             let route = Arc::new(route.decoded(&update).with_last_good(text.clone()));
             self.routes.send_modify(|routes| drop(routes.all.insert(id.clone(), route)));
         }
-        let Update { changes, refusals, ignored } = update;
+        let Update { changes, refusals, ignored, stand_in: _ } = update;
         // A controller that writes the status of a refused object does not make its refusal a new one.
         let problems =
             |refusals: &[Diagnostic]| -> Vec<_> { refusals.iter().map(|one| one.problem.clone()).collect() };
@@ -199,6 +207,13 @@ impl Objects {
             self.changes.push(ResourceChange { id: id.clone(), origin, version: None, resource: None });
         }
     }
+}
+
+/// Returns what is said about a refused policy that something stands for.
+fn stands_in(origin: &Origin, stand_in: &ResourceChange) -> Diagnostic {
+    let resource = Some(stand_in.id.to_string());
+    let problem = Problem::of(Code::InvalidValue, "", STANDS_IN);
+    Diagnostic { origin: origin.clone(), resource, problem }
 }
 
 fn id(kind: Kind, object: &DynamicObject) -> ResourceId {

@@ -140,7 +140,7 @@ where
                     Some(410) => return Ok(End::Expired),
                     code => {
                         self.failed(explain(&error));
-                        if code == Some(403) && self.kind.optional && !*listed {
+                        if code == Some(403) && self.kind.may_be_forbidden() && !*listed {
                             self.report_unavailable(listed).await?;
                         }
                         return Ok(End::Failed);

@@ -155,7 +155,7 @@ fn id(route: &Metadata, rule: usize, at: usize) -> String {
 }
 
 fn action(inventory: &Inventory, route: Attached<'_>, parent: &ServiceKey, rule: &RuleSpec) -> RouteAction {
-    let RuleSpec { matches: _, filters, backends: backend_specs, timeouts, retry } = rule;
+    let RuleSpec { name: _, matches: _, filters, backends: backend_specs, timeouts, retry } = rule;
     let mut plain = filters.plain.clone();
     let mirror = |mirror: &MirrorSpec| Mirror {
         target: resolve(inventory, route, parent, &mirror.backend),

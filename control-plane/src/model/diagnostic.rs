@@ -105,6 +105,10 @@ codes! {
     UnsupportedBackend "unsupported-backend" Error,
     /// A backend whose protocol does not fit the route.
     BackendProtocol "backend-protocol" Error,
+    /// A target of a policy that does not exist.
+    UnknownTarget "unknown-target" Error,
+    /// A target that cannot have the policy.
+    UnsupportedTarget "unsupported-target" Error,
     /// An EndpointSlice of a Service that does not exist.
     UnknownService "unknown-service" Error,
     /// Two Services with the same cluster IP.

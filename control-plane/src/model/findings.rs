@@ -6,6 +6,7 @@
 mod backends;
 mod matches;
 mod parents;
+mod policies;
 mod services;
 
 use super::attachment::Attachments;
@@ -31,6 +32,10 @@ pub(super) fn all(inventory: &Inventory, mesh: &Mesh) -> Vec<Finding> {
         let mut problems = resource.remarks.clone();
         match &resource.body {
             Body::Namespace(_) | Body::ReferenceGrant(_) | Body::Service(_) => {}
+            Body::Policy(spec) if !spec.stands_in() => {
+                problems.extend(policies::of(inventory, &resource.metadata, spec));
+            }
+            Body::Policy(_) => {}
             Body::EndpointSlice(slice) => problems.extend(services::of_slice(inventory, slice)),
             Body::Route(spec) => {
                 let route = Route { metadata: &resource.metadata, spec };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use outrigger_core::Name;
 
 use super::registration::NamespaceLabels;
+use super::resource::policy::PolicySpec;
 use super::resource::reference::{BackendRef, ParentRef};
 use super::resource::rule::RouteSpec;
 use super::resource::{Body, EndpointSlice, Kind, Metadata, Resource, ResourceId};
@@ -23,6 +24,8 @@ pub(super) struct Inventory {
     /// The number of grants by target namespace, kind and namespace of the routes, and target service; None stands for every
     /// service.
     grants: BTreeMap<(Name, Name, Name), BTreeMap<Option<Name>, usize>>,
+    /// The policies of a namespace.
+    policies: BTreeMap<Name, BTreeSet<ResourceId>>,
 }
 
 /// What must be rebuilt after a change.
@@ -38,6 +41,8 @@ pub(super) struct Touched {
     pub(super) namespaces: BTreeMap<Name, NamespaceLabels>,
     /// Namespaces whose grants changed, for [`Inventory::touch_granted`].
     pub(super) granted: BTreeSet<Name>,
+    /// Namespaces whose policies, or the targets of those, changed.
+    pub(super) policies: BTreeSet<Name>,
 }
 
 /// A route with its metadata.
@@ -56,9 +61,13 @@ impl<'a> Route<'a> {
     /// Orders routes of equal specificity: the oldest first, then by `{namespace}/{name}`. A route without a timestamp, as in
     /// most files, comes after those that have one.
     pub(super) fn seniority(&self) -> impl Ord + use<'a> {
-        let Metadata { id, created, .. } = self.metadata;
-        (created.is_none(), *created, &id.namespace, &id.name, id.kind)
+        seniority(self.metadata)
     }
+}
+
+/// Orders resources of which the oldest wins, as [`Route::seniority`] does.
+pub(super) fn seniority(Metadata { id, created, .. }: &Metadata) -> impl Ord + use<'_> {
+    (created.is_none(), *created, &id.namespace, &id.name, id.kind)
 }
 
 impl Inventory {
@@ -87,6 +96,7 @@ impl Inventory {
                     .insert(id.name.clone(), if enter { *labels } else { NamespaceLabels::default() });
             }
             Body::Service(Service { key, .. }) => {
+                touched.policies.insert(key.namespace.clone());
                 touched.services.insert(key.clone());
                 touched.endpoints.insert(key.clone());
                 touched.routes.insert(key.clone());
@@ -98,8 +108,14 @@ impl Inventory {
                 update(&mut self.slices, &slice.service, id, enter);
                 touched.endpoints.insert(slice.service.clone());
             }
+            Body::Policy(_) => {
+                update(&mut self.policies, &id.namespace, id, enter);
+                touched.policies.insert(id.namespace.clone());
+                touched.statuses.insert(id.clone());
+            }
             Body::Route(spec) => {
                 touched.statuses.insert(id.clone());
+                touched.policies.insert(id.namespace.clone());
                 for parent in spec.parents.0.iter().filter(|parent| parent.is_service()) {
                     let key = parent_key(metadata, parent);
                     update(&mut self.attached, &key, id, enter);
@@ -171,6 +187,11 @@ impl Inventory {
         })
     }
 
+    /// Returns true if the resource exists.
+    pub(super) fn has(&self, id: &ResourceId) -> bool {
+        self.resources.contains_key(id)
+    }
+
     /// Returns the route of this name.
     pub(super) fn route(&self, id: &ResourceId) -> Option<Route<'_>> {
         let Resource { metadata, body, remarks: _ } = &**self.resources.get(id)?;
@@ -178,6 +199,15 @@ impl Inventory {
             Body::Route(spec) => Some(Route { metadata, spec }),
             _ => None,
         }
+    }
+
+    /// Returns the policies of a namespace, by kind and name.
+    pub(super) fn policies(&self, namespace: &Name) -> impl Iterator<Item = (&Metadata, &PolicySpec)> {
+        let ids = self.policies.get(namespace).into_iter().flatten();
+        ids.filter_map(|id| match &**self.resources.get(id)? {
+            Resource { metadata, body: Body::Policy(spec), .. } => Some((metadata, spec)),
+            _ => None,
+        })
     }
 
     /// Returns the routes that name a service as parent.

@@ -10,8 +10,10 @@ use imbl::OrdMap;
 use outrigger_core::Name;
 
 use super::address_index::AddressIndex;
+use super::authorization::Authorization;
 use super::changed_keys::changed_keys;
 use super::endpoint::{Endpoint, Endpoints};
+use super::policy::{NamespacePolicies, Policy, ROOT_NAMESPACE};
 use super::registration::{NamespaceLabels, Registrations, WorkloadEntry, WorkloadKey};
 use super::route::{RouteTable, ServiceRoutes};
 use super::service::{Service, ServiceKey, ServiceType};
@@ -28,6 +30,8 @@ pub struct Mesh {
     registrations: Registrations,
     /// The namespaces with labels of ours.
     namespaces: OrdMap<Name, NamespaceLabels>,
+    /// The policies of the namespaces that have any.
+    policies: OrdMap<Name, Arc<NamespacePolicies>>,
 }
 
 /// A service with its endpoints and routes. Each part is shared between versions on its own; comparing a shared part is
@@ -68,6 +72,11 @@ impl Mesh {
     /// Returns the labels of a namespace.
     pub fn namespace(&self, name: &Name) -> NamespaceLabels {
         self.namespaces.get(name).copied().unwrap_or_default()
+    }
+
+    /// Returns the AuthorizationPolicies of a namespace, the oldest first.
+    pub fn policies(&self, namespace: &Name) -> impl Iterator<Item = &Policy<Authorization>> {
+        self.policies.get(namespace).into_iter().flat_map(|policies| &policies.authorization)
     }
 
     /// Returns the namespaces whose labels differ from those in an older version.
@@ -163,6 +172,23 @@ impl Mesh {
         &self.registrations
     }
 
+    /// Returns the workloads that were added, removed or changed, or that have other policies.
+    fn changed_workloads(&self, old: &Self) -> Vec<WorkloadKey> {
+        let mut changed = self.registrations.changed_workloads(&old.registrations);
+        let namespaces = changed_keys(&old.policies, &self.policies, PartialEq::eq);
+        if !namespaces.is_empty() {
+            let all = namespaces.iter().any(|namespace| **namespace == *ROOT_NAMESPACE);
+            let keys = self.registrations.workloads().map(|workload| &workload.key);
+            let of = |key: &&WorkloadKey| {
+                all || namespaces.iter().any(|namespace| **namespace == *key.identity.namespace())
+            };
+            changed.extend(keys.filter(of).cloned());
+            changed.sort_unstable();
+            changed.dedup();
+        }
+        changed
+    }
+
     /// Returns what differs from an older version. The cost depends on the difference only: shared parts are not compared.
     pub fn changes(&self, old: &Self) -> Changed {
         let part = |same: fn(&ServiceEntry, &ServiceEntry) -> bool| {
@@ -178,7 +204,7 @@ impl Mesh {
             services: part(|a, b| a.service == b.service),
             endpoints,
             routes: part(|a, b| a.routes == b.routes),
-            workloads: self.registrations.changed_workloads(&old.registrations),
+            workloads: self.changed_workloads(old),
             pod_ips: pod_ips.into_iter().collect(),
         }
     }
@@ -194,7 +220,7 @@ pub struct Changed {
     pub endpoints: Vec<ServiceKey>,
     /// Services with other routes.
     pub routes: Vec<ServiceKey>,
-    /// Registered workloads that were added, removed or changed: their inbound resources change.
+    /// Registered workloads that were added, removed or changed, or have other policies: their inbound resources change.
     pub workloads: Vec<WorkloadKey>,
     /// Addresses of pods that were added, removed or changed.
     pub pod_ips: Vec<IpAddr>,
@@ -243,6 +269,16 @@ impl Mesh {
             true => self.namespaces.remove(&name),
             false => self.namespaces.insert(name, labels),
         };
+    }
+
+    /// Sets the policies of a namespace. Equal ones stay shared.
+    pub(super) fn set_policies(&mut self, namespace: Name, policies: NamespacePolicies) {
+        match self.policies.get(&namespace) {
+            Some(old) if **old == policies => {}
+            None if policies == NamespacePolicies::default() => {}
+            Some(_) if policies == NamespacePolicies::default() => drop(self.policies.remove(&namespace)),
+            _ => drop(self.policies.insert(namespace, policies.into())),
+        }
     }
 
     /// Removes a service.

@@ -14,6 +14,7 @@ use super::endpoint::{Endpoint, EndpointHealth, Endpoints, Peer};
 use super::findings::{self, Finding};
 use super::inventory::{Inventory, Touched};
 use super::mesh::{Mesh, ServiceEntry};
+use super::policies;
 use super::resource::{Resource, ResourceId};
 use super::service::{Service, ServiceKey, ServiceType};
 use super::status::Statuses;
@@ -41,7 +42,15 @@ impl MeshBuilder {
             touched.services.iter().flat_map(|key| automatic.update(key, inventory.service(key))).collect();
         touched.services.extend(others);
         let mut attachments = Attachments::new(inventory);
-        let Touched { services, endpoints, routes, statuses: mut judged, namespaces, granted: _ } = touched;
+        let Touched {
+            services,
+            endpoints,
+            routes,
+            statuses: mut judged,
+            namespaces,
+            granted: _,
+            policies: of_policies,
+        } = touched;
         for (namespace, labels) in namespaces {
             mesh.set_namespace(namespace, labels);
         }
@@ -69,16 +78,23 @@ impl MeshBuilder {
         for key in services.iter().chain(&routes) {
             judged.extend(inventory.attached(key).map(|route| route.metadata.id.clone()));
         }
-        for id in judged {
-            match inventory.route(&id) {
-                None => drop(statuses.remove(&id)),
-                Some(route) => {
-                    let status = conditions::status_of(inventory, route, &mut attachments);
-                    if statuses.get(&id).is_none_or(|old| **old != status) {
-                        statuses.insert(id, Arc::new(status));
-                    }
-                }
+        let mut set = |id: ResourceId, status| {
+            if statuses.get(&id).is_none_or(|old| **old != status) {
+                statuses.insert(id, Arc::new(status));
             }
+        };
+        for id in &judged {
+            if let Some(route) = inventory.route(id) {
+                set(id.clone(), conditions::status_of(inventory, route, &mut attachments));
+            }
+        }
+        for namespace in of_policies {
+            let (policies, judged) = policies::of_namespace(inventory, &namespace);
+            mesh.set_policies(namespace, policies);
+            judged.into_iter().for_each(|(id, status)| set(id, status));
+        }
+        for id in judged.iter().filter(|id| !inventory.has(id)) {
+            statuses.remove(id);
         }
     }
 
@@ -99,7 +115,7 @@ impl MeshBuilder {
         services.filter(|key| !self.inventory.has_slices(key)).cloned().collect()
     }
 
-    /// Returns the status of each route.
+    /// Returns the status of each route and policy.
     pub(crate) fn statuses(&self) -> Statuses {
         self.statuses.clone()
     }

@@ -6,6 +6,7 @@
 pub(crate) mod mesh_builder;
 pub(crate) mod findings;
 mod conditions;
+pub(crate) mod policies;
 mod backend_message;
 mod attachment;
 mod automatic_addresses;
@@ -13,7 +14,9 @@ mod inventory;
 pub mod status;
 pub mod resource;
 pub mod mesh;
+pub mod policy;
 pub mod registration;
+pub mod authorization;
 pub mod route;
 pub mod endpoint;
 pub mod service;

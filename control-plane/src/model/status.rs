@@ -1,4 +1,5 @@
-//! The status of a route: the standard conditions of Gateway API, one set for each parent.
+//! The status of a route or a policy: the standard conditions of Gateway API, one set for each parent of a route (`RouteStatus`), or for
+//! each target of a policy (`PolicyStatus`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,20 +9,20 @@ use imbl::OrdMap;
 use super::resource::ResourceId;
 use super::resource::reference::ParentRef;
 
-/// The statuses of all routes.
+/// The statuses of all routes and policies.
 pub type Statuses = OrdMap<ResourceId, Arc<RouteStatus>>;
 
-/// The status of a route.
+/// The status of a route or a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteStatus {
-    /// One for each of its `parentRefs`, in their order.
+    /// One for each of its `parentRefs`, in their order. For a policy, one for each target, or for its namespace.
     pub parents: Vec<ParentStatus>,
 }
 
-/// The status of a route for one parent.
+/// The status for one parent or target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentStatus {
-    /// The reference to the parent, as in the route.
+    /// The reference to it, as in the route.
     pub(crate) parent: ParentRef,
     /// `Accepted` and `ResolvedRefs`; empty if the parent is not a Service, and so not handled by the mesh.
     pub conditions: Vec<Condition>,
@@ -38,14 +39,14 @@ pub struct Condition {
     pub reason: &'static str,
     /// A message for users.
     pub message: String,
-    /// `metadata.generation` of the route, if it has one.
+    /// `metadata.generation` of the resource, if it has one.
     pub observed_generation: Option<i64>,
 }
 
 /// The types of conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConditionKind {
-    /// The route is attached to at least one port of the parent.
+    /// The route is attached to at least one port of the parent; the policy applies to the target.
     Accepted,
     /// Every backend of the route is valid.
     ResolvedRefs,

@@ -151,7 +151,7 @@ impl AssemblerState {
     /// Returns the changes, and whether the view is different.
     fn apply(&mut self, source: usize, update: Update) -> (Vec<ChangeEvent>, bool) {
         let at = jiff::Timestamp::now();
-        let Update { changes, refusals, ignored } = update;
+        let Update { changes, refusals, ignored, stand_in: _ } = update;
         let (mut events, mut resources) = (Vec::new(), Vec::new());
         for change in changes {
             let (id, origin) = (change.id.clone(), change.origin.clone());

@@ -67,6 +67,8 @@ pub struct Update {
     pub refusals: Vec<Diagnostic>,
     /// All fields that the source currently ignores.
     pub ignored: Vec<IgnoredField>,
+    /// Of one object that is refused: what stands for it if it has no good version.
+    pub(crate) stand_in: Option<ResourceChange>,
 }
 
 /// Another version of a resource.

@@ -85,7 +85,7 @@ pub fn check(inputs: Vec<Input>) -> Report {
     problems.extend(definitions.refusals().into_iter().map(|refusal| documents.refusal(refusal)));
     problems.extend(builder.findings().into_iter().map(|finding| documents.finding(&definitions, finding)));
     let not_handled = definitions.not_handled();
-    let accepted = definitions.active().count();
+    let accepted = definitions.accepted();
     if accepted == 0 && problems.is_empty() {
         let message = match &*not_handled.keys().map(String::as_str).collect::<Vec<_>>() {
             [] => "there is no resource".to_owned(),

@@ -107,7 +107,8 @@ impl Definitions {
     pub(super) fn retained(&self) -> Vec<RetainedVersion> {
         let mut all = Vec::new();
         for (path, file) in &self.files {
-            for (id, definition) in file.definitions.iter().filter(|(_, definition)| definition.retained) {
+            let good = |definition: &Definition| definition.retained && !definition.resource.stands_in();
+            for (id, definition) in file.definitions.iter().filter(|(_, definition)| good(definition)) {
                 let (file, resource) = (path.clone(), id.to_string());
                 all.push(RetainedVersion { file, resource, text: definition.text.to_string() });
             }
@@ -175,7 +176,13 @@ impl Definitions {
         kinds
     }
 
+    /// Returns the number of active resources, without what stands for refused ones.
+    pub(super) fn accepted(&self) -> usize {
+        self.active.values().filter(|(_, resource)| !resource.stands_in()).count()
+    }
+
     /// The active resources and their files.
+    #[cfg(test)]
     pub(super) fn active(&self) -> impl Iterator<Item = (&ResourceId, &Path)> {
         self.active.iter().map(|(id, (file, _))| (id, file.as_path()))
     }

@@ -46,7 +46,7 @@ pub(super) fn read(text: &str, first_line: usize) -> Vec<Decoded> {
         Err(YamlError { line, column: _, reason }) => {
             let reason = format!("line {}: {reason}", first_line + line - 1);
             let outcome = Outcome::Refused(vec![Problem::of(Code::InvalidYaml, "", reason)]);
-            vec![Decoded { title: None, id: None, outcome, item: None }]
+            vec![Decoded { title: None, id: None, outcome, stand_in: None, item: None }]
         }
     }
 }

@@ -10,6 +10,7 @@ use super::change::Diagnostic;
 use super::document;
 use super::origin::Origin;
 use crate::model::diagnostic::{Code, Problem};
+use crate::model::policies::STANDS_IN;
 use crate::model::resource::{Decoded, Outcome, Resource, ResourceId};
 
 /// The definitions of a file, and its refusals.
@@ -80,7 +81,8 @@ pub(super) struct Definition {
     pub(super) resource: Arc<Resource>,
     /// The text of its document.
     pub(super) text: Arc<str>,
-    /// The current text of the file was refused or does not define the resource.
+    /// The current text of the file was refused or does not define the resource. If it was refused and there is no good version, the
+    /// resource may be what stands for it.
     pub(super) retained: bool,
 }
 
@@ -119,7 +121,7 @@ impl ConfigFile {
         let mut defined: BTreeMap<ResourceId, usize> = BTreeMap::new();
         let last = parsed.documents.len();
         for ParsedDocument { number, digest, text: shared, decoded } in parsed.documents {
-            for Decoded { title, id, outcome, item } in decoded.iter() {
+            for Decoded { title, id, outcome, stand_in, item } in decoded.iter() {
                 let mut refuse = |problem: Problem| {
                     let origin = Origin::File { path: path.to_owned(), document: number };
                     new.refusals.push(Diagnostic { origin, resource: title.clone(), problem });
@@ -149,7 +151,19 @@ impl ConfigFile {
                     }
                     (_, Outcome::Refused(problems)) => {
                         unidentified |= id.is_none();
-                        problems.iter().cloned().for_each(refuse);
+                        problems.iter().cloned().for_each(&mut refuse);
+                        let is_good = |old: &Definition| !old.resource.stands_in();
+                        let cut_short = completeness == Completeness::Partial && number == last;
+                        if let (Some(id), Some(resource)) = (id, stand_in)
+                            && !cut_short
+                            && !old.definitions.get(id).is_some_and(is_good)
+                        {
+                            refuse(Problem::of(Code::InvalidValue, "", STANDS_IN));
+                            let (resource, text) = (Arc::clone(resource), Arc::clone(&shared));
+                            let definition =
+                                Definition { document: number, item: None, resource, text, retained: true };
+                            new.definitions.insert(id.clone(), definition);
+                        }
                     }
                     (None, Outcome::Accepted(_)) => {}
                     (_, Outcome::NotHandled) => new.not_handled.extend(title.clone()),
@@ -158,6 +172,9 @@ impl ConfigFile {
             cache.insert(digest, decoded);
         }
         for (id, definition) in old.definitions {
+            if definition.resource.stands_in() && defined.contains_key(&id) {
+                continue;
+            }
             if completeness != Completeness::Complete || unidentified || defined.contains_key(&id) {
                 new.definitions.entry(id).or_insert(Definition { retained: true, ..definition });
             }
@@ -175,5 +192,52 @@ impl ConfigFile {
             refusals: vec![refusal],
             ..Self::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads texts of one file in turn. Returns, for the last, each definition and the messages of its refusals.
+    fn read(texts: &[String], completeness: Completeness) -> (Vec<String>, Vec<String>) {
+        let mut file = ConfigFile::default();
+        for text in texts {
+            let parsed = ParsedText::of(text, &DocumentCache::default());
+            file = ConfigFile::replace(Path::new("a.yaml"), parsed, file, completeness);
+        }
+        let text = |(id, definition): (&ResourceId, &Definition)| {
+            let kind = if definition.resource.stands_in() { "stands in" } else { "good" };
+            format!("{} {kind}", id.name)
+        };
+        let refusals = file.refusals.iter().map(|one| one.problem.message.clone()).collect();
+        (file.definitions.iter().map(text).collect(), refusals)
+    }
+
+    fn policy(action: &str) -> String {
+        format!(
+            "{{apiVersion: outrigger.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {{name: a}}, spec: {{action: {action}}}}}"
+        )
+    }
+
+    #[test]
+    fn a_refused_policy_falls_back_to_its_good_version_or_denies() {
+        let (good, refused, audit) = (policy("Allow"), policy("Alow"), policy("Audit, x: 1"));
+        let complete = |texts: &[&String]| {
+            read(&texts.iter().map(|text| (*text).clone()).collect::<Vec<_>>(), Completeness::Complete)
+        };
+        let (active, why) = complete(&[&good, &refused]);
+        assert_eq!((active, why.len()), (vec!["a good".into()], 1));
+        let (active, why) = complete(&[&refused]);
+        assert_eq!((active, &*why[1]), (vec!["a stands in".into()], STANDS_IN));
+        assert_eq!(complete(&[&refused, &refused]).0, ["a stands in"]);
+        assert_eq!(complete(&[&refused, &good]).0, ["a good"]);
+        assert_eq!(complete(&[&refused, &audit]), (vec![], vec!["unknown field".into()]));
+        assert_eq!(complete(&[&refused, &String::new()]).0, [""; 0]);
+    }
+
+    #[test]
+    fn nothing_stands_for_a_policy_whose_text_may_be_cut_short() {
+        assert_eq!(read(&[policy("Al")], Completeness::Partial).0, [""; 0]);
     }
 }

@@ -17,7 +17,7 @@ pub fn read(object: Value) -> Update {
     let (uid, resource_version) = (meta("uid"), meta("resourceVersion"));
     let version = Some(resource_version.clone());
     let origin = Origin::Object { namespace, name, uid, resource_version };
-    let (Decoded { title, id, outcome, item: _ }, ignored) = decode_admitted(object);
+    let (Decoded { title, id, outcome, stand_in, item: _ }, ignored) = decode_admitted(object);
     let ignored = ignored.into_iter().map(|problem| IgnoredField {
         origin: origin.clone(),
         resource: title.clone().unwrap_or_default(),
@@ -31,12 +31,16 @@ pub fn read(object: Value) -> Update {
             let errors = resource.remarks.iter().filter(|remark| remark.code.severity() == Severity::Error);
             let refusals = errors.cloned().map(refusal).collect();
             let change = ResourceChange { id, origin: origin.clone(), version, resource: Some(resource) };
-            Update { changes: vec![change], refusals, ignored }
+            Update { changes: vec![change], refusals, ignored, stand_in: None }
         }
         (_, outcome) => {
             let problems = if let Outcome::Refused(problems) = outcome { problems } else { Vec::new() };
             let refusals = problems.into_iter().map(refusal).collect();
-            Update { refusals, ignored, ..Update::default() }
+            let stand_in = stand_in.map(|resource| {
+                let id = resource.metadata.id.clone();
+                ResourceChange { id, origin: origin.clone(), version, resource: Some(resource) }
+            });
+            Update { changes: Vec::new(), refusals, ignored, stand_in }
         }
     }
 }

@@ -231,7 +231,7 @@ impl Reader {
             last_good.save(self.definitions.retained());
         }
         let refusals = self.definitions.refusals().into_iter().collect();
-        Update { changes, refusals, ignored: Vec::new() }
+        Update { changes, refusals, ..Update::default() }
     }
 }
 

@@ -184,3 +184,37 @@ fn a_route_that_was_deleted_and_created_again_does_not_fall_back_to_the_former_o
     assert!(changes.len() == 1 && changes[0].resource.is_none(), "{changes:?}");
     assert_eq!(fallback(&objects), Some(("u2".into(), None)));
 }
+
+fn policy(version: u32, action: &str) -> DynamicObject {
+    let object = json!({
+        "apiVersion": "outrigger.dev/v1alpha1", "kind": "AuthorizationPolicy",
+        "spec": {"action": action, "rules": [{}], "later": 1},
+        "metadata": {"name": "p", "namespace": "shop", "uid": "u", "resourceVersion": version.to_string()},
+    });
+    let mut object: DynamicObject = serde_json::from_value(object).unwrap();
+    if !action.contains("unknown") {
+        object.data["spec"].as_object_mut().unwrap().remove("later");
+    }
+    object
+}
+
+#[test]
+fn a_refused_policy_falls_back_or_denies_and_is_not_withdrawn_while_it_cannot_be_listed() {
+    let kind = Kind::AuthorizationPolicy;
+    let mut objects = Objects::default();
+    let mut next = |event| {
+        apply_event(&mut objects, kind, event);
+        let update = objects.update();
+        let resource =
+            update.and_then(|mut update| update.changes.pop()).map(|change| change.resource.unwrap());
+        let refusals = objects.known.values().map(|known| known.refusals.len()).sum::<usize>();
+        (resource.map(|resource| resource.stands_in()), refusals)
+    };
+    // A condition of a newer version is not ignored.
+    assert_eq!(next(Event::Apply(policy(1, "Allow unknown"))), (Some(true), 3));
+    assert_eq!(next(Event::Apply(policy(2, "Permit"))), (None, 2), "the same stands for it");
+    assert_eq!(next(Event::Apply(policy(3, "Allow"))), (Some(false), 0));
+    assert_eq!(next(Event::Apply(policy(4, "Permit"))), (None, 1), "the good version stays");
+    objects.apply(kind, Report::Unavailable);
+    assert!(objects.update().is_none());
+}

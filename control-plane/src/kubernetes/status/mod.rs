@@ -1,6 +1,6 @@
 //! The status of resources, written back to the API server by the replica that holds the Lease.
 //!
-//! [`route`] computes the status of a route and [`mesh`] that of an XMesh; [`writer`] decides which are written, and when.
+//! [`route`] computes the status of a route or policy and [`mesh`] that of an XMesh; [`writer`] decides which are written, and when.
 //! [`last_good`] keeps what refused routes fall back to.
 
 mod mesh;

@@ -1,7 +1,7 @@
-//! The status of one route: `RouteStatus.parents` of Gateway API, the entries of this controller.
+//! The status of one route or policy: `RouteStatus.parents` or `PolicyStatus.ancestors` of Gateway API, the entries of this controller.
 //!
-//! A pure function of the route's object, of the model's status and of what proxies reject. A route that is refused has a
-//! status too: it names the fields. Entries of other controllers, and routes without a parent Service, are left alone.
+//! A pure function of the object, of the model's status and of what proxies reject. An object that is refused has a status too: it names
+//! the fields. Entries of other controllers, and routes without a parent Service, are left alone.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const PARTIALLY_INVALID: &str = "PartiallyInvalid";
 /// Not in Gateway API for routes. It is set while a proxy rejects the configuration made from the route.
 const PROGRAMMED: &str = "outrigger.dev/Programmed";
 
-/// The objects of all routes that can be listed.
+/// The objects of all routes and policies that can be listed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RouteObjects {
     pub(crate) all: OrdMap<ResourceId, Arc<RouteObject>>,
@@ -31,15 +31,16 @@ pub(crate) struct RouteObjects {
     pub(crate) listed: BTreeSet<Kind>,
 }
 
-/// The parts of a route's object that its status depends on.
+/// The parts of the object of a route or policy that its status depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RouteObject {
     uid: String,
     pub(super) resource_version: String,
     generation: i64,
-    /// `spec.parentRefs`
+    pub(super) shape: Shape,
+    /// `spec.parentRefs`, or what `spec.targetRefs` refer to.
     references: Vec<Value>,
-    /// `status.parents`
+    /// `status.parents` or `status.ancestors`
     parents: Vec<Value>,
     /// Why it is refused; empty if it is accepted.
     refusals: Vec<String>,
@@ -49,20 +50,40 @@ pub(crate) struct RouteObject {
     last_good: Option<Arc<str>>,
 }
 
+/// How the status of a kind is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// The list in `status`.
+    pub(super) list: &'static str,
+    /// The reference in an entry.
+    reference: &'static str,
+    /// The reason for which a refused object is not accepted.
+    refused: &'static str,
+}
+
+const ROUTE: Shape = Shape { list: "parents", reference: "parentRef", refused: "UnsupportedValue" };
+const POLICY: Shape = Shape { list: "ancestors", reference: "ancestorRef", refused: "Invalid" };
+
 impl RouteObject {
-    /// Reads the object of a route. Returns None if its kind is no route.
+    /// Reads the object of a route or policy. Returns None for other kinds.
     pub(crate) fn of(id: &ResourceId, object: &Value) -> Option<Self> {
-        if !matches!(id.kind, Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute) {
-            return None;
-        }
+        let shape = match id.kind {
+            kind if kind.is_route() => ROUTE,
+            kind if kind.is_policy() => POLICY,
+            _ => return None,
+        };
         let list = |at: &str| object.pointer(at).and_then(Value::as_array).cloned().unwrap_or_default();
         let metadata = &object["metadata"];
         Some(Self {
             uid: metadata["uid"].as_str().unwrap_or_default().into(),
             resource_version: metadata["resourceVersion"].as_str().unwrap_or_default().into(),
             generation: metadata["generation"].as_i64().unwrap_or_default(),
-            references: list("/spec/parentRefs"),
-            parents: list("/status/parents"),
+            shape,
+            references: match shape {
+                POLICY => ancestors(id, list("/spec/targetRefs")),
+                _ => list("/spec/parentRefs").into_iter().filter(is_service).collect(),
+            },
+            parents: list(&format!("/status/{}", shape.list)),
             refusals: Vec::new(),
             notes: Vec::new(),
             last_good: None,
@@ -80,7 +101,7 @@ impl RouteObject {
     }
 
     /// Adds what the decoder returned for the object.
-    pub(crate) fn decoded(self, Update { changes, refusals, ignored }: &Update) -> Self {
+    pub(crate) fn decoded(self, Update { changes, refusals, ignored, stand_in: _ }: &Update) -> Self {
         let remarks = changes.iter().filter_map(|change| change.resource.as_ref());
         let remarks = remarks.flat_map(|resource| &resource.remarks);
         let remarks = remarks.map(|remark| format!("{}: {}", remark.field, remark.message));
@@ -98,22 +119,23 @@ impl RouteObject {
         now: Timestamp,
     ) -> Option<Vec<Value>> {
         let mut own = Vec::new();
-        for reference in self.references.iter().filter(|reference| is_service(reference)) {
+        for reference in &self.references {
             own.push((reference, self.conditions(reference, model, rejected)?));
         }
         let mut next = Vec::new();
         for entry in &self.parents {
             if entry["controllerName"] != CONTROLLER_NAME {
                 next.push(entry.clone());
-            } else if let Some(at) = own.iter().position(|(reference, _)| entry["parentRef"] == **reference) {
+            } else if let Some(at) =
+                own.iter().position(|(reference, _)| entry[self.shape.reference] == **reference)
+            {
                 let (reference, conditions) = own.remove(at);
-                next.push(entry_of(
-                    reference,
-                    merge(entry["conditions"].as_array(), &OWNED, &conditions, now),
-                ));
+                let conditions = merge(entry["conditions"].as_array(), &OWNED, &conditions, now);
+                next.push(self.entry_of(reference, conditions));
             }
         }
-        let added = own.iter().map(|(reference, new)| entry_of(reference, merge(None, &OWNED, new, now)));
+        let added =
+            own.iter().map(|(reference, new)| self.entry_of(reference, merge(None, &OWNED, new, now)));
         next.extend(added);
         (next != self.parents).then_some(next)
     }
@@ -141,6 +163,10 @@ impl RouteObject {
         Some(conditions)
     }
 
+    fn entry_of(&self, reference: &Value, conditions: Vec<Value>) -> Value {
+        json!({self.shape.reference: reference, "controllerName": CONTROLLER_NAME, "conditions": conditions})
+    }
+
     fn of_accepted(&self, known: &ParentStatus) -> Option<Vec<NewCondition>> {
         let mut conditions = of_model(known);
         if conditions.iter().any(|one| one.observed_generation != self.generation) {
@@ -158,7 +184,7 @@ impl RouteObject {
         let refused = |kind, status, message| NewCondition {
             kind,
             status,
-            reason: "UnsupportedValue",
+            reason: self.shape.refused,
             message,
             observed_generation: self.generation,
         };
@@ -174,13 +200,30 @@ impl RouteObject {
     }
 }
 
+/// Returns the references of a policy's entries: of each target that has a name, and of the namespace if there is none, or if pods are
+/// selected.
+fn ancestors(id: &ResourceId, targets: Vec<Value>) -> Vec<Value> {
+    let namespace = || json!({"group": "", "kind": "Namespace", "name": &*id.namespace});
+    let mut all: Vec<Value> = Vec::new();
+    let named = targets.iter().map(|target| match target.get("name") {
+        None => namespace(),
+        Some(_) => {
+            let fields = ["group", "kind", "name", "sectionName"];
+            fields.iter().filter_map(|field| Some((field.to_string(), target.get(field)?.clone()))).collect()
+        }
+    });
+    let whole = targets.is_empty().then(namespace);
+    for reference in named.chain(whole) {
+        if !all.contains(&reference) {
+            all.push(reference);
+        }
+    }
+    all
+}
+
 /// Returns true if a parent reference is to a Service, and so to the mesh (GEP-1294).
 fn is_service(reference: &Value) -> bool {
     reference["kind"] == "Service" && reference.get("group").is_some_and(|group| group == "")
-}
-
-fn entry_of(reference: &Value, conditions: Vec<Value>) -> Value {
-    json!({"parentRef": reference, "controllerName": CONTROLLER_NAME, "conditions": conditions})
 }
 
 fn of_model(known: &ParentStatus) -> Vec<NewCondition> {

@@ -1,4 +1,4 @@
-//! Writes the status of routes to the API server, on the replica that holds the Lease.
+//! Writes the status of routes and policies to the API server, on the replica that holds the Lease.
 //!
 //! A status is written only if it differs from the one that the object has. The write names the version of the object that it was
 //! computed from, so that it never overwrites what another controller wrote meanwhile: the object's next version is judged
@@ -139,7 +139,7 @@ impl RouteStatusWriter {
         pause
     }
 
-    /// Writes `status.parents`. Returns an error if the write must be repeated.
+    /// Writes `status.parents` or `status.ancestors`. Returns an error if the write must be repeated.
     async fn write(
         &mut self,
         id: &ResourceId,
@@ -148,7 +148,7 @@ impl RouteStatusWriter {
     ) -> Result<(), String> {
         let patch = json!({
             "metadata": {"resourceVersion": route.resource_version},
-            "status": {"parents": parents},
+            "status": {route.shape.list: parents},
         });
         let resource = match self.kinds.get(&id.kind) {
             Some(resource) => resource.clone(),

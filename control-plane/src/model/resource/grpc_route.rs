@@ -65,6 +65,7 @@ impl TryFrom<WireRule> for Rule {
                 .push((Precedence::of_grpc(true, 0, 0, 0), grpc(PathMatch::Prefix("/".into()), Vec::new())));
         }
         let spec = RuleSpec {
+            name: name.as_ref().map(|name| name.0.clone()),
             matches,
             filters: RuleFilters::of_rule(filters.0)?,
             backends: BackendSpec::all(backend_refs.0)?,

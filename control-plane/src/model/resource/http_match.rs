@@ -55,7 +55,7 @@ impl TryFrom<WireMatch> for HttpMatch {
 #[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "WirePath")]
 #[schemars(with = "WirePath")]
-struct Path(PathMatch);
+pub(super) struct Path(pub(super) PathMatch);
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -126,7 +126,7 @@ fn check_path(path: &str) -> Result<(), String> {
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
-enum Method {
+pub(super) enum Method {
     Get,
     Head,
     Post,

@@ -82,6 +82,7 @@ impl TryFrom<WireRule> for Rule {
             matches.push(ranked(every_path()));
         }
         let spec = RuleSpec {
+            name: name.as_ref().map(|name| name.0.clone()),
             matches,
             filters,
             backends: BackendSpec::all(backend_refs.0)?,

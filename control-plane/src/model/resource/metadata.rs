@@ -30,6 +30,8 @@ pub enum Kind {
     TcpRoute,
     /// `gateway.networking.k8s.io/v1` (and `v1beta1`) ReferenceGrant.
     ReferenceGrant,
+    /// `outrigger.dev/v1alpha1` AuthorizationPolicy.
+    AuthorizationPolicy,
 }
 
 /// Annotation of a Service: the service accounts that may register for it, separated by commas.
@@ -49,6 +51,9 @@ const INJECT: &str = "outrigger.dev/inject";
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
+/// The group of the policies.
+const OWN: &str = "outrigger.dev";
+
 /// The other kinds of Gateway API.
 const OTHER_GATEWAY_KINDS: [&str; 6] =
     ["Gateway", "GatewayClass", "TLSRoute", "UDPRoute", "BackendTLSPolicy", "ListenerSet"];
@@ -64,12 +69,28 @@ impl Kind {
             Self::GrpcRoute => "GRPCRoute",
             Self::TcpRoute => "TCPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
         }
     }
 
     /// Returns every kind.
     pub fn all() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().map(|(kind, _, _)| kind)
+    }
+
+    /// Returns true for a kind that attaches to other resources by `targetRefs` (GEP-713).
+    pub(crate) fn is_policy(self) -> bool {
+        self == Self::AuthorizationPolicy
+    }
+
+    /// Returns true if all policies of this kind that apply to a place are merged. Of other kinds, the oldest policy of a target applies.
+    pub(crate) fn is_merged(self) -> bool {
+        self == Self::AuthorizationPolicy
+    }
+
+    /// Returns true for a kind that attaches to Services by `parentRefs` (GEP-1294).
+    pub(crate) fn is_route(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::TcpRoute)
     }
 
     /// Returns the API group, empty for the core group, and the versions that are read, the preferred one first.
@@ -85,8 +106,8 @@ impl Kind {
         format!("{group}{slash}{}", versions.first().unwrap_or(&""))
     }
 
-    /// Every kind, with its group and versions, as the CRDs of Gateway API 1.6 serve them.
-    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 7] = [
+    /// Every kind, with its group and versions; those of Gateway API as the CRDs of 1.6 serve them.
+    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 8] = [
         (Self::Namespace, "", &["v1"]),
         (Self::Service, "", &["v1"]),
         (Self::EndpointSlice, "discovery.k8s.io", &["v1"]),
@@ -94,6 +115,7 @@ impl Kind {
         (Self::GrpcRoute, GATEWAY, &["v1"]),
         (Self::TcpRoute, GATEWAY, &["v1", "v1alpha2"]),
         (Self::ReferenceGrant, GATEWAY, &["v1", "v1beta1"]),
+        (Self::AuthorizationPolicy, OWN, &["v1alpha1"]),
     ];
 
     /// Returns the kind of a document. Returns None for a kind that the mesh does not read. A misspelled kind is an error, and
@@ -148,7 +170,7 @@ impl Kind {
             Self::ALL.iter().filter(|(_, of, _)| *of == group).map(|(found, _, _)| found.name());
         match misspelled(kind, of_same_group) {
             Some(right) => Err(unknown.help(format!("did you mean {right}?"))),
-            None if group == "outrigger.dev" => Err(unknown),
+            None if group == OWN => Err(unknown),
             None => Ok(()),
         }
     }

@@ -12,6 +12,8 @@ mod endpoint_slice;
 mod service;
 mod grpc_route;
 mod http_route;
+mod authorization_policy;
+pub(super) mod policy;
 mod request_route;
 mod http_match;
 mod named_match;
@@ -26,23 +28,25 @@ mod rewrite;
 pub(crate) mod reference;
 mod metadata;
 mod strict;
-mod value;
+pub(super) mod value;
 
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use self::authorization_policy::AuthorizationPolicySpec;
 pub(super) use self::endpoint_slice::EndpointSlice;
 use self::grpc_route::GrpcRouteSpec;
 use self::http_route::HttpRouteSpec;
 pub use self::metadata::{Kind, ResourceId};
 pub(crate) use self::metadata::{Metadata, known_mtls_mode};
 pub(super) use self::mirror::MirrorSpec;
+use self::policy::PolicySpec;
 pub(super) use self::reference_grant::ReferenceGrantSpec;
 use self::rule::RouteSpec;
 use self::tcp_route::TcpRouteSpec;
-use super::diagnostic::Problem;
+use super::diagnostic::{Code, Problem};
 use super::registration::NamespaceLabels;
 use super::service::Service;
 
@@ -65,6 +69,15 @@ pub(super) enum Body {
     /// A route; the metadata has its kind.
     Route(RouteSpec),
     ReferenceGrant(ReferenceGrantSpec),
+    /// A policy; the metadata has its kind.
+    Policy(PolicySpec),
+}
+
+impl Resource {
+    /// Returns true if it stands for a policy that was refused, and denies what it is attached to.
+    pub(crate) fn stands_in(&self) -> bool {
+        matches!(&self.body, Body::Policy(spec) if spec.stands_in())
+    }
 }
 
 /// The outcome of decoding a resource.
@@ -75,6 +88,8 @@ pub(crate) struct Decoded {
     /// The resource whose last good version is retained if this one is refused.
     pub(crate) id: Option<ResourceId>,
     pub(crate) outcome: Outcome,
+    /// What a refused AuthorizationPolicy is replaced with if it has no good version, so that it never admits more than the author meant.
+    pub(crate) stand_in: Option<Arc<Resource>>,
     /// The index and the text of an item of a List. None if the resource is a document of its own.
     pub(crate) item: Option<(usize, Arc<str>)>,
 }
@@ -110,6 +125,7 @@ fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
             title: Some("List".into()),
             id: None,
             outcome: Outcome::Refused(vec![Problem::new(path, reason)]),
+            stand_in: None,
             item: None,
         }]
     };
@@ -143,11 +159,21 @@ pub(crate) fn decode_admitted(mut object: Value) -> (Decoded, Vec<Problem>) {
     strict::drop_nulls(&mut object);
     let mut ignored = Vec::new();
     let decoded = decode_with(object, |kind, object| {
-        let (outcome, unknown) = field_errors::read_leniently(object, |object| decode_kind(kind, object));
+        let read = |object| decode_kind(kind, object).map_err(|problem| strictly(kind, problem));
+        let (outcome, unknown) = field_errors::read_leniently(object, read);
         ignored = unknown;
         outcome
     });
     (decoded, ignored)
+}
+
+/// An unknown field of a policy may be a condition of a newer version. Without it the policy would have another meaning, so it is not
+/// ignored.
+fn strictly(kind: Kind, problem: Problem) -> Problem {
+    match kind.is_policy() && problem.field.starts_with("spec") && problem.code == Code::UnknownField {
+        true => Problem { code: Code::UnsupportedField, ..problem },
+        false => problem,
+    }
 }
 
 fn decode_one(document: Value) -> Decoded {
@@ -162,11 +188,13 @@ fn decode_with(
     read: impl FnOnce(Kind, Value) -> Result<Resource, (Problem, Value)>,
 ) -> Decoded {
     let (title, mut id) = metadata::identify(&document);
+    let mut stand_in = None;
     let outcome = match Kind::of(&document) {
         Ok(None) => Outcome::NotHandled,
         Ok(Some(kind)) => match read(kind, document) {
             Ok(resource) => Outcome::Accepted(resource.into()),
             Err((first, document)) => {
+                stand_in = stand_in_for(kind, &document);
                 let problems = field_errors::all(first, document, |document| decode_kind(kind, document));
                 let with_help = |problem| schema::with_known_fields(kind, problem);
                 Outcome::Refused(problems.into_iter().map(with_help).collect())
@@ -177,7 +205,19 @@ fn decode_with(
     if let Outcome::Accepted(resource) = &outcome {
         id = Some(resource.metadata.id.clone());
     }
-    Decoded { title, id, outcome, item: None }
+    Decoded { title, id, outcome, stand_in, item: None }
+}
+
+/// Returns what a refused AuthorizationPolicy is replaced with. One that only audits is not replaced.
+fn stand_in_for(kind: Kind, document: &Value) -> Option<Arc<Resource>> {
+    if kind != Kind::AuthorizationPolicy
+        || document.pointer("/spec/action").is_some_and(|action| action == "Audit")
+    {
+        return None;
+    }
+    let metadata = Metadata::decode(kind, document).ok()?;
+    let body = Body::Policy(policy::stand_in(document));
+    Some(Arc::new(Resource { metadata, body, remarks: Vec::new() }))
 }
 
 fn decode_kind(kind: Kind, document: Value) -> Result<Resource, Problem> {
@@ -201,6 +241,7 @@ fn decode_body(kind: Kind, metadata: &Metadata, document: &Value) -> Result<Body
         Kind::GrpcRoute => Body::Route(spec::<GrpcRouteSpec>(document)?.0),
         Kind::TcpRoute => Body::Route(spec::<TcpRouteSpec>(document)?.0),
         Kind::ReferenceGrant => Body::ReferenceGrant(spec(document)?),
+        Kind::AuthorizationPolicy => Body::Policy(spec::<AuthorizationPolicySpec>(document)?.0),
     })
 }
 

@@ -45,8 +45,8 @@ impl<V: Into<Name>> TryFrom<Fields<V>> for NamedMatch<V> {
 
 /// Refuses duplicate header names, as the CRD does. Names that differ only in case are one header, and "only the first entry
 /// with an equivalent name MUST be considered for a match" (`HTTPHeaderMatch.name`).
-pub(super) fn first_of_each_name<V, const MAX: usize>(
-    List(headers): List<NamedMatch<V>, 0, MAX>,
+pub(super) fn first_of_each_name<V, const MIN: usize, const MAX: usize>(
+    List(headers): List<NamedMatch<V>, MIN, MAX>,
 ) -> Result<Vec<ValueMatch>, String> {
     refuse_repeated(headers.iter().map(|header| &header.of.name)).map_err(|reason| at("headers", reason))?;
     let mut all: Vec<ValueMatch> = Vec::new();

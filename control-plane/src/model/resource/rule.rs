@@ -2,6 +2,8 @@
 
 use std::cmp::Reverse;
 
+use outrigger_core::Name;
+
 use super::filter::{HttpFilter, RuleFilters};
 use super::reference::{BackendRef, ParentRefs, WeightedRef};
 use super::value::List;
@@ -17,6 +19,8 @@ pub(crate) struct RouteSpec {
 /// A rule of a route. That of a TCPRoute has no matches and no filters.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct RuleSpec {
+    /// The name of the rule, to which policies attach.
+    pub(crate) name: Option<Name>,
     pub(crate) matches: Vec<(Precedence, RouteMatch)>,
     pub(crate) filters: RuleFilters,
     pub(crate) backends: Vec<BackendSpec>,

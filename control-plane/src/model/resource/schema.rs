@@ -12,6 +12,7 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Map, Value, json};
 
+use super::authorization_policy::AuthorizationPolicySpec;
 use super::grpc_route::GrpcRouteSpec;
 use super::http_route::HttpRouteSpec;
 use super::metadata::Kind;
@@ -147,6 +148,7 @@ fn of_kind(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
         Kind::GrpcRoute => (route_fields::<GrpcRouteSpec>(generator), vec!["spec"]),
         Kind::TcpRoute => (route_fields::<TcpRouteSpec>(generator), vec!["spec"]),
         Kind::ReferenceGrant => (route_fields::<ReferenceGrantSpec>(generator), vec!["spec"]),
+        Kind::AuthorizationPolicy => (route_fields::<AuthorizationPolicySpec>(generator), vec!["spec"]),
     };
     let metadata = json!({ "allOf": [generator.subschema_for::<ObjectMeta>()], "required": ["name"] });
     fields.insert("metadata".into(), metadata);
@@ -168,7 +170,7 @@ fn fields_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Map<String, Valu
     schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
-/// Returns the fields of a whole document of a kind of Gateway API, whose `spec` is decoded.
+/// Returns the fields of a whole document of a kind of Gateway API or of our own, whose `spec` is decoded.
 fn route_fields<T: JsonSchema>(generator: &mut SchemaGenerator) -> Map<String, Value> {
     let mut fields = Map::new();
     fields.insert("spec".into(), generator.subschema_for::<T>().into());

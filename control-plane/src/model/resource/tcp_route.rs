@@ -29,9 +29,7 @@ struct WireSpec {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WireRule {
-    /// The name of the rule, to which policies attach; there are none yet.
-    #[serde(rename = "name")]
-    _name: Option<SectionName>,
+    name: Option<SectionName>,
     backend_refs: List<WeightedRef<Unfiltered>, 1, 16>,
 }
 
@@ -68,6 +66,7 @@ impl From<WireSpec> for TcpRouteSpec {
             filters: Filters::default(),
         };
         let rule = |rule: WireRule| RuleSpec {
+            name: rule.name.map(|name| name.0),
             backends: rule.backend_refs.0.into_iter().map(backend).collect(),
             ..RuleSpec::default()
         };

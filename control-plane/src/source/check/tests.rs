@@ -260,7 +260,20 @@ fn cases() -> Vec<(Files, Vec<&'static str>)> {
                 "b.yaml:7:3 ignored-field HTTPRoute shop/a, spec.hostnames: has no effect on a route that is attached to a Service (GEP-1294)",
             ],
         ),
+        (
+            beside(policy("{group: '', kind: Service, name: cart, sectionName: x}, {group: gateway.networking.k8s.io, kind: Gateway, name: g}")),
+            vec![
+                "b.yaml:6:55 unknown-target AuthorizationPolicy shop/p, spec.targetRefs[0].sectionName: Service cart has no port named x; cart has the ports 80 (http), 9090 (metrics)",
+                "b.yaml:6:72 unsupported-target AuthorizationPolicy shop/p, spec.targetRefs[1]: Gateway g: policies of Gateways are not supported yet",
+            ],
+        ),
     ]
+}
+
+fn policy(targets: &str) -> String {
+    let head =
+        "apiVersion: outrigger.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}";
+    format!("{head}\nspec:\n  action: Allow\n  targetRefs: [{targets}]\n")
 }
 
 #[test]

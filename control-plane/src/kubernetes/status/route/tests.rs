@@ -103,7 +103,7 @@ fn entries_of_other_controllers_are_untouched_and_stale_own_ones_removed() {
     let mut model = Model::with_catalog();
     let gateway = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"});
     let other = json!({"parentRef": gateway, "controllerName": "example.com/edge", "conditions": []});
-    let stale = entry_of(&parent("old"), Vec::new());
+    let stale = json!({"parentRef": parent("old"), "controllerName": CONTROLLER_NAME, "conditions": []});
     let mut object = route(1, &[gateway.clone(), parent("catalog")], "cart");
     object["status"] = json!({"parents": [stale.clone(), other]});
     let next = model.next(&object).unwrap();
@@ -176,4 +176,50 @@ fn a_rejection_of_a_proxy_is_a_condition_while_it_lasts() {
     );
     object["status"] = json!({"parents": rejected});
     assert_eq!(texts(&model.status_of(&object, &update, None).unwrap()).len(), 2);
+}
+
+fn policy(spec: Value) -> Value {
+    json!({"apiVersion": "outrigger.dev/v1alpha1", "kind": "AuthorizationPolicy", "spec": spec,
+           "metadata": {"name": "p", "namespace": "shop", "generation": 1, "resourceVersion": "7"}})
+}
+
+/// Returns the next `status.ancestors` of a policy that the model has read.
+fn next_of_policy(model: &mut Model, object: &Value) -> Vec<Value> {
+    let update = model.read(object);
+    let id = ResourceId { kind: Kind::AuthorizationPolicy, namespace: "shop".into(), name: "p".into() };
+    let statuses = model.0.statuses();
+    let policy = RouteObject::of(&id, object).unwrap().decoded(&update);
+    assert_eq!(policy.shape.list, "ancestors");
+    policy.next_parents(statuses.get(&id).map(|status| &**status), None, NOW.parse().unwrap()).unwrap()
+}
+
+#[test]
+fn a_policy_has_an_entry_for_each_target_or_for_its_namespace() {
+    let mut model = Model::with_catalog();
+    let target = |name: &str| json!({"group": "", "kind": "Service", "name": name});
+    let pods = json!({"group": "", "kind": "Pod", "selector": {"matchLabels": {"app": "a"}}});
+    let targets = json!([target("catalog"), target("missing"), pods]);
+    let next = next_of_policy(&mut model, &policy(json!({"action": "Allow", "targetRefs": targets})));
+    let namespace = json!({"group": "", "kind": "Namespace", "name": "shop"});
+    let references: Vec<_> = next.iter().map(|entry| entry["ancestorRef"].clone()).collect();
+    assert_eq!(references, [target("catalog"), target("missing"), namespace.clone()]);
+    let accepted: Vec<_> = next.iter().flat_map(|entry| texts(std::slice::from_ref(entry))).collect();
+    assert_eq!(
+        accepted,
+        [
+            "Accepted=True (Accepted) at 1: ",
+            "Accepted=False (TargetNotFound) at 1: there is no Service shop/missing",
+            "Accepted=True (Accepted) at 1: "
+        ]
+    );
+    let whole = next_of_policy(&mut model, &policy(json!({"action": "Allow"})));
+    assert_eq!(whole[0]["ancestorRef"], namespace);
+}
+
+#[test]
+fn a_refused_policy_names_the_field() {
+    let mut model = Model::with_catalog();
+    let next = next_of_policy(&mut model, &policy(json!({"action": "Permit"})));
+    let [text] = &texts(&next)[..] else { panic!("{next:?}") };
+    assert!(text.starts_with("Accepted=False (Invalid) at 1: spec.action: unknown value"), "{text}");
 }

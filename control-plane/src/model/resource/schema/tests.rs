@@ -1,5 +1,7 @@
 //! The schemas agree with the decoder.
 
+mod crd;
+
 use std::fs;
 use std::path::Path;
 

@@ -1,0 +1,31 @@
+//! Targets of policies that do not exist, or cannot have one.
+
+use super::{ports_of, where_is};
+use crate::model::diagnostic::{Code, Problem};
+use crate::model::inventory::Inventory;
+use crate::model::policies::places;
+use crate::model::resource::Metadata;
+use crate::model::resource::policy::{PolicySpec, TargetRef};
+use crate::model::service::ServiceKey;
+
+/// Returns the problems of a policy's targets.
+pub(super) fn of(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> Vec<Problem> {
+    let one = |(at, target): (usize, &TargetRef)| {
+        let why = places(inventory, metadata, target).err()?;
+        let field = format!("spec.targetRefs[{at}]");
+        let problem = |code, inner: &str| Problem::of(code, format!("{field}{inner}"), why.message.clone());
+        if why.reason != "TargetNotFound" {
+            return Some(problem(Code::UnsupportedTarget, ""));
+        }
+        let TargetRef::Service { name, .. } = target else { return Some(problem(Code::UnknownTarget, "")) };
+        let key = ServiceKey { namespace: metadata.id.namespace.clone(), name: name.clone() };
+        Some(match inventory.service(&key) {
+            Some(service) => problem(Code::UnknownTarget, ".sectionName").help(ports_of(service)),
+            None => match where_is(inventory, &key) {
+                Some(help) => problem(Code::UnknownTarget, ".name").help(help),
+                None => problem(Code::UnknownTarget, ".name"),
+            },
+        })
+    };
+    spec.targets.iter().enumerate().filter_map(one).collect()
+}

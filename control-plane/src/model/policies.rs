@@ -1,0 +1,343 @@
+//! Attaches policies to their targets (GEP-713), and judges them: where each applies, and the conditions of its status.
+//!
+//! It is the same for every kind. Of a kind that is not merged, the oldest policy of a target wins; the others are conflicted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use outrigger_core::Name;
+
+use super::attachment::selects;
+use super::inventory::{Inventory, seniority};
+use super::policy::{NamespacePolicies, Place, Policy, PolicyName};
+use super::resource::policy::{PolicyRules, PolicySpec, TargetRef};
+use super::resource::reference::ParentRef;
+use super::resource::value::{Group, KindName, ObjectName, SectionName};
+use super::resource::{Kind, Metadata, ResourceId};
+use super::service::ServiceKey;
+use super::status::{Condition, ConditionKind, ParentStatus, RouteStatus};
+
+/// Returns the active policies of a namespace, and the status of each.
+pub(super) fn of_namespace(
+    inventory: &Inventory,
+    namespace: &Name,
+) -> (NamespacePolicies, Vec<(ResourceId, RouteStatus)>) {
+    let mut all: Vec<_> = inventory.policies(namespace).collect();
+    all.sort_by(|(a, _), (b, _)| seniority(a).cmp(&seniority(b)));
+    let (mut active, mut statuses, mut taken) = (NamespacePolicies::default(), Vec::new(), Taken::default());
+    for (metadata, spec) in all {
+        let merged = metadata.id.kind.is_merged();
+        let attached = attach(inventory, metadata, &spec.targets, merged, &mut taken);
+        let places = attached.iter().filter_map(|(_, place)| place.clone().ok()).flatten().collect();
+        statuses.push((metadata.id.clone(), status(metadata, spec, attached)));
+        let name = PolicyName { namespace: namespace.clone(), name: metadata.id.name.clone() };
+        match &spec.rules {
+            PolicyRules::Authorization(of) => {
+                active.authorization.push(Policy { name, places, spec: Arc::clone(of) });
+            }
+        }
+    }
+    (active, statuses)
+}
+
+/// The policies by kind and target, of those kinds of which one applies. None is the namespace.
+type Taken = BTreeMap<(Kind, Option<TargetRef>), Name>;
+
+/// Why a policy does not apply to a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NotAttached {
+    /// A reason of GEP-713: `TargetNotFound`, `Conflicted` or `Invalid`.
+    pub(super) reason: &'static str,
+    /// For users.
+    pub(super) message: String,
+}
+
+type Attached = (Option<TargetRef>, Result<Vec<Place>, NotAttached>);
+
+/// Finds the places of each target of a policy; None is its namespace. If the policies of a target are not `merged`, the first one that
+/// comes here applies.
+fn attach(
+    inventory: &Inventory,
+    metadata: &Metadata,
+    targets: &[TargetRef],
+    merged: bool,
+    taken: &mut Taken,
+) -> Vec<Attached> {
+    let mut one = |target: Option<&TargetRef>| {
+        let found = match target {
+            None => Ok(vec![Place::Namespace]),
+            Some(target) => places(inventory, metadata, target),
+        };
+        let place = (metadata.id.kind, target.cloned());
+        let found = match (found, taken.get(&place)) {
+            (Ok(_), Some(winner)) if !merged => Err(NotAttached {
+                reason: "Conflicted",
+                message: format!("{} {winner} is older and has the same target", metadata.id.kind),
+            }),
+            (found, _) => found,
+        };
+        if found.is_ok() {
+            taken.insert(place, metadata.id.name.clone());
+        }
+        (target.cloned(), found)
+    };
+    match targets {
+        [] => vec![one(None)],
+        targets => targets.iter().map(|target| one(Some(target))).collect(),
+    }
+}
+
+/// Returns the places that a target means.
+pub(super) fn places(
+    inventory: &Inventory,
+    metadata: &Metadata,
+    target: &TargetRef,
+) -> Result<Vec<Place>, NotAttached> {
+    let namespace = &metadata.id.namespace;
+    match target {
+        TargetRef::Pods(labels) => Ok(vec![Place::Pods(labels.clone())]),
+        TargetRef::Gateway { name, .. } => Err(NotAttached {
+            reason: "Invalid",
+            message: format!("Gateway {name}: policies of Gateways are not supported yet"),
+        }),
+        TargetRef::Service { name, section } => {
+            let service = ServiceKey { namespace: namespace.clone(), name: name.clone() };
+            let found = inventory.service(&service).ok_or_else(|| not_found("Service", namespace, name))?;
+            let port = match section {
+                None => None,
+                Some(section) => {
+                    let named = found.ports.iter().find(|port| port.name == *section);
+                    Some(named.ok_or_else(|| no_section("Service", name, "port", section))?.number)
+                }
+            };
+            Ok(vec![Place::Service { service, port }])
+        }
+        TargetRef::Route { kind, name, section } => {
+            route(inventory, namespace, *kind, name, section.as_ref())
+        }
+    }
+}
+
+/// Returns the places of a route: of requests that match it, or of the whole ports that a TCPRoute is attached to. Only Services of the
+/// policy's namespace have them: a policy must not decide about those of others.
+fn route(
+    inventory: &Inventory,
+    namespace: &Name,
+    kind: Kind,
+    name: &Name,
+    section: Option<&Name>,
+) -> Result<Vec<Place>, NotAttached> {
+    let id = ResourceId { kind, namespace: namespace.clone(), name: name.clone() };
+    let route = inventory.route(&id).ok_or_else(|| not_found(kind.name(), namespace, name))?;
+    let rules = match section {
+        None => None,
+        Some(section) => {
+            let rules = route.spec.rules.iter().enumerate();
+            let named: Vec<_> = rules.filter(|(_, rule)| rule.name.as_ref() == Some(section)).collect();
+            if named.is_empty() {
+                return Err(no_section(kind.name(), name, "rule", section));
+            }
+            Some(named.into_iter().map(|(at, _)| at).collect())
+        }
+    };
+    let parents = route.spec.parents.0.iter().filter(|parent| parent.is_service());
+    let own = parents.filter(|parent| route.parent(parent).namespace == *namespace);
+    let services: Vec<_> =
+        own.filter_map(|parent| Some((parent, inventory.service(&route.parent(parent))?))).collect();
+    if services.is_empty() {
+        return Err(NotAttached {
+            reason: "Invalid",
+            message: format!("{kind} {name} is attached to no Service of namespace {namespace}"),
+        });
+    }
+    if kind != Kind::TcpRoute {
+        let prefix = format!("{}/{namespace}/{name}/", kind.name().to_ascii_lowercase()).into();
+        return Ok(vec![Place::Route { prefix, rules }]);
+    }
+    let of_service = |(parent, service): &(&ParentRef, &super::service::Service)| {
+        let ports: Vec<_> = service.ports.iter().filter(|port| selects(parent, port)).collect();
+        let place = |port: &&super::service::ServicePort| Place::Service {
+            service: service.key.clone(),
+            port: Some(port.number),
+        };
+        ports.iter().map(place).collect::<Vec<_>>()
+    };
+    Ok(services.iter().flat_map(of_service).collect())
+}
+
+fn not_found(kind: &str, namespace: &Name, name: &Name) -> NotAttached {
+    NotAttached { reason: "TargetNotFound", message: format!("there is no {kind} {namespace}/{name}") }
+}
+
+fn no_section(kind: &str, name: &Name, what: &str, section: &Name) -> NotAttached {
+    NotAttached { reason: "TargetNotFound", message: format!("{kind} {name} has no {what} named {section}") }
+}
+
+/// Returns the status: one entry for each target, and one for the namespace if pods are selected.
+fn status(metadata: &Metadata, spec: &PolicySpec, attached: Vec<Attached>) -> RouteStatus {
+    let mut parents: Vec<ParentStatus> = Vec::new();
+    for (target, outcome) in attached {
+        let parent = ancestor(metadata, target.as_ref());
+        if parents.iter().any(|other| other.parent == parent) {
+            continue;
+        }
+        let (status, reason, message) = match outcome {
+            _ if spec.stands_in() => (false, "Invalid", STANDS_IN.into()),
+            Ok(_) => (true, "Accepted", String::new()),
+            Err(NotAttached { reason, message }) => (false, reason, message),
+        };
+        let (kind, observed_generation) = (ConditionKind::Accepted, metadata.generation);
+        let condition = Condition { kind, status, reason, message, observed_generation };
+        parents.push(ParentStatus { parent, conditions: vec![condition] });
+    }
+    RouteStatus { parents }
+}
+
+/// What a policy says that was refused and has no good version.
+pub(crate) const STANDS_IN: &str =
+    "no version of it was ever accepted: until one is, what it is attached to denies everything";
+
+/// Returns the reference of an entry in the status.
+fn ancestor(metadata: &Metadata, target: Option<&TargetRef>) -> ParentRef {
+    let gateway = "gateway.networking.k8s.io";
+    let (group, kind, name, section) = match target {
+        None | Some(TargetRef::Pods(_)) => ("", "Namespace", &metadata.id.namespace, None),
+        Some(TargetRef::Service { name, section }) => ("", "Service", name, section.clone()),
+        Some(TargetRef::Route { kind, name, section }) => (gateway, kind.name(), name, section.clone()),
+        Some(TargetRef::Gateway { name, section }) => (gateway, "Gateway", name, section.clone()),
+    };
+    ParentRef {
+        group: Group(group.into()),
+        kind: KindName(kind.into()),
+        namespace: None,
+        name: ObjectName(name.clone()),
+        port: None,
+        section_name: section.map(SectionName),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mesh_builder::MeshBuilder;
+    use super::super::mesh_builder::testing::{route, service};
+    use super::*;
+
+    fn policy(name: &str, spec: &str) -> String {
+        let (name, namespace) = name.split_once('.').unwrap_or((name, "shop"));
+        format!(
+            "{{apiVersion: outrigger.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {{name: {name}, namespace: {namespace}}},
+               spec: {{action: Allow, {spec}}}}}"
+        )
+    }
+
+    fn to(kind: &str, name: &str, more: &str) -> String {
+        let group = if kind == "Service" { "''" } else { "gateway.networking.k8s.io" };
+        format!("targetRefs: [{{group: {group}, kind: {kind}, name: {name}{more}}}]")
+    }
+
+    /// The places of each policy of `shop`, by name.
+    fn active(builder: &MeshBuilder) -> Vec<String> {
+        let policies = builder.mesh().policies(&"shop".into()).cloned().collect::<Vec<_>>();
+        let text = |policy: &Policy<_>| {
+            let places: Vec<_> = policy.places.iter().map(ToString::to_string).collect();
+            format!("{} {}", policy.name.name, places.join(" + "))
+        };
+        policies.iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_policy_applies_to_what_its_targets_mean() {
+        let rules = "{name: pay, matches: [{path: {value: /pay}}]}, {name: rest}";
+        let mut builder = MeshBuilder::default();
+        builder.with(&[
+            &service("payments", 80, "http"),
+            &route("HTTPRoute", "r", "name: payments", rules),
+            &route("TCPRoute", "t", "name: payments", "{backendRefs: [{name: payments, port: 80}]}"),
+            &policy("a", ""),
+            &policy("b", &to("Service", "payments", "")),
+            &policy("c", &to("HTTPRoute", "r", ", sectionName: rest")),
+            &policy("d", &to("TCPRoute", "t", "")),
+            &policy("e", "targetRefs: [{group: '', kind: Pod, selector: {matchLabels: {app: x}}}]"),
+        ]);
+        let expected = [
+            "a namespace",
+            "b Service payments",
+            "c route httproute/shop/r, rules [1]",
+            "d Service payments, port 80",
+            "e pods app=x",
+        ];
+        assert_eq!(active(&builder), expected);
+        for name in ["a", "b", "c", "d", "e"] {
+            let accepted = builder.conditions(&format!("AuthorizationPolicy shop/{name}"));
+            assert_eq!(accepted, ["Accepted=True (Accepted)"]);
+        }
+    }
+
+    #[test]
+    fn of_policies_that_are_not_merged_the_first_one_of_a_target_applies() {
+        let (inventory, mut taken) = (Inventory::default(), Taken::new());
+        let pods = |app: &str| TargetRef::Pods([("app".into(), app.into())].into());
+        let mut conflicted = |name: &str, targets: &[TargetRef], merged| -> Vec<bool> {
+            let metadata = super::super::mesh_builder::testing::resource(&policy(name, "")).metadata.clone();
+            let attached = attach(&inventory, &metadata, targets, merged, &mut taken);
+            attached
+                .into_iter()
+                .map(|(_, found)| found.is_err_and(|why| why.reason == "Conflicted"))
+                .collect()
+        };
+        assert_eq!(conflicted("a", &[pods("x")], false), [false]);
+        assert_eq!(conflicted("b", &[pods("x"), pods("y")], false), [true, false]);
+        assert_eq!(conflicted("c", &[], false), [false]);
+        assert_eq!(conflicted("d", &[], false), [true]);
+        assert_eq!(conflicted("e", &[pods("x")], true), [false]);
+    }
+
+    #[test]
+    fn a_target_that_does_not_exist_is_reported_until_it_does() {
+        let mut builder = MeshBuilder::default();
+        builder.with(&[&policy("a", &to("Service", "payments", ""))]);
+        let conditions = |builder: &MeshBuilder| builder.conditions("AuthorizationPolicy shop/a");
+        assert_eq!(
+            conditions(&builder),
+            ["Accepted=False (TargetNotFound): there is no Service shop/payments"]
+        );
+        assert_eq!(active(&builder), ["a "]);
+        builder.with(&[&service("payments", 80, "http")]);
+        assert_eq!(conditions(&builder), ["Accepted=True (Accepted)"]);
+        assert_eq!(active(&builder), ["a Service payments"]);
+        builder.without(&service("payments", 80, "http"));
+        assert_eq!(active(&builder), ["a "]);
+        builder.without(&policy("a", ""));
+        assert!(active(&builder).is_empty());
+    }
+
+    #[test]
+    fn a_section_that_does_not_exist_and_what_is_not_ours_are_reported() {
+        let mut builder = MeshBuilder::default();
+        builder.with(&[
+            &service("payments", 80, "http"),
+            &service("other.office", 80, "http"),
+            &route("HTTPRoute", "r", "name: payments", "{name: pay}"),
+            &route("HTTPRoute", "foreign.office", "name: payments", "{}"),
+            &policy("port", &to("Service", "payments", ", sectionName: grpc")),
+            &policy("rule", &to("HTTPRoute", "r", ", sectionName: refund")),
+            &policy("gateway", &to("Gateway", "edge", "")),
+            &policy("foreign.office", &to("HTTPRoute", "foreign", "")),
+        ]);
+        for (id, condition) in [
+            ("shop/port", "Accepted=False (TargetNotFound): Service payments has no port named grpc"),
+            ("shop/rule", "Accepted=False (TargetNotFound): HTTPRoute r has no rule named refund"),
+            (
+                "shop/gateway",
+                "Accepted=False (Invalid): Gateway edge: policies of Gateways are not supported yet",
+            ),
+            (
+                "office/foreign",
+                "Accepted=False (Invalid): HTTPRoute foreign is attached to no Service of namespace office",
+            ),
+        ] {
+            assert_eq!(builder.conditions(&format!("AuthorizationPolicy {id}")), [condition]);
+        }
+        assert!(active(&builder).iter().all(|policy| policy.ends_with(' ')), "{:?}", active(&builder));
+    }
+}

@@ -1,0 +1,139 @@
+//! Policies as they apply: each with the places that it is attached to, found by Gateway API's rules (GEP-713), and with what it means.
+//!
+//! Translation reads them from the mesh. Every value was validated when it was read. `policies` resolves the targets that a resource names.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use outrigger_core::Name;
+
+use super::authorization::Authorization;
+use super::registration::{WorkloadEntry, WorkloadPort};
+use super::service::ServiceKey;
+
+/// The root namespace: a policy of it that has no targets applies to the whole mesh.
+pub const ROOT_NAMESPACE: &str = "outrigger-system";
+
+/// The active policies of one namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamespacePolicies {
+    /// AuthorizationPolicies, the oldest first. All that apply to a place are merged.
+    pub authorization: Vec<Policy<Authorization>>,
+}
+
+/// A policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy<S> {
+    /// Its namespace and name.
+    pub name: PolicyName,
+    /// Where it applies. Targets that do not exist are not in it.
+    pub places: Vec<Place>,
+    /// What it means.
+    pub spec: Arc<S>,
+}
+
+/// The namespace and name of a policy.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyName {
+    /// The namespace.
+    pub namespace: Name,
+    /// The name.
+    pub name: Name,
+}
+
+/// `shop/payments`
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A place in the namespace of a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Every workload of the namespace; every workload of the mesh, if it is the root namespace.
+    Namespace,
+    /// The workloads that have all of these labels.
+    Pods(BTreeMap<Name, Name>),
+    /// The workloads of a service.
+    Service {
+        /// The service.
+        service: ServiceKey,
+        /// The port of the service, or all of them.
+        port: Option<u16>,
+    },
+    /// The requests that match a route, at the workloads of the services that the route is attached to.
+    Route {
+        /// `httproute/<namespace>/<name>/`: how the IDs of its routes in the mesh begin.
+        prefix: Name,
+        /// The indexes of the rules, or all of them.
+        rules: Option<Vec<usize>>,
+    },
+}
+
+impl Place {
+    /// Returns true if it has every request and connection to these ports of a workload, which share a port of the application.
+    pub fn covers(&self, workload: &WorkloadEntry, ports: &[&WorkloadPort]) -> bool {
+        match self {
+            Self::Namespace => true,
+            Self::Pods(labels) => labels.iter().all(|(name, value)| workload.labels.get(name) == Some(value)),
+            Self::Service { service, port: number } => ports.iter().any(|port| {
+                port.services.contains(service) && number.is_none_or(|number| number == port.service_port)
+            }),
+            Self::Route { .. } => false,
+        }
+    }
+
+    /// Returns true if a route of the mesh, by its ID `<prefix><rule>/<match>`, is in this place.
+    pub fn has_route(&self, id: &str) -> bool {
+        let Self::Route { prefix, rules } = self else { return false };
+        let Some(rest) = id.strip_prefix(&**prefix) else { return false };
+        let rule = rest.split('/').next().and_then(|rule| rule.parse().ok());
+        rules.as_ref().is_none_or(|rules| rule.is_some_and(|rule| rules.contains(&rule)))
+    }
+}
+
+/// `Service payments, port 80`
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace => f.write_str("namespace"),
+            Self::Pods(labels) => {
+                let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                write!(f, "pods {}", labels.join(","))
+            }
+            Self::Service { service, port: None } => write!(f, "Service {}", service.name),
+            Self::Service { service, port: Some(port) } => write!(f, "Service {}, port {port}", service.name),
+            Self::Route { prefix, rules } => {
+                write!(f, "route {}", prefix.trim_end_matches('/'))?;
+                match rules {
+                    None => Ok(()),
+                    Some(rules) => write!(f, ", rules {rules:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_in_a_place_by_its_name_and_rule() {
+        let place = |rules: Option<Vec<usize>>| Place::Route { prefix: "httproute/shop/pay/".into(), rules };
+        for (rules, id, inside) in [
+            (None, "httproute/shop/pay/0/0", true),
+            (None, "httproute/shop/pay/7/1", true),
+            (None, "httproute/shop/payments/0/0", false),
+            (None, "grpcroute/shop/pay/0/0", false),
+            (Some(vec![1]), "httproute/shop/pay/1/3", true),
+            (Some(vec![1]), "httproute/shop/pay/10/0", false),
+            (Some(vec![]), "httproute/shop/pay/0/0", false),
+        ] {
+            assert_eq!(place(rules.clone()).has_route(id), inside, "{rules:?} {id}");
+        }
+        assert!(!Place::Namespace.has_route("httproute/shop/pay/0/0"));
+    }
+}

@@ -1,0 +1,195 @@
+//! What every policy of `outrigger.dev/v1alpha1` has: the targets that it is attached to (GEP-713).
+//!
+//! A target is in the policy's own namespace. A policy without targets applies to its namespace.
+
+use std::collections::BTreeMap;
+
+use outrigger_core::Name;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::Kind;
+use super::strict::at;
+use super::value::{Group, KindName, List, ObjectName, SectionName};
+use crate::model::authorization::Authorization;
+
+/// A decoded policy of any kind.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PolicySpec {
+    pub(crate) targets: Vec<TargetRef>,
+    pub(crate) rules: PolicyRules,
+}
+
+/// What a policy means, by kind.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum PolicyRules {
+    Authorization(std::sync::Arc<Authorization>),
+}
+
+impl PolicySpec {
+    /// Returns true if it stands for a policy that was refused.
+    pub(crate) fn stands_in(&self) -> bool {
+        let PolicyRules::Authorization(spec) = &self.rules;
+        spec.stands_in
+    }
+}
+
+/// A target that a policy names. Whether it exists is not known yet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum TargetRef {
+    /// A Service, or one of its ports by name.
+    Service { name: Name, section: Option<Name> },
+    /// A route, or one of its rules by name.
+    Route { kind: Kind, name: Name, section: Option<Name> },
+    /// The pods with these labels, at least one.
+    Pods(BTreeMap<Name, Name>),
+    /// A Gateway, which the mesh does not have yet.
+    Gateway { name: Name, section: Option<Name> },
+}
+
+/// The field `targetRefs`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(try_from = "List<OneTarget, 0, 16>")]
+#[schemars(with = "List<OneTarget, 0, 16>")]
+pub(super) struct TargetRefs(pub(super) Vec<TargetRef>);
+
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WireTarget {
+    group: Group,
+    kind: KindName,
+    name: Option<ObjectName>,
+    section_name: Option<SectionName>,
+    selector: Option<Selector>,
+}
+
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Selector {
+    match_labels: BTreeMap<String, String>,
+}
+
+impl TryFrom<List<OneTarget, 0, 16>> for TargetRefs {
+    type Error = String;
+
+    fn try_from(List(all): List<OneTarget, 0, 16>) -> Result<Self, String> {
+        let mut targets = Vec::new();
+        for (index, OneTarget(target)) in all.into_iter().enumerate() {
+            if targets.contains(&target) {
+                return Err(format!("target {index} is the same as another one"));
+            }
+            targets.push(target);
+        }
+        Ok(Self(targets))
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(try_from = "WireTarget")]
+#[schemars(with = "WireTarget")]
+struct OneTarget(TargetRef);
+
+impl TryFrom<WireTarget> for OneTarget {
+    type Error = String;
+
+    fn try_from(wire: WireTarget) -> Result<Self, String> {
+        target(wire).map(Self).map_err(|(field, reason)| at(field, reason))
+    }
+}
+
+/// Returns the target, or the field in error and the reason.
+fn target(wire: WireTarget) -> Result<TargetRef, (&'static str, String)> {
+    let WireTarget { group, kind, name, section_name, selector } = wire;
+    let (group, kind, section) = (&*group.0, &*kind.0, section_name.map(|name| name.0));
+    if (group, kind) == ("", "Pod") {
+        if name.is_some() || section.is_some() {
+            return Err(("name", "a pod is selected by its labels: write selector".into()));
+        }
+        let selector = selector.ok_or(("selector", "is missing".to_owned()))?;
+        let labels: BTreeMap<Name, Name> =
+            selector.match_labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        return match labels.is_empty() {
+            true => Err((
+                "selector.matchLabels",
+                "is empty: a policy without targetRefs applies to all pods of its namespace".into(),
+            )),
+            false => Ok(TargetRef::Pods(labels)),
+        };
+    }
+    if selector.is_some() {
+        return Err(("selector", "selects pods: write kind: Pod".into()));
+    }
+    let name = name.ok_or(("name", "is missing".to_owned()))?.0;
+    let of_gateway = group == "gateway.networking.k8s.io";
+    let routes = [Kind::HttpRoute, Kind::GrpcRoute, Kind::TcpRoute];
+    if let Some(kind) = routes.into_iter().find(|one| of_gateway && one.name() == kind) {
+        return Ok(TargetRef::Route { kind, name, section });
+    }
+    match (of_gateway, kind) {
+        (true, "Gateway") => Ok(TargetRef::Gateway { name, section }),
+        (false, "Service") if group.is_empty() => Ok(TargetRef::Service { name, section }),
+        _ => Err((
+            "kind",
+            format!(
+                "{kind} of group {group:?} cannot be a target: write Service or Pod of group \"\", or HTTPRoute, GRPCRoute or \
+                 TCPRoute of gateway.networking.k8s.io"
+            ),
+        )),
+    }
+}
+
+/// Returns what stands for a policy that is refused and has no good version: it denies everything at its targets, or in its namespace if
+/// those cannot be read.
+pub(super) fn stand_in(document: &serde_json::Value) -> PolicySpec {
+    let targets = document.pointer("/spec/targetRefs").map(|targets| serde_json::from_value(targets.clone()));
+    let TargetRefs(targets) = targets.and_then(Result::ok).unwrap_or_default();
+    PolicySpec { targets, rules: PolicyRules::Authorization(Authorization::stand_in().into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_table;
+
+    #[test]
+    fn a_target_is_a_service_a_route_or_selected_pods() {
+        let gateway = "group: gateway.networking.k8s.io";
+        check_table(
+            "{apiVersion: outrigger.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {name: a}, \
+              spec: {action: Allow, targetRefs: [@]}}",
+            &[
+                "",
+                "{group: '', kind: Service, name: a}",
+                "{group: '', kind: Service, name: a, sectionName: http}, {group: '', kind: Service, name: a}",
+                &format!("{{{gateway}, kind: HTTPRoute, name: a, sectionName: pay}}"),
+                &format!("{{{gateway}, kind: Gateway, name: a}}"),
+                "{group: '', kind: Pod, selector: {matchLabels: {app: a}}}",
+            ],
+            &[
+                ("{kind: Service, name: a}", "spec.targetRefs[0]", "missing field `group`"),
+                ("{group: '', kind: Service}", "spec.targetRefs[0].name", "is missing"),
+                ("{group: '', kind: Servce, name: a}", "spec.targetRefs[0].kind", "cannot be a target"),
+                (
+                    "{group: '', kind: Pod, selector: {matchLabels: {}}}",
+                    "spec.targetRefs[0].selector.matchLabels",
+                    "is empty",
+                ),
+                ("{group: '', kind: Pod, name: a}", "spec.targetRefs[0].name", "by its labels"),
+                (
+                    "{group: '', kind: Service, name: a, selector: {matchLabels: {a: b}}}",
+                    "spec.targetRefs[0].selector",
+                    "kind: Pod",
+                ),
+                (
+                    "{group: '', kind: Service, name: a}, {group: '', kind: Service, name: a}",
+                    "spec.targetRefs",
+                    "the same",
+                ),
+                (
+                    "{group: '', kind: Service, name: a, namespace: b}",
+                    "spec.targetRefs[0].namespace",
+                    "unknown field",
+                ),
+            ],
+        );
+    }
+}
