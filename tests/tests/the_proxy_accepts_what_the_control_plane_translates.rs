@@ -191,6 +191,29 @@ fn every_route() -> Vec<Value> {
     ]
 }
 
+/// Each action with each kind of target, and every condition.
+fn every_policy() -> Vec<Value> {
+    let route =
+        |kind: &str, name: &str| json!({"group": "gateway.networking.k8s.io", "kind": kind, "name": name});
+    let targets = json!([{"group": "", "kind": "Service", "name": "cart", "sectionName": "p81"}, route("HTTPRoute", "http"),
+        route("GRPCRoute", "grpc"), route("TCPRoute", "tcp"), {"group": "", "kind": "Pod", "selector": {"matchLabels": {"version": "v1"}}}]);
+    let from = json!([{"serviceAccounts": [{"name": "a"}, {"namespace": "b", "name": "c"}], "namespaces": ["d"]},
+        {"spiffeIds": ["spiffe://e/f", "spiffe://g/*"], "cidrs": ["10.0.0.0/8", "fd00::/8"]}]);
+    let paths = json!([{"value": "/"}, {"value": "/h.i"}, {"type": "Exact", "value": "/%2525"}, {"type": "RegularExpression", "value": "/[jk].*"}]);
+    let to = json!([{"ports": [8080, 8081], "hosts": ["l.m", "*.n"], "methods": ["GET", "CONNECT"], "paths": paths},
+        {"headers": [{"name": "O", "value": "p"}, {"name": "q", "type": "RegularExpression", "value": "r|s"}],
+         "grpcMethods": [{"service": "t.U", "method": "V"}, {"service": "w"}]}]);
+    let rules = json!([{"from": from, "to": to}, {"from": from}, {"to": to}, {}]);
+    let policy = |action: &&str| {
+        [json!([]), targets.clone()].map(|targets| {
+            json!({"apiVersion": "outrigger.dev/v1alpha1", "kind": "AuthorizationPolicy",
+                "metadata": {"name": format!("{}-{}", action.to_lowercase(), targets[0].is_null()), "namespace": "shop"},
+                "spec": {"action": action, "targetRefs": targets, "rules": rules}})
+        })
+    };
+    ["Allow", "Deny", "Audit"].iter().flat_map(policy).collect()
+}
+
 /// A workload that serves every port of `cart`, on listening addresses of its own or by redirected sockets.
 fn registered(original_destination: bool, capture: Option<SocketAddr>) -> Registrations {
     let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -228,7 +251,7 @@ fn registered(original_destination: bool, capture: Option<SocketAddr>) -> Regist
 
 #[test]
 fn every_kind_of_route_filter_and_service_is_accepted() {
-    let documents: Vec<_> = services().into_iter().chain(every_route()).collect();
+    let documents: Vec<_> = services().into_iter().chain(every_route()).chain(every_policy()).collect();
     let view = read(&documents);
     assert_eq!(*view.refusals, []);
     let asked = [

@@ -20,6 +20,7 @@ use outrigger_proto::xds::metadata;
 use outrigger_proto::xds::protobuf::{Struct, Value, value};
 use outrigger_proto::xds::type_url;
 
+use super::authorization::PortPolicies;
 use super::destination::Target;
 use super::inbound_chains::PortChains;
 use super::scope::Scope;
@@ -53,10 +54,13 @@ pub(super) fn listener(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -
         let sharing: Vec<_> = ports[at..].iter().copied().filter(same).collect();
         let mode = port.mtls.unwrap_or(workload.mtls);
         permissive |= mode == MtlsMode::Permissive;
-        chains.extend(port_chains(scope, port, &sharing, mode, transparent));
+        let sharing = if sharing.is_empty() { vec![*port] } else { sharing };
+        let access = PortPolicies::of(scope, workload, Some(port.application.port()), &sharing);
+        chains.extend(port_chains(scope, &sharing, mode, transparent, access));
     }
     if capture.is_some() {
-        chains.extend(undeclared_chains(workload.mtls));
+        let access = PortPolicies::of(scope, workload, None, &[]);
+        chains.extend(undeclared_chains(workload.mtls, access));
     }
     Some(Listener {
         name: name.into(),
@@ -126,15 +130,15 @@ pub(super) fn application_names(mesh: &Mesh, workload: &WorkloadEntry) -> Vec<Na
     names.into_iter().collect()
 }
 
-/// Returns the chains of one port. `sharing` are the ports with the same port of the application, this one included.
+/// Returns the chains of the first of these ports, which share the port of the application.
 fn port_chains(
     scope: Scope<'_>,
-    port: &WorkloadPort,
     sharing: &[&WorkloadPort],
     mode: MtlsMode,
     transparent: bool,
+    access: PortPolicies<'_>,
 ) -> Vec<FilterChain> {
-    let sharing = if sharing.is_empty() { &[port] } else { sharing };
+    let [port, ..] = sharing else { return Vec::new() };
     let protocols: Vec<_> = sharing.iter().map(|port| application_protocol(scope.mesh, port)).collect();
     let is = |protocol| protocols.iter().all(|other| *other == protocol);
     let tcp_route = || sharing.iter().any(|port| has_tcp_route(scope.mesh, port));
@@ -155,12 +159,13 @@ fn port_chains(
         http: !is(AppProtocol::Tcp),
         opaque: !protocols.iter().all(is_http) || tcp_route(),
         mode,
+        access,
     }
     .chains()
 }
 
 /// Returns the chains of the ports that no chain names.
-fn undeclared_chains(mode: MtlsMode) -> Vec<FilterChain> {
+fn undeclared_chains(mode: MtlsMode, access: PortPolicies<'_>) -> Vec<FilterChain> {
     let cluster = undeclared();
     let http2 = format!("{cluster}{HTTP2}");
     PortChains {
@@ -173,6 +178,7 @@ fn undeclared_chains(mode: MtlsMode) -> Vec<FilterChain> {
         http: true,
         opaque: true,
         mode,
+        access,
     }
     .chains()
 }

@@ -16,6 +16,7 @@ use outrigger_proto::xds::tls::common_tls_context::ValidationContextType;
 use outrigger_proto::xds::tls::{CommonTlsContext, DownstreamTlsContext};
 use outrigger_proto::xds::type_url;
 
+use super::authorization::PortPolicies;
 use super::listener::{connection_manager, leads_to, network_filter, tcp_filter};
 use super::wire::{any, boolean, duration, secret, transport_socket, uint};
 use super::{cluster, defaults, matching, route};
@@ -41,6 +42,8 @@ pub(super) struct PortChains<'a> {
     pub(super) opaque: bool,
     /// Whether it requires mTLS.
     pub(super) mode: MtlsMode,
+    /// Who may call it.
+    pub(super) access: PortPolicies<'a>,
 }
 
 impl PortChains<'_> {
@@ -106,14 +109,14 @@ impl PortChains<'_> {
         chains
     }
 
-    fn chain(&self, kind: &str, matcher: FilterChainMatch, filter: Filter) -> FilterChain {
+    fn chain(&self, kind: &str, matcher: FilterChainMatch, filters: Vec<Filter>) -> FilterChain {
         FilterChain {
             name: format!("{}|{kind}|{}", self.prefix, self.suffix),
             filter_chain_match: Some(FilterChainMatch {
                 destination_port: self.destination_port.and_then(|port| uint(port.into())),
                 ..matcher
             }),
-            filters: vec![filter],
+            filters,
             metadata: leads_to(self.canonical),
             ..Default::default()
         }
@@ -123,16 +126,19 @@ impl PortChains<'_> {
         format!("{INBOUND_PREFIX}{}", self.canonical)
     }
 
-    fn requests(&self, routes: impl IntoIterator<Item = Route>) -> Filter {
-        let routes = route::configuration(self.cluster, routes.into_iter().collect());
-        let manager =
-            connection_manager(&self.stat(), self.canonical, RouteSpecifier::RouteConfig(routes), false);
+    fn requests(&self, routes: impl IntoIterator<Item = Route>) -> Vec<Filter> {
+        let routes = routes.into_iter().flat_map(|route| self.access.split(route)).collect();
+        let routes = RouteSpecifier::RouteConfig(route::configuration(self.cluster, routes));
+        let mut manager = connection_manager(&self.stat(), self.canonical, routes, false);
+        manager.http_filters.splice(0..0, self.access.http_filters());
         let manager = any(type_url::HTTP_CONNECTION_MANAGER, &manager);
-        network_filter("envoy.filters.network.http_connection_manager", manager)
+        vec![network_filter("envoy.filters.network.http_connection_manager", manager)]
     }
 
-    fn bytes(&self) -> Filter {
-        tcp_filter(&self.stat(), ClusterSpecifier::Cluster(self.cluster.into()))
+    fn bytes(&self) -> Vec<Filter> {
+        let mut filters = self.access.network_filters(&self.stat());
+        filters.push(tcp_filter(&self.stat(), ClusterSpecifier::Cluster(self.cluster.into())));
+        filters
     }
 }
 

@@ -52,7 +52,8 @@ fn path_specifier(path: &PathMatch) -> PathSpecifier {
     }
 }
 
-fn header(name: &str, value: &ValuePattern) -> HeaderMatcher {
+/// Returns a match of a header.
+pub(super) fn header(name: &str, value: &ValuePattern) -> HeaderMatcher {
     HeaderMatcher {
         name: name.into(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(string(value))),

@@ -10,6 +10,8 @@ mod wildcard;
 mod pod;
 mod inbound;
 mod inbound_chains;
+mod authorization;
+mod rbac;
 mod listener;
 mod dns;
 mod route;

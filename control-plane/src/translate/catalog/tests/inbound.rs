@@ -12,7 +12,11 @@ use outrigger_proto::xds::upstream_http::http_protocol_options::explicit_http_co
 use super::*;
 use crate::model::service::Overload;
 
-fn registered(listen: &[u16], original_destination: bool, protocol: Option<AppProtocol>) -> Registrations {
+pub(super) fn registered(
+    listen: &[u16],
+    original_destination: bool,
+    protocol: Option<AppProtocol>,
+) -> Registrations {
     let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let port = |listen: &u16| WorkloadPort {
         services: vec![ServiceKey::new("shop", "cart")],
@@ -36,6 +40,13 @@ fn registered(listen: &[u16], original_destination: bool, protocol: Option<AppPr
         pod: None,
     }));
     all
+}
+
+/// A catalog of this mesh, in which `cart-1` serves `cart:80` at its port 10000.
+pub(super) fn serving_from(mesh: Mesh) -> Catalog {
+    let catalog = catalog(plain(AppProtocol::Detect));
+    catalog.publish(Arc::new(mesh.with_registrations(registered(&[9000], false, None))));
+    catalog
 }
 
 fn serving(registrations: Registrations) -> Catalog {
