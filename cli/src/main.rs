@@ -11,6 +11,7 @@ mod history;
 mod inject;
 mod install;
 mod man;
+mod policy;
 mod proxy_config;
 mod run;
 mod sample;
@@ -107,6 +108,8 @@ Examples:
     ProxyConfig(proxy_config::ProxyConfigArgs),
     /// Print the log of configuration changes: time, source, change, accepted or refused.
     History(history::HistoryArgs),
+    /// Print which policies apply to a service.
+    Policy(policy::PolicyArgs),
     /// Print the versions of this program, the control plane and the proxies.
     Version(version::VersionArgs),
     /// Print a completion script for a shell.
@@ -149,6 +152,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::History(args) => history::run(args),
         Command::ProxyConfig(args) => proxy_config::run(args),
+        Command::Policy(args) => policy::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Version(args) => version::run(args),
         Command::Completions(args) => completions::run(args, Outrigger::command()),

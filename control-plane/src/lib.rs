@@ -10,6 +10,7 @@ pub mod injection;
 pub mod history;
 pub mod token;
 pub mod status;
+pub mod explain;
 pub mod admin_client;
 mod xds;
 pub mod translate;

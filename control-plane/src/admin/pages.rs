@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::ca::authority::Authority;
+use crate::explain::{explain, service_of};
 use crate::metrics::{GaugeValues, Metrics};
 use crate::model::mesh::Mesh;
 use crate::source::assembler::View;
@@ -96,14 +97,15 @@ impl Pages {
             (_, Interface::Public) => text(StatusCode::NOT_FOUND, "/ready /healthz /metrics"),
             ("/status", _) if read => self.status_page().await,
             ("/history", _) if read => self.history(request.uri().query()).await,
+            ("/policies", _) if read => self.policies(request.uri().query()),
             ("/tokens", Interface::Socket) if request.method() == Method::POST => {
                 self.create_token(request.into_body()).await
             }
             ("/tokens", Interface::Loopback) if request.method() == Method::POST => {
                 text(StatusCode::FORBIDDEN, "tokens are created at the Unix socket in the state directory")
             }
-            ("/status" | "/history" | "/tokens", _) => not_allowed(),
-            _ => text(StatusCode::NOT_FOUND, "/ready /healthz /metrics /status /history"),
+            ("/status" | "/history" | "/policies" | "/tokens", _) => not_allowed(),
+            _ => text(StatusCode::NOT_FOUND, "/ready /healthz /metrics /status /history /policies"),
         }
     }
 
@@ -185,6 +187,20 @@ impl Pages {
         let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let format = Format::negotiated(accept);
         answer(StatusCode::OK, format.content_type(), encode(&families, format))
+    }
+
+    fn policies(&self, query: Option<&str>) -> PageResponse {
+        let Some(key) = query.and_then(service_of) else {
+            return text(StatusCode::BAD_REQUEST, "write ?service=NAMESPACE/NAME");
+        };
+        let mesh = Arc::clone(&self.mesh.borrow());
+        match explain(&mesh, &key) {
+            Some(page) => json(&page),
+            None => text(
+                StatusCode::BAD_REQUEST,
+                format_args!("there is no Service {}/{}", key.namespace, key.name),
+            ),
+        }
     }
 
     async fn history(&self, query: Option<&str>) -> PageResponse {

@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
+use serde::de::DeserializeOwned;
 
 use super::NAMESPACE;
 use super::client::{ClusterAccess, connect};
 use crate::admin_client::exchange;
+use crate::explain::{ServicePolicies, path};
 use crate::status::Status;
 
 /// The label of the replicas.
@@ -27,7 +29,7 @@ pub async fn fetch(access: &ClusterAccess) -> Result<Status, String> {
     let replicas = replicas.map_err(|error| format!("the API server: {error}"))?.items;
     let (mut read, mut failed) = (Vec::new(), Vec::new());
     for pod in replicas.iter().filter(|pod| is_running(pod)) {
-        match fetch_one(&client, &pod.name_any()).await {
+        match fetch_one(&client, &pod.name_any(), "/status").await {
             Ok(status) => read.push((pod.name_any(), status)),
             Err(error) => failed.push(format!("{}: its status cannot be read: {error}", pod.name_any())),
         }
@@ -44,12 +46,32 @@ pub async fn fetch(access: &ClusterAccess) -> Result<Status, String> {
     }
 }
 
-async fn fetch_one(client: &Client, pod: &str) -> Result<Status, String> {
+/// Returns the policies of a service from the first replica that answers. Every one reads the same configuration.
+pub async fn policies(
+    access: &ClusterAccess,
+    namespace: &str,
+    name: &str,
+) -> Result<ServicePolicies, String> {
+    let client = connect(access).await.map_err(|error| error.to_string())?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let replicas = pods.list(&ListParams::default().labels(REPLICAS)).await;
+    let replicas = replicas.map_err(|error| format!("the API server: {error}"))?.items;
+    let mut failed = format!("no control plane runs in the namespace {NAMESPACE}");
+    for pod in replicas.iter().filter(|pod| is_running(pod)) {
+        match fetch_one(&client, &pod.name_any(), &path(namespace, name)).await {
+            Ok(found) => return Ok(found),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+async fn fetch_one<T: DeserializeOwned>(client: &Client, pod: &str, page: &str) -> Result<T, String> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let mut forwarded =
         pods.portforward(pod, &[ADMIN_PORT]).await.map_err(|error| format!("port-forward: {error}"))?;
     let stream = forwarded.take_stream(ADMIN_PORT).ok_or("port-forward: no stream")?;
-    let (status, body) = exchange(stream, "/status", None).await.map_err(|error| error.to_string())?;
+    let (status, body) = exchange(stream, page, None).await.map_err(|error| error.to_string())?;
     if !status.is_success() {
         return Err(format!("{status}: {}", String::from_utf8_lossy(&body).trim()));
     }

@@ -1,0 +1,181 @@
+//! Which policies apply to a service: what `/policies?service=shop/payments` returns and `outrigger policy explain` prints.
+
+use serde::{Deserialize, Serialize};
+
+use crate::admin_client::{AdminAddress, AdminError, ask};
+use crate::model::authorization::{Action, Authorization};
+use crate::model::mesh::{Mesh, ServiceEntry};
+use crate::model::policy::{Place, Policy, ROOT_NAMESPACE};
+use crate::model::registration::WorkloadPort;
+use crate::model::route::RouteTable;
+use crate::model::service::ServiceKey;
+
+/// The policies of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePolicies {
+    /// `shop/payments`
+    pub service: String,
+    /// What happens to a request that no policy matches: `allowed` or `denied`.
+    pub unmatched: String,
+    /// The policies in the order in which they are applied. Of the same effect, those of the mesh come first, then wider places.
+    pub policies: Vec<AppliedPolicy>,
+}
+
+/// A policy that applies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedPolicy {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace and name.
+    pub name: String,
+    /// What it does: `Deny`, `Allow` or `Audit`.
+    pub effect: String,
+    /// What it is attached to: `mesh`, `namespace shop`, `Service payments, port 80`.
+    pub attached_to: String,
+    /// The number of its rules.
+    pub rules: usize,
+    /// It was refused and has no good version, so that it denies everything.
+    pub refused: bool,
+}
+
+/// Fetches the policies of a service from a running control plane.
+pub async fn fetch(
+    address: &AdminAddress,
+    namespace: &str,
+    name: &str,
+) -> Result<ServicePolicies, AdminError> {
+    let body = ask(address, &path(namespace, name), None).await?;
+    serde_json::from_slice(&body).map_err(|error| AdminError::Failed(address.clone(), error.to_string()))
+}
+
+/// Returns the path of the page.
+pub(crate) fn path(namespace: &str, name: &str) -> String {
+    format!("/policies?service={namespace}/{name}")
+}
+
+/// Parses the query of the page.
+pub(crate) fn service_of(query: &str) -> Option<ServiceKey> {
+    let (namespace, name) =
+        query.split('&').find_map(|pair| pair.strip_prefix("service="))?.split_once('/')?;
+    Some(ServiceKey::new(namespace, name))
+}
+
+/// Returns the policies of a service. Returns None if there is no such service.
+pub(crate) fn explain(mesh: &Mesh, key: &ServiceKey) -> Option<ServicePolicies> {
+    let service = mesh.service(key)?;
+    let root = ROOT_NAMESPACE.into();
+    let of_mesh = mesh.policies(&root).filter(|_| key.namespace != root);
+    let of_mesh = of_mesh.filter(|policy| policy.places.contains(&Place::Namespace));
+    let mut found: Vec<_> = of_mesh.map(|policy| (policy, 0, "mesh".to_owned(), true)).collect();
+    for policy in mesh.policies(&key.namespace) {
+        for place in policy.places.iter().filter(|place| applies(mesh, service, place)) {
+            let (width, text) = match place {
+                Place::Namespace if key.namespace == root => (0, "mesh".to_owned()),
+                Place::Namespace => (1, format!("namespace {}", key.namespace)),
+                Place::Pods(_) => (2, place.to_string()),
+                Place::Service { port: None, .. } => (3, place.to_string()),
+                Place::Service { .. } => (4, place.to_string()),
+                Place::Route { .. } => (5, place.to_string()),
+            };
+            found.push((policy, width, text, !matches!(place, Place::Route { .. })));
+        }
+    }
+    let stage = |action| match action {
+        Action::Deny => 0,
+        Action::Allow => 1,
+        Action::Audit => 2,
+    };
+    found.sort_by_key(|(policy, width, _, _)| (stage(policy.spec.action), *width));
+    let denies = found.iter().any(|(policy, _, _, whole)| *whole && policy.spec.action == Action::Allow);
+    let line = |(policy, _, attached_to, _): (&Policy<Authorization>, _, String, _)| AppliedPolicy {
+        kind: "AuthorizationPolicy".into(),
+        name: policy.name.to_string(),
+        effect: policy.spec.action.name().into(),
+        attached_to,
+        rules: policy.spec.rules.len(),
+        refused: policy.spec.stands_in,
+    };
+    Some(ServicePolicies {
+        service: format!("{}/{}", key.namespace, key.name),
+        unmatched: if denies { "denied" } else { "allowed" }.into(),
+        policies: found.into_iter().map(line).collect(),
+    })
+}
+
+/// Returns true if a place has requests of the service. A service shares the ports of its workloads with others.
+fn applies(mesh: &Mesh, entry: &ServiceEntry, place: &Place) -> bool {
+    let key = &entry.service.key;
+    match place {
+        Place::Namespace => true,
+        Place::Service { service, .. } if service == key => true,
+        Place::Route { .. } => {
+            entry.routes.ports.iter().any(|(_, routes)| match routes.producer.as_deref() {
+                Some(RouteTable::Http(routes)) => routes.iter().any(|route| place.has_route(&route.id)),
+                Some(RouteTable::Tcp(_)) | None => false,
+            })
+        }
+        Place::Pods(_) | Place::Service { .. } => {
+            mesh.registrations().of_service(key).iter().any(|workload| {
+                let mut serving = workload.ports.iter().filter(|port| port.services.contains(key));
+                serving.any(|port| {
+                    let same = |other: &&WorkloadPort| other.application.port() == port.application.port();
+                    place.covers(workload, &workload.ports.iter().filter(same).collect::<Vec<_>>())
+                })
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::mesh_builder::MeshBuilder;
+    use crate::model::mesh_builder::testing::{route, service};
+
+    fn policy(name: &str, namespace: &str, spec: &str) -> String {
+        format!(
+            "{{apiVersion: outrigger.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {{name: {name}, namespace: {namespace}}},
+               spec: {{{spec}}}}}"
+        )
+    }
+
+    #[test]
+    fn deny_comes_before_allow_and_the_mesh_before_the_service() {
+        let to = |kind: &str, name: &str| {
+            let group = if kind == "Service" { "''" } else { "gateway.networking.k8s.io" };
+            format!("targetRefs: [{{group: {group}, kind: {kind}, name: {name}}}]")
+        };
+        let mut builder = MeshBuilder::default();
+        builder.with(&[
+            &service("payments", 80, "http"),
+            &service("other", 80, "http"),
+            &route("HTTPRoute", "r", "name: payments", "{}"),
+            &policy("mesh", ROOT_NAMESPACE, "action: Deny, rules: [{}]"),
+            &policy("allow", "shop", &format!("action: Allow, {}", to("Service", "payments"))),
+            &policy("all", "shop", "action: Audit"),
+            &policy("route", "shop", &format!("action: Deny, rules: [{{}}], {}", to("HTTPRoute", "r"))),
+            &policy("other", "shop", &format!("action: Deny, rules: [{{}}], {}", to("Service", "other"))),
+            &policy("elsewhere", "office", "action: Allow"),
+        ]);
+        let explained = |name: &str| explain(&builder.mesh(), &ServiceKey::new("shop", name)).unwrap();
+        let payments = explained("payments");
+        let lines: Vec<_> = payments
+            .policies
+            .iter()
+            .map(|policy| format!("{} {} by {}", policy.effect, policy.name, policy.attached_to))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "Deny outrigger-system/mesh by mesh",
+                "Deny shop/route by route httproute/shop/r",
+                "Allow shop/allow by Service payments",
+                "Audit shop/all by namespace shop",
+            ]
+        );
+        assert_eq!((&*payments.unmatched, &*explained("other").unmatched), ("denied", "allowed"));
+        assert_eq!(explain(&builder.mesh(), &ServiceKey::new("shop", "none")), None);
+        assert_eq!(service_of("service=shop/payments"), Some(ServiceKey::new("shop", "payments")));
+        assert_eq!(service_of("service=payments"), None);
+    }
+}
