@@ -34,10 +34,7 @@ async fn becomes(sidecar: &Sidecar, host: &str, expected: u16) {
 
 #[tokio::test]
 async fn the_example_of_the_page_holds() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/authorization.md");
-    let page = std::fs::read_to_string(page).unwrap();
-    let example = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let mesh = Mesh::start(&format!("{example}{}", service("other", 80, "http"))).await;
+    let mesh = Mesh::start(&format!("{}{}", example(0), service("other", 80, "http"))).await;
     let (payments, other) = (Application::echo("payments").await, Application::echo("other").await);
     let served = mesh.sidecar("payments").serves("payments", payments.address);
     let _served = served.serves("other", other.address).start().await;
@@ -136,17 +133,23 @@ async fn a_policy_of_a_route_applies_to_the_requests_that_match_it() {
 
 #[tokio::test]
 async fn only_the_owner_reaches_a_database_port() {
-    let allow = "targetRefs: [{group: '', kind: Service, name: db}], action: Allow,
-        rules: [{from: [{serviceAccounts: [{name: stock}]}]}]";
-    let mesh = Mesh::start(&service("db", 5432, "tcp")).await;
+    let mesh = Mesh::start(&service("stock-db", 5432, "tcp")).await;
     let db = Application::repeater().await;
-    let _served = mesh.sidecar("db").serves("db:5432", db.address).start().await;
-    let stock = mesh.sidecar("stock").binds("db:5432").start().await;
-    let web = mesh.sidecar("web").binds("db:5432").start().await;
+    let _served = mesh.sidecar("db").serves("stock-db:5432", db.address).start().await;
+    let stock = mesh.sidecar("stock").binds("stock-db:5432").start().await;
+    let web = mesh.sidecar("web").binds("stock-db:5432").start().await;
     assert!(answers(&stock).await && answers(&web).await);
-    mesh.write("policy.yaml", &policy("db", allow));
+    mesh.write("mesh.yaml", &example(1));
     eventually("a refused connection", async || (!answers(&web).await).then_some(())).await;
     assert!(answers(&stock).await);
+}
+
+/// Returns an example of the page, by its index.
+fn example(index: usize) -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/authorization.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let mut examples = page.split("```yml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    examples.nth(index).unwrap().to_owned()
 }
 
 /// Returns true if an application that repeats what it is sent does so.
