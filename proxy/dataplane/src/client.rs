@@ -1,8 +1,11 @@
 //! Facts of the client of an accepted connection.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use http::HeaderValue;
+use outrigger_config::http_manager::CertificateDetails;
 use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::peer::PeerKey;
@@ -10,6 +13,7 @@ use outrigger_core::record::{Direction, TlsSession};
 use outrigger_policy::verdict::Source;
 
 use crate::capacity::admission::ConnectionSlot;
+use crate::tls::peer_certificate::PeerCertificate;
 
 /// Facts of a downstream connection.
 #[derive(Debug, Clone)]
@@ -26,6 +30,8 @@ pub(crate) struct ClientFacts {
     pub(crate) slot: Rc<ConnectionSlot>,
     /// The TLS session of its connection. `None` for plaintext.
     pub(crate) tls: Option<TlsSession>,
+    /// Its certificate, where details of it are forwarded.
+    pub(crate) certificate: Option<Rc<ForwardedCertificate>>,
     /// The server name in its ClientHello, in lower case.
     pub(crate) server_name: Option<Name>,
     /// The original destination if the connection was redirected, otherwise the local address.
@@ -34,6 +40,21 @@ pub(crate) struct ClientFacts {
     pub(crate) listener: Name,
     /// The direction of that listener, for records only.
     pub(crate) direction: Direction,
+}
+
+/// A client's certificate, and what is forwarded of it.
+#[derive(Debug)]
+pub(crate) struct ForwardedCertificate {
+    /// The certificate.
+    pub(crate) certificate: PeerCertificate,
+    /// The element of `x-forwarded-client-cert` with these details, once a request needed it.
+    pub(crate) element: RefCell<Option<(CertificateDetails, HeaderValue)>>,
+}
+
+impl From<PeerCertificate> for ForwardedCertificate {
+    fn from(certificate: PeerCertificate) -> Self {
+        Self { certificate, element: RefCell::default() }
+    }
 }
 
 impl ClientFacts {

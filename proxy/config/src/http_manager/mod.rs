@@ -3,6 +3,7 @@
 
 mod filters;
 mod settings;
+mod client_certificate;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use outrigger_proto::xds::hcm;
 use crate::route::RouteTable;
 use crate::wire::from_ads;
 
+pub use client_certificate::{CertificateDetails, ForwardClientCertificate};
 pub use settings::HttpSettings;
 use settings::limit;
 
@@ -103,7 +105,7 @@ impl HttpConnectionManager {
             preserve_external_request_id: _, // a received ID is always kept
             always_set_request_id_in_response,
             forward_client_cert_details,
-            set_current_client_cert_details: _, // applies only with the mode above
+            set_current_client_cert_details,
             forward_client_cert_matcher,
             proxy_100_continue: _,                                // 1xx always pass
             represent_ipv4_remote_address_as_ipv4_mapped_ipv6: _, // changes a log line
@@ -142,7 +144,6 @@ impl HttpConnectionManager {
             ("early_header_mutation_extensions", !early_header_mutation_extensions.is_empty()),
             ("via", !via.is_empty()),
             ("always_set_request_id_in_response", always_set_request_id_in_response),
-            ("forward_client_cert_details", forward_client_cert_details != 0),
             ("forward_client_cert_matcher", forward_client_cert_matcher.is_some()),
             // Authorization depends on paths, so a request for further normalization must be honoured or rejected.
             ("merge_slashes", merge_slashes),
@@ -170,7 +171,10 @@ impl HttpConnectionManager {
             Err(_) => return Err(Unusable::new("codec_type", "is unknown")),
         };
         non_empty("stat_prefix", stat_prefix)?; // required as in Envoy, but not used
-        let mut settings = HttpSettings { accept_http_10: false, ..HttpSettings::default() };
+        let client_certificate =
+            ForwardClientCertificate::decode(forward_client_cert_details, set_current_client_cert_details)?;
+        let mut settings =
+            HttpSettings { accept_http_10: false, client_certificate, ..HttpSettings::default() };
         let set = |field, value, to: &mut Option<Duration>| -> Result<(), Unusable> {
             if let Some(value) = duration(field, value)? {
                 *to = limit(value);

@@ -6,6 +6,7 @@ use http::uri::Authority;
 use outrigger_policy::field::{Unusable, duration, number, unsupported_any};
 use outrigger_proto::xds::core;
 
+use super::client_certificate::ForwardClientCertificate;
 use crate::cluster::Http2Settings;
 
 /// Protocol settings for downstream HTTP connections. `None` is no limit.
@@ -15,6 +16,8 @@ pub struct HttpSettings {
     pub accept_http_10: bool,
     /// The host of HTTP/1.0 requests without a `Host` field.
     pub default_host_for_http_10: Option<Authority>,
+    /// What becomes of `x-forwarded-client-cert`.
+    pub client_certificate: ForwardClientCertificate,
     /// Maximum size of a request head, in bytes.
     pub max_request_headers: usize,
     /// Maximum number of header fields of a request.
@@ -48,6 +51,7 @@ impl Default for HttpSettings {
         Self {
             accept_http_10: true,
             default_host_for_http_10: None,
+            client_certificate: ForwardClientCertificate::Sanitize,
             max_request_headers: 60 * 1024,
             max_headers_count: 100,
             request_headers_timeout: Some(Duration::from_secs(10)),

@@ -2,11 +2,14 @@
 //!
 //! A connection that matches no chain or fails the handshake is refused, counted and recorded.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use outrigger_config::listener::{ConnectionFacts, FilterChain, Listener, TransportProtocol};
+use outrigger_config::listener::{
+    ConnectionFacts, FilterChain, Handler, Listener, NetworkFilter, TransportProtocol,
+};
 use outrigger_config::tls::{ClientCertificate, DownstreamTls};
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
@@ -20,6 +23,7 @@ use crate::client::ClientFacts;
 use crate::socket::stream::Stream;
 use crate::tcp::relay;
 use crate::tls::handshake;
+use crate::tls::peer_certificate::PeerCertificate;
 
 /// The longest that a TLS handshake may take; its hello may take as long before that.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,6 +59,16 @@ pub(super) fn plaintext_chain<'a>(
         application_protocols: protocol.as_slice(),
     };
     listener.chain(&connection).filter(|chain| chain.tls.is_none())
+}
+
+/// Returns whether the requests of a chain's connections are forwarded with details of client certificates.
+fn forwards_certificate(chain: &FilterChain) -> bool {
+    match &chain.filter {
+        NetworkFilter::Handle(Handler::Http(http) | Handler::Detect { http, .. }) => {
+            http.settings.client_certificate.reads_certificates()
+        }
+        NetworkFilter::Handle(Handler::Tcp(_)) | NetworkFilter::Find(_) => false,
+    }
 }
 
 impl ConnectionHandler {
@@ -125,7 +139,13 @@ impl ConnectionHandler {
             return Some((chain, plaintext(stream, first, facts)));
         };
         match self.handshake(stream, *hello, tls, chain.handshake_timeout, facts.clone()).await {
-            Ok(begun) => Some((chain, begun)),
+            Ok(mut begun) => {
+                if forwards_certificate(chain) {
+                    let certificate = PeerCertificate::of(&begun.stream);
+                    begun.facts.certificate = certificate.map(|certificate| Rc::new(certificate.into()));
+                }
+                Some((chain, begun))
+            }
             Err((facts, failure)) => {
                 self.refuse(&facts, &failure);
                 None

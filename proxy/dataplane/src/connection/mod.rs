@@ -82,6 +82,7 @@ pub(crate) async fn serve(
         key: PeerKey::new(None, client.0.ip()),
         slot: Rc::clone(&slot),
         tls: None,
+        certificate: None,
         server_name: None,
         destination: original.map_or(local, |original| original.0),
         listener: listener.name.clone(),

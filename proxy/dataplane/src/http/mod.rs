@@ -26,6 +26,7 @@ mod request_context;
 pub(crate) mod downstream;
 mod journal;
 mod respond;
+mod client_certificate;
 mod forwarded;
 mod trace_context;
 mod trace_parent;

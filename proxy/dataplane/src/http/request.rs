@@ -28,7 +28,7 @@ use super::respond;
 use super::rewritten::rewrite;
 use super::time_limit::{TimeLimit, TimedOut};
 use super::trace_context::{Spans, Trace};
-use super::{connect, forwarded, mirror, refusal, stalled, upgrade};
+use super::{client_certificate, connect, forwarded, mirror, refusal, stalled, upgrade};
 use crate::codec;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
@@ -103,6 +103,9 @@ async fn answer(cx: &mut RequestContext<'_>) -> Result<Reply, Failure> {
         cx.journal.set_destination(destination.clone());
     }
     accept_http_10(&mut cx.head, &manager.settings)?;
+    // Before anything reads the field: a client may have sent it.
+    let (mode, own) = (manager.settings.client_certificate, &cx.on.context.identity);
+    client_certificate::apply(mode, &mut cx.head.headers, &cx.on.client, own);
     let route = route(&manager, &snapshot, &cx.head)?;
     cx.journal.set_route(&route);
     cx.head.upgrade = permitted(&cx.head, &manager, &route)?;
@@ -226,6 +229,7 @@ async fn forward_passthrough(cx: &mut RequestContext<'_>, asked: &str) -> Result
         // HTTP/1.0 may leave the host out; the next hop wants one.
         cx.head.authority = Authority::try_from(asked).ok();
     }
+    client_certificate::remove(&mut cx.head.headers);
     let (cluster, hosts) = cx.on.context.passthrough(asked).await?;
     cx.journal.set_destination(cluster.name.clone());
     Forwarding::passthrough(cluster, hosts).run(Admitted::passthrough(cx)).await

@@ -13,3 +13,4 @@
 pub(crate) mod handshake;
 pub(crate) mod config;
 pub(crate) mod credentials;
+pub(crate) mod peer_certificate;

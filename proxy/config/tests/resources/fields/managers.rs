@@ -1,5 +1,8 @@
 //! HTTP connection managers and their filters.
 
+use outrigger_proto::xds::hcm::http_connection_manager::{
+    ForwardClientCertDetails, SetCurrentClientCertDetails,
+};
 use outrigger_proto::xds::protobuf::{self, Any};
 use outrigger_proto::xds::{core, hcm, listener, router, type_url};
 
@@ -18,6 +21,21 @@ pub fn in_http_filter(filter: hcm::HttpFilter) -> (String, Any) {
     let mut wire = manager(rds(CART));
     wire.http_filters.insert(0, filter);
     in_manager(wire)
+}
+
+fn forwarding(
+    mode: ForwardClientCertDetails,
+    details: SetCurrentClientCertDetails,
+) -> hcm::HttpConnectionManager {
+    hcm::HttpConnectionManager {
+        forward_client_cert_details: mode.into(),
+        set_current_client_cert_details: Some(details),
+        ..manager(rds(CART))
+    }
+}
+
+fn details(uri: bool) -> SetCurrentClientCertDetails {
+    SetCurrentClientCertDetails { uri, ..Default::default() }
 }
 
 #[expect(deprecated, reason = "older forms are still sent")]
@@ -105,7 +123,12 @@ pub fn places() -> Vec<Place> {
         )
         .harmless("decides about headers of Envoy's own, which are not read", &["internal_address_config"])
         .harmless("a request ID that comes is kept", &["preserve_external_request_id"])
-        .harmless("is read with `forward_client_cert_details` only", &["set_current_client_cert_details"])
+        .probe("set_current_client_cert_details", |of: &mut hcm::HttpConnectionManager| {
+            *of = forwarding(ForwardClientCertDetails::AppendForward, details(true));
+        })
+        .probe("forward_client_cert_details", |of: &mut hcm::HttpConnectionManager| {
+            *of = forwarding(ForwardClientCertDetails::SanitizeSet, details(false));
+        })
         .harmless("interim responses always pass", &["proxy_100_continue"])
         .harmless("changes a log line", &["represent_ipv4_remote_address_as_ipv4_mapped_ipv6"])
         .harmless("paths are always normalized", &["normalize_path"])
@@ -117,6 +140,12 @@ pub fn places() -> Vec<Place> {
         .harmless("there is no overload manager", &["append_local_overload"])
         .harmless("the PROXY protocol is not spoken", &["add_proxy_protocol_connection_state"])
         .refuses(&["codec_type"]),
+        Place::new(
+            "SetCurrentClientCertDetails",
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails",
+            details(false),
+            |of| in_manager(forwarding(ForwardClientCertDetails::SanitizeSet, of)),
+        ),
         Place::new(
             "Rds",
             "envoy.extensions.filters.network.http_connection_manager.v3.Rds",
