@@ -189,6 +189,8 @@ pub mod node {
     pub const ON_DEMAND: &str = "on-demand";
     /// The proxy subscribes to all resources.
     pub const WILDCARD: &str = "wildcard";
+    /// In `client_features`: the proxy knows `forward_client_cert_details`. Older ones refuse listeners that have it.
+    pub const FORWARDS_CLIENT_CERTIFICATES: &str = "outrigger.forward-client-cert";
 }
 
 /// The conventional names of extensions, for clients that find an extension by its name.

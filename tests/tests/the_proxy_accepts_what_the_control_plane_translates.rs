@@ -54,7 +54,12 @@ fn workload(namespace: &str) -> WorkloadKey {
 /// Decodes, as a proxy does, all resources that the `asked` listeners and the wildcards lead to. Returns the accepted resources
 /// and the errors.
 fn give(catalog: &Catalog, namespace: &str, mode: Mode, asked: &[&str]) -> (Resources, Vec<String>) {
-    let viewer = Viewer { workload: workload(namespace), mode, dialect: Dialect::Outrigger };
+    let viewer = Viewer {
+        workload: workload(namespace),
+        mode,
+        dialect: Dialect::Outrigger,
+        forwards_client_certificates: true,
+    };
     let mut resources = Resources::default();
     let mut minded = Vec::new();
     let mut wanted: BTreeSet<(Kind, Name)> =

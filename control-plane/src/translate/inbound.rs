@@ -60,7 +60,7 @@ pub(super) fn listener(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -
     }
     if capture.is_some() {
         let access = PortPolicies::of(scope, workload, None, &[]);
-        chains.extend(undeclared_chains(workload.mtls, access));
+        chains.extend(undeclared_chains(scope, workload.mtls, access));
     }
     Some(Listener {
         name: name.into(),
@@ -160,12 +160,13 @@ fn port_chains(
         opaque: !protocols.iter().all(is_http) || tcp_route(),
         mode,
         access,
+        tells_caller: scope.viewer.forwards_client_certificates,
     }
     .chains()
 }
 
 /// Returns the chains of the ports that no chain names.
-fn undeclared_chains(mode: MtlsMode, access: PortPolicies<'_>) -> Vec<FilterChain> {
+fn undeclared_chains(scope: Scope<'_>, mode: MtlsMode, access: PortPolicies<'_>) -> Vec<FilterChain> {
     let cluster = undeclared();
     let http2 = format!("{cluster}{HTTP2}");
     PortChains {
@@ -179,6 +180,7 @@ fn undeclared_chains(mode: MtlsMode, access: PortPolicies<'_>) -> Vec<FilterChai
         opaque: true,
         mode,
         access,
+        tells_caller: scope.viewer.forwards_client_certificates,
     }
     .chains()
 }

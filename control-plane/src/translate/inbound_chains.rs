@@ -5,7 +5,9 @@
 
 use outrigger_core::alpn;
 use outrigger_core::inbound_name::INBOUND_PREFIX;
-use outrigger_proto::xds::hcm::http_connection_manager::RouteSpecifier;
+use outrigger_proto::xds::hcm::http_connection_manager::{
+    ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails,
+};
 use outrigger_proto::xds::listener::{Filter, FilterChain, FilterChainMatch};
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::route::route_action::ClusterSpecifier as RouteCluster;
@@ -44,6 +46,8 @@ pub(super) struct PortChains<'a> {
     pub(super) mode: MtlsMode,
     /// Who may call it.
     pub(super) access: PortPolicies<'a>,
+    /// Whether the application is told who called.
+    pub(super) tells_caller: bool,
 }
 
 impl PortChains<'_> {
@@ -131,6 +135,11 @@ impl PortChains<'_> {
         let routes = RouteSpecifier::RouteConfig(route::configuration(self.cluster, routes));
         let mut manager = connection_manager(&self.stat(), self.canonical, routes, false);
         manager.http_filters.splice(0..0, self.access.http_filters());
+        if self.tells_caller {
+            manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet.into();
+            manager.set_current_client_cert_details =
+                Some(SetCurrentClientCertDetails { uri: true, ..Default::default() });
+        }
         let manager = any(type_url::HTTP_CONNECTION_MANAGER, &manager);
         vec![network_filter("envoy.filters.network.http_connection_manager", manager)]
     }

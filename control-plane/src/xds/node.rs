@@ -34,8 +34,10 @@ pub(super) fn read(node: Option<&Node>, identity: &SpiffeId) -> Result<Viewer, N
         node::USER_AGENT => Dialect::Outrigger,
         _ => Dialect::Envoy,
     };
+    let feature = |feature: &String| feature == node::FORWARDS_CLIENT_CERTIFICATES;
+    let forwards_client_certificates = dialect == Dialect::Envoy || node.client_features.iter().any(feature);
     let workload = WorkloadKey { identity: identity.clone(), instance: Name::from(node.id.as_str()) };
-    Ok(Viewer { workload, mode, dialect })
+    Ok(Viewer { workload, mode, dialect, forwards_client_certificates })
 }
 
 /// Returns the name and version of the client's software, such as `outrigger 0.1.0`.
@@ -108,6 +110,19 @@ mod tests {
         assert_eq!(viewer("a", Some("all")), Err(NodeError::Mode));
         let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
         assert_eq!(read(None, &identity), Err(NodeError::Missing));
+    }
+
+    #[test]
+    fn only_a_proxy_that_says_so_and_envoy_forward_client_certificates() {
+        let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
+        let feature = || vec!["outrigger.forward-client-cert".to_owned()];
+        for (agent, client_features, forwards) in
+            [("outrigger", vec![], false), ("outrigger", feature(), true), ("envoy", vec![], true)]
+        {
+            let node =
+                Node { id: "a".into(), user_agent_name: agent.into(), client_features, ..Default::default() };
+            assert_eq!(read(Some(&node), &identity).unwrap().forwards_client_certificates, forwards);
+        }
     }
 
     #[test]

@@ -111,6 +111,7 @@ pub(crate) fn node(instance: &str, mode: Mode) -> Node {
         user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
             env!("CARGO_PKG_VERSION").into(),
         )),
+        client_features: vec![node::FORWARDS_CLIENT_CERTIFICATES.into()],
         ..Default::default()
     }
 }

@@ -1,7 +1,8 @@
 //! The inbound side of a workload, and what `*` means.
 
 use outrigger_proto::xds::core::transport_socket::ConfigType;
-use outrigger_proto::xds::listener::FilterChain;
+use outrigger_proto::xds::hcm::http_connection_manager::ForwardClientCertDetails;
+use outrigger_proto::xds::listener::{FilterChain, filter};
 use outrigger_proto::xds::metadata;
 use outrigger_proto::xds::protobuf::value;
 use outrigger_proto::xds::tls::UpstreamTlsContext;
@@ -56,6 +57,15 @@ fn serving(registrations: Registrations) -> Catalog {
     catalog
 }
 
+/// What the HTTP chain of a listener does with `x-forwarded-client-cert`, and whether it has the caller's URI.
+fn tells_caller(listener: &Listener) -> (ForwardClientCertDetails, bool) {
+    let filter = listener.filter_chains[0].filters.last().unwrap();
+    let Some(filter::ConfigType::TypedConfig(any)) = &filter.config_type else { panic!("{filter:?}") };
+    let manager = HttpConnectionManager::decode(any.value.as_slice()).unwrap();
+    let details = manager.set_current_client_cert_details.as_ref();
+    (manager.forward_client_cert_details(), details.is_some_and(|details| details.uri))
+}
+
 #[test]
 fn a_service_says_what_its_sidecars_do_about_overload() {
     for mode in [Overload::Enforce, Overload::Observe, Overload::Off] {
@@ -98,6 +108,10 @@ fn a_workload_sees_only_its_own_inbound_resources() {
             ("inbound|80|tcp|cart.shop", "outrigger-tcp".to_owned(), true),
         ]
     );
+    assert_eq!(tells_caller(&listener), (ForwardClientCertDetails::SanitizeSet, true));
+    let older = Viewer { forwards_client_certificates: false, ..shop() };
+    let of_older: Listener = catalog.resource(&older, Kind::Listener, name).unwrap().decode();
+    assert_eq!(tells_caller(&of_older), (ForwardClientCertDetails::Sanitize, false));
     let cluster: Cluster = read(&catalog, Kind::Cluster, "inbound|127.0.0.1:10000");
     assert_eq!(
         cluster.cluster_discovery_type,
