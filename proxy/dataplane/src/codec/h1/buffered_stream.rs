@@ -56,7 +56,8 @@ impl BufferedStream {
     /// Reads once. Returns the number of bytes, 0 at the end of the stream.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.read.capacity() == 0 {
-            self.read = buffers::take();
+            let fits = self.read_size <= buffers::SIZE;
+            self.read = if fits { buffers::take() } else { BytesMut::with_capacity(self.read_size) };
         }
         let mut room = self.read.capacity() - self.read.len();
         // The rest of a buffer that a head still shares is used up before another is allocated.
@@ -163,6 +164,20 @@ mod tests {
             connection.rest();
             assert_eq!(connection.read.capacity(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn reads_grow_while_bytes_arrive_fast() {
+        let (mut peer, stream) = tokio::io::duplex(256 * 1024);
+        let mut connection = BufferedStream::new(Stream::Memory(stream), Bytes::new());
+        peer.write_all(&[b'x'; 150 * 1024]).await.unwrap();
+        let mut reads = Vec::new();
+        for _ in 0..5 {
+            reads.push(poll_fn(|cx| connection.poll_fill(cx)).await.unwrap() / 1024);
+            // As a body is passed on.
+            drop(connection.read.split());
+        }
+        assert_eq!(reads, [8, 16, 32, 64, 30]);
     }
 
     #[tokio::test(start_paused = true)]
