@@ -14,6 +14,9 @@ use super::peers::Members;
 use super::results::Figure;
 use crate::load::{Protocol, Tally};
 
+/// Longer than a control plane waits for further changes.
+const MERGED: Duration = Duration::from_millis(600);
+
 /// What is sent meanwhile.
 pub(super) struct Load {
     pub(super) request: Protocol,
@@ -37,6 +40,7 @@ pub(super) async fn measure(
     let load = drive::constant_rate(target, request, connections, rate, run).await;
     let (changes, elapsed) = changing.stop().await?;
     let moving = load?.tally;
+    tokio::time::sleep(MERGED).await;
     let updates = match (updates, members.applied().await?) {
         (Some(before), Some(after)) => after - before,
         _ => changes as f64,
@@ -78,7 +82,7 @@ impl Changing {
         let run = move || {
             let mut changes = 0;
             while !asked.load(Ordering::Relaxed) {
-                members.change(changes as usize)?;
+                members.change()?;
                 changes += 1;
                 let due = begin + every * changes as u32;
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));

@@ -32,8 +32,8 @@ pub(super) async fn measure(
     drive::closed_loop(target, request, 1, false, run).await?;
     let used = held(peer)?;
     let before = run.account()?;
-    for number in 0..CHANGES {
-        members.change(number as usize)?;
+    for _ in 0..CHANGES {
+        members.change()?;
         tokio::time::sleep(EVERY).await;
     }
     tokio::time::sleep(SETTLE).await;

@@ -31,6 +31,8 @@ type Change = dyn Fn(usize, usize) -> Result<(), String> + Send + Sync;
 #[derive(Clone)]
 pub(in crate::compare) struct Members {
     count: usize,
+    /// The number of changes until now.
+    made: Arc<AtomicUsize>,
     change: Arc<Change>,
     applied: Option<Counter>,
 }
@@ -45,8 +47,13 @@ struct Counter {
 }
 
 impl Members {
-    /// Makes change number `number` (from 0). Blocks. Returns an error if the proxy or the file system refuses it.
-    pub(in crate::compare) fn change(&self, number: usize) -> Result<(), String> {
+    fn new(count: usize, change: Arc<Change>, applied: Option<Counter>) -> Self {
+        Self { count, made: Arc::default(), change, applied }
+    }
+
+    /// Makes the next change. Blocks. Returns an error if the proxy or the file system refuses it.
+    pub(in crate::compare) fn change(&self) -> Result<(), String> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
         (self.change)(number % self.count, (number + self.count - 1) % self.count)
     }
 
@@ -80,7 +87,7 @@ impl Members {
             }
             Ok(())
         };
-        Self { count: setup.endpoints, change: Arc::new(change), applied: Some(counter) }
+        Self::new(setup.endpoints, Arc::new(change), Some(counter))
     }
 
     /// Services of a mesh that nobody calls: each change gives the endpoint of one another port.
@@ -92,7 +99,7 @@ impl Members {
                 (USED + number, 1 + revision.fetch_add(1, Ordering::Relaxed) % REVISIONS);
             replace(&folder.join(format!("s{service}.yaml")), &mesh::service(service, revision))
         };
-        Self { count, change: Arc::new(change), applied: None }
+        Self::new(count, Arc::new(change), None)
     }
 
     /// The first version of `file` must be there.
@@ -109,11 +116,7 @@ impl Members {
             left.remove(absent);
             replace(&file, &resource(&left))
         };
-        Self {
-            count: setup.endpoints,
-            change: Arc::new(change),
-            applied: Some(Counter { admin, page, name }),
-        }
+        Self::new(setup.endpoints, Arc::new(change), Some(Counter { admin, page, name }))
     }
 
     /// Servers `s0` and so on of the backend `app`.
@@ -130,7 +133,7 @@ impl Members {
                 refusal => Err(format!("HAProxy refuses a change: {refusal}")),
             }
         };
-        Self { count, change: Arc::new(change), applied: None }
+        Self::new(count, Arc::new(change), None)
     }
 }
 
@@ -165,13 +168,15 @@ mod tests {
         let file = directory.path().join("app.yaml");
         let setup = Setup { endpoints: 3, ..setup() };
         let members = Members::envoy(file.clone(), &setup, setup.backend, text);
-        let hosts = |number| {
-            members.change(number).unwrap();
+        let hosts = || {
+            members.change().unwrap();
             std::fs::read_to_string(&file).unwrap()
         };
-        assert_eq!(hosts(0), "127.1.0.2:80 127.1.0.3:80 ");
-        assert_eq!(hosts(1), "127.1.0.1:80 127.1.0.3:80 ");
-        assert_eq!(hosts(5), "127.1.0.1:80 127.1.0.2:80 ");
+        let absent_1 = "127.1.0.2:80 127.1.0.3:80 ";
+        assert_eq!(hosts(), absent_1);
+        assert_eq!(hosts(), "127.1.0.1:80 127.1.0.3:80 ");
+        assert_eq!(hosts(), "127.1.0.1:80 127.1.0.2:80 ");
+        assert_eq!(hosts(), absent_1);
         assert_eq!(commands(0, 2), "set server app/s2 state ready; set server app/s0 state maint\n");
     }
 
@@ -182,9 +187,9 @@ mod tests {
         let setup = Setup { endpoints: 3, ..setup() };
         let members = Members::outrigger(&mesh, &setup, 2, |number, left| (number.to_string(), text(left)));
         let slice = |name| std::fs::read_to_string(directory.path().join("config").join(name)).unwrap();
-        members.change(2).unwrap();
+        (0..3).for_each(|_| members.change().unwrap());
         assert_eq!((slice("0.yaml").as_str(), slice("1.yaml").as_str()), ("127.1.0.1:80 127.1.0.2:80 ", ""));
-        members.change(3).unwrap();
+        members.change().unwrap();
         assert_eq!((slice("0.yaml").as_str(), slice("1.yaml").as_str()), ("127.1.0.2:80 ", "127.1.0.3:80 "));
     }
 
@@ -193,11 +198,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mesh = Mesh::new(Path::new("unused"), directory.path()).unwrap();
         let members = Members::other_services(&mesh, 1);
-        let read = |number| {
-            members.change(number).unwrap();
+        let read = || {
+            members.change().unwrap();
             std::fs::read_to_string(directory.path().join("config/s5.yaml")).unwrap()
         };
-        assert!(read(0) != read(1));
+        assert!(read() != read());
     }
 
     #[test]
