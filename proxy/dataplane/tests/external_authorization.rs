@@ -209,7 +209,10 @@ async fn without_the_service_nothing_passes_unless_it_may() {
             let answer = Client::connect(proxy.address(0)).await.get("app", "/").await;
             assert_eq!(answer.status, status);
             let reason = (!failure_mode_allow).then_some(Reason::ExternalAuthorizationFailed);
-            assert_eq!(proxy.record().await.reason, reason);
+            let record = proxy.record().await;
+            assert_eq!(record.reason, reason);
+            let detail = &record.text.as_ref().unwrap().detail;
+            assert!(detail.starts_with("a filter's service: upstream_"), "{detail}");
             let open = proxy.totals().process.filters_failed_open;
             assert_eq!(open, u64::from(failure_mode_allow));
         }

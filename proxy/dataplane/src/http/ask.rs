@@ -59,7 +59,8 @@ struct Asked {
 impl Asked {
     fn new(question: Question, until: Option<Instant>, cx: &RequestContext<'_>) -> Self {
         let Question { method, authority, path, mut fields, body, is_grpc, longest_reply, .. } = question;
-        cx.trace.write(&mut fields, cx.trace.attempt_span(0));
+        // No span of its own is exported.
+        cx.trace.write(&mut fields, cx.trace.context.span);
         let head = RequestHead {
             method,
             scheme: Scheme::Http,

@@ -160,8 +160,11 @@ impl Deciding<'_> {
                 }
                 Verdict::Ask(question) => {
                     let reply = ask::ask(*question, deadline, snapshot, cx).await;
-                    if reply.is_err() && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                        return Err(out_of_time("a filter waits for its service"));
+                    if let Err(failure) = &reply {
+                        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                            return Err(out_of_time("a filter waits for its service"));
+                        }
+                        cx.journal.note(&format!("a filter's service: {failure}"));
                     }
                     self.again(Heard::Reply(reply), cx)
                 }

@@ -155,12 +155,13 @@ impl Journal {
 
     /// Why the answer is not the application's.
     pub(super) fn fail(&mut self, failure: &Failure) {
-        self.with(|record| {
-            record.reason = Some(failure.reason);
-            if let Some(text) = &mut record.text {
-                text.detail = failure.detail.to_string();
-            }
-        });
+        self.with(|record| record.reason = Some(failure.reason));
+        self.note(&failure.detail);
+    }
+
+    /// Notes what happened, for the access log.
+    pub(super) fn note(&mut self, what: &str) {
+        self.with(|record| record.text.iter_mut().for_each(|text| what.clone_into(&mut text.detail)));
     }
 
     /// What authorization policies decided about it. An earlier decision stays.
