@@ -249,3 +249,37 @@ async fn a_service_that_closed_its_idle_connection_is_asked_again() {
     }
     assert_eq!((app.requests(), authz.requests()), (20, 20));
 }
+
+#[tokio::test]
+async fn a_client_that_waits_for_100_is_told_to_send_its_body() {
+    let (app, authz) = (Application::echo("app").await, grpc::unary(CHECK, only_alice).await);
+    let filter = ExtAuthz { with_request_body: body(8, false), ..grpc_service() };
+    let proxy = proxy(app.address, authz.address, UpstreamProtocol::Http2, &filter);
+    let mut client = Client::connect(proxy.address(0)).await;
+    let fields = format!("{ALICE}Expect: 100-continue\r\nContent-Length: 4\r\n");
+    client.send(format!("POST / HTTP/1.1\r\nHost: app\r\n{fields}\r\n")).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 100 "));
+    client.send("milk").await;
+    let answer = client.response().await;
+    assert!(answer.status == 200 && answer.body.contains("x-body: milk\r\n"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_reply_that_cannot_be_read_lets_nothing_through() {
+    let app = Application::echo("app").await;
+    let long = || format!("HTTP/1.1 200 OK\r\ncontent-length: 2000000\r\n\r\n{}", "x".repeat(2_000_000));
+    let cut = || "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nyes".to_owned();
+    let garbage = || "yes\r\n\r\n".to_owned();
+    for reply in [long, cut, garbage] as [fn() -> String; 3] {
+        let authz = Application::raw(move |mut connection| async move {
+            connection.request().await;
+            let _ = connection.send(reply()).await;
+        });
+        let authz = authz.await;
+        let timeout = Some(protobuf::Duration { seconds: 5, nanos: 0 });
+        let proxy = proxy(app.address, authz.address, UpstreamProtocol::Http1, &http_service(timeout));
+        let answer = Client::connect(proxy.address(0)).await.get("app", "/").await;
+        assert_eq!((answer.status, answer.reason()), (403, "external_authorization_failed"));
+    }
+    assert_eq!(app.requests(), 0);
+}

@@ -152,3 +152,77 @@ impl Drop for Kept {
         self.give_back(self.bytes.get());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Yields these frames, and then nothing more for ever if `is_open`.
+    struct Frames {
+        frames: RefCell<VecDeque<Frame>>,
+        is_open: bool,
+    }
+
+    impl Source for Frames {
+        fn poll_frame(&self, _: u64, _: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
+            match self.frames.borrow_mut().pop_front() {
+                None if self.is_open => Poll::Pending,
+                frame => Poll::Ready(frame.map(Ok)),
+            }
+        }
+    }
+
+    fn unread(parts: &[&'static str], is_open: bool, of_worker: &Rc<Cell<usize>>) -> Rc<Read> {
+        let frames = parts.iter().map(|part| Frame::Data(Bytes::from_static(part.as_bytes()))).collect();
+        let rest = Body::streamed(Rc::new(Frames { frames: RefCell::new(frames), is_open }), 0, None);
+        let kept = Kept::new(Rc::clone(of_worker));
+        Rc::new(Read { frames: RefCell::default(), rest: RefCell::new(rest), kept })
+    }
+
+    async fn fills(read: &Read, most: usize) -> Result<bool, Reason> {
+        let allowance = Allowance::new(Duration::from_secs(60));
+        fill(read, most, None, allowance).await.map_err(|failure| failure.reason)
+    }
+
+    async fn rest(read: Rc<Read>) -> Vec<u8> {
+        let (mut body, mut all) = (Body::streamed(read, 0, None), Vec::new());
+        while let Some(Ok(Frame::Data(data))) = body.frame().await {
+            all.extend_from_slice(&data);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn what_was_read_is_still_there() {
+        let of_worker = Rc::default();
+        for (most, whole, seen) in
+            [(100, true, "milk and butter"), (15, true, "milk and butter"), (6, false, "milk a")]
+        {
+            let read = unread(&["milk", " and", " butter"], false, &of_worker);
+            assert_eq!(fills(&read, most).await, Ok(whole));
+            let beginning = beginning(&read.frames.borrow(), most);
+            assert_eq!((&*beginning.bytes, beginning.is_cut), (seen.as_bytes(), !whole));
+            assert_eq!(rest(read).await, b"milk and butter");
+            assert_eq!(of_worker.get(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_keeps_so_much_of_all_bodies_and_no_more() {
+        let of_worker = Rc::new(Cell::new(OF_WORKER - 5));
+        let read = unread(&["milk", "milk"], false, &of_worker);
+        assert_eq!(fills(&read, 100).await, Err(Reason::UpstreamOverflow));
+        drop(read);
+        assert_eq!(of_worker.get(), OF_WORKER - 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_nothing_more_is_not_waited_for_long() {
+        let read = unread(&["milk"], true, &Rc::default());
+        let began = Instant::now();
+        assert_eq!(fills(&read, 100).await, Err(Reason::DownstreamTimeout));
+        assert!((60..=61).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    }
+}
