@@ -260,6 +260,10 @@ counters! {
         mirrors_dropped,
         /// Requests that passed a filter unchecked because the service that it asks failed.
         filters_failed_open,
+        /// Fetches of the keys of tokens that succeeded.
+        key_sets_fetched,
+        /// Fetches of the keys of tokens that failed.
+        key_set_fetches_failed,
     }
 }
 

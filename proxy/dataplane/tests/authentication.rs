@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use outrigger_config::http_manager::{HttpConnectionManager, RouteSource};
@@ -13,7 +13,7 @@ use outrigger_config::route::{Route, RouteMatcher, RouteTable};
 use outrigger_core::reason::Reason;
 use outrigger_policy::filter::{FilterConfig, HttpFilter};
 use outrigger_proto::xds::jwt_authn::{self, jwt_provider, jwt_requirement, requirement_rule};
-use outrigger_proto::xds::protobuf::Any;
+use outrigger_proto::xds::protobuf::{self, Any};
 use outrigger_proto::xds::{core, route, type_url};
 use outrigger_test_support::application::Application;
 use outrigger_test_support::client::Client;
@@ -53,6 +53,28 @@ fn proxy(world: World, filter: HttpFilter) -> Proxy {
 fn jwt(signer: &TokenSigner) -> HttpFilter {
     let keys = core::data_source::Specifier::InlineString(key_set([signer]));
     let keys = core::DataSource { specifier: Some(keys), ..Default::default() };
+    jwt_with(jwt_provider::JwksSourceSpecifier::LocalJwks(keys))
+}
+
+/// The same, with the keys that the cluster `idp` has at `uri`.
+fn fetched(uri: &str) -> HttpFilter {
+    let second = protobuf::Duration { seconds: 1, nanos: 0 };
+    let retry = core::BackoffStrategy {
+        base_interval: Some(protobuf::Duration { seconds: 0, nanos: 20_000_000 }),
+        max_interval: Some(protobuf::Duration { seconds: 0, nanos: 50_000_000 }),
+    };
+    jwt_with(jwt_provider::JwksSourceSpecifier::RemoteJwks(jwt_authn::RemoteJwks {
+        http_uri: Some(core::HttpUri {
+            uri: uri.into(),
+            timeout: Some(second),
+            http_upstream_type: Some(core::http_uri::HttpUpstreamType::Cluster("idp".into())),
+        }),
+        retry_policy: Some(core::RetryPolicy { retry_back_off: Some(retry), ..Default::default() }),
+        ..Default::default()
+    }))
+}
+
+fn jwt_with(keys: jwt_provider::JwksSourceSpecifier) -> HttpFilter {
     let user = jwt_authn::JwtClaimToHeader {
         header_name: "x-user".into(),
         claim_name: "sub".into(),
@@ -62,7 +84,7 @@ fn jwt(signer: &TokenSigner) -> HttpFilter {
         issuer: "https://idp".into(),
         audiences: vec!["app".into()],
         claim_to_headers: vec![user],
-        jwks_source_specifier: Some(jwt_provider::JwksSourceSpecifier::LocalJwks(keys)),
+        jwks_source_specifier: Some(keys),
         ..Default::default()
     };
     let requires = Some(jwt_requirement::RequiresType::ProviderName("idp".into()));
@@ -120,4 +142,65 @@ async fn only_a_request_with_a_valid_token_reaches_the_application() {
     }
     let answer = client.get("app", &format!("/x?access_token={valid}&a=1")).await;
     assert!(answer.status == 200 && answer.body.starts_with("GET /x?a=1 HTTP/1.1"), "{answer:?}");
+}
+
+/// A cluster that answers every request with the current text.
+async fn issuer(text: &str) -> (Application, Arc<Mutex<String>>) {
+    let text = Arc::new(Mutex::new(text.to_owned()));
+    let shown = Arc::clone(&text);
+    (Application::http(move |_| ok(&shown.lock().unwrap())).await, text)
+}
+
+#[tokio::test]
+async fn a_request_waits_for_the_keys_of_its_token() {
+    let (app, signer) = (Application::http(|_| ok("app")).await, TokenSigner::new("ES256", "k"));
+    let (idp, _) = issuer(&key_set([&signer])).await;
+    let world = World::new().cluster("app", &[app.address]).cluster("idp", &[idp.address]);
+    let proxy = proxy(world, fetched("https://waits.example/keys"));
+    let mut client = Client::connect(proxy.address(0)).await;
+    let fields = format!("Authorization: Bearer {}\r\n", signer.token(&claims("app", 60)));
+    for _ in 0..3 {
+        assert_eq!(client.request("GET", "app", "/", &fields).await.status, 200);
+    }
+    assert_eq!((idp.requests(), app.requests()), (1, 3));
+    assert_eq!(proxy.totals().process.key_sets_fetched, 1);
+    // A key that the set does not have: the set is quite new.
+    let unknown = TokenSigner::new("ES256", "unknown").token(&claims("app", 60));
+    let answer = client.request("GET", "app", "/", &format!("Authorization: Bearer {unknown}\r\n")).await;
+    assert_eq!((answer.status, idp.requests()), (401, 1));
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_fetched_open_no_door_until_they_can() {
+    let (app, signer) = (Application::http(|_| ok("app")).await, TokenSigner::new("ES256", "k"));
+    let too_long = format!("{}{}", key_set([&signer]), " ".repeat(5 << 20));
+    for (at, bad) in ["<html>sign in</html>", "{}", &too_long].into_iter().enumerate() {
+        let (idp, text) = issuer(bad).await;
+        let world = World::new().cluster("app", &[app.address]).cluster("idp", &[idp.address]);
+        let mut proxy = proxy(world, fetched(&format!("https://bad{at}.example/keys")));
+        let mut client = Client::connect(proxy.address(0)).await;
+        let fields = format!("Authorization: Bearer {}\r\n", signer.token(&claims("app", 60)));
+        let answer = client.request("GET", "app", "/", &fields).await;
+        assert_eq!((answer.status, answer.reason()), (503, "keys_unavailable"));
+        assert_eq!(proxy.record().await.reason, Some(Reason::KeysUnavailable));
+        assert_eq!(client.get("app", "/").await.status, 401, "no token needs no key to be refused");
+        assert!(proxy.totals().process.key_set_fetches_failed > 0);
+        let before = app.requests();
+        *text.lock().unwrap() = key_set([&signer]);
+        while client.request("GET", "app", "/", &fields).await.status != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(app.requests(), before + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_not_there_has_no_keys() {
+    let (app, signer) = (Application::http(|_| ok("app")).await, TokenSigner::new("ES256", "k"));
+    let world = World::new().cluster("app", &[app.address]);
+    let proxy = proxy(world, fetched("https://nowhere.example/keys"));
+    let mut client = Client::connect(proxy.address(0)).await;
+    let fields = format!("Authorization: Bearer {}\r\n", signer.token(&claims("app", 60)));
+    assert_eq!(client.request("GET", "app", "/", &fields).await.status, 503);
+    assert_eq!(app.requests(), 0);
 }

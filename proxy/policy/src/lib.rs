@@ -27,6 +27,7 @@ pub mod retry_budget;
 pub mod blame;
 pub mod outlier;
 pub mod verdict;
+pub mod key_source;
 pub mod question;
 pub mod descriptor;
 mod credential;

@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 use crate::descriptor::{RouteDescriptors, Subject};
 use crate::header_match::Head;
 use crate::header_mutation::HeaderMutation;
+use crate::key_source::RemoteKeys;
 use crate::question::{Question, ServiceReply};
 
 /// A request, as filters see it.
@@ -105,6 +106,8 @@ pub enum Verdict {
     Wait(Duration, Box<Self>),
     /// The first bytes of its body are read, this many at most; the filter decides again with them.
     ReadBody(usize),
+    /// The next fetch of keys, after so many, is awaited; the filter decides anew.
+    AwaitKeys(Arc<RemoteKeys>, u64),
     /// A service is asked; the filter decides again with its reply.
     Ask(Box<Question>),
 }

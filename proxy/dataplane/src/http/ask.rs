@@ -4,12 +4,14 @@
 //! arrive is sent again, to another endpoint if there is one. Cancelled at an await, the exchange is given up.
 
 use std::cell::Cell;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Version};
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::{Failure, Reached};
+use outrigger_core::peer::PeerKey;
 use outrigger_core::reason::Reason;
 use outrigger_policy::blame::Freshness;
 use outrigger_policy::question::{Question, ServiceReply};
@@ -21,6 +23,7 @@ use super::request_context::RequestContext;
 use crate::codec::answer::Payload;
 use crate::codec::body::{Body, Frame};
 use crate::codec::head::{RequestHead, Scheme};
+use crate::context::Context;
 use crate::upstream::bounds::Peer;
 use crate::upstream::cluster::{Cluster, Probing};
 use crate::upstream::dial::Purpose;
@@ -37,14 +40,25 @@ pub(super) async fn ask(
     snapshot: &Snapshot,
     cx: &RequestContext<'_>,
 ) -> Result<ServiceReply, Failure> {
+    let cluster = cluster(&question, snapshot, &cx.on.context)?;
+    let mut asked = Asked::new(question, deadline);
+    // No span of its own is exported.
+    cx.trace.write(&mut asked.head.headers, cx.trace.context.span);
+    asked.reply(&cluster, &cx.on.client.key).await
+}
+
+/// Returns the reply to a question that the proxy has for itself.
+pub(super) async fn ask_alone(question: Question, context: &Context) -> Result<ServiceReply, Failure> {
+    let cluster = cluster(&question, &context.view.snapshot(), context)?;
+    let own = PeerKey::Address(Ipv4Addr::UNSPECIFIED.into());
+    Asked::new(question, None).reply(&cluster, &own).await
+}
+
+fn cluster(question: &Question, snapshot: &Snapshot, context: &Context) -> Result<Rc<Cluster>, Failure> {
     let cluster = snapshot.cluster(&question.cluster).ok_or_else(|| {
         Failure::local(Reason::NoClusterFound, format!("there is no cluster {}", question.cluster))
     })?;
-    let cluster = cx.on.context.clusters.cluster(cluster);
-    // A time that overflows the clock never passes.
-    let own = Instant::now().checked_add(question.timeout);
-    let asked = Asked::new(question, own.into_iter().chain(deadline).min(), cx);
-    asked.reply(&cluster, cx).await
+    Ok(context.clusters.cluster(cluster))
 }
 
 /// A question as it is sent.
@@ -57,10 +71,11 @@ struct Asked {
 }
 
 impl Asked {
-    fn new(question: Question, until: Option<Instant>, cx: &RequestContext<'_>) -> Self {
-        let Question { method, authority, path, mut fields, body, is_grpc, longest_reply, .. } = question;
-        // No span of its own is exported.
-        cx.trace.write(&mut fields, cx.trace.context.span);
+    fn new(question: Question, deadline: Option<Instant>) -> Self {
+        let Question { method, authority, path, fields, body, is_grpc, longest_reply, timeout, .. } =
+            question;
+        // A time that overflows the clock never passes.
+        let until = Instant::now().checked_add(timeout).into_iter().chain(deadline).min();
         let head = RequestHead {
             method,
             scheme: Scheme::Http,
@@ -74,8 +89,8 @@ impl Asked {
     }
 
     /// Sends it until there is a reply, or a failure after which it may not be sent again.
-    async fn reply(&self, cluster: &Cluster, cx: &RequestContext<'_>) -> Result<ServiceReply, Failure> {
-        let permit = self.in_time(cluster.admit(&cx.on.client.key)).await?;
+    async fn reply(&self, cluster: &Cluster, peer: &PeerKey) -> Result<ServiceReply, Failure> {
+        let permit = self.in_time(cluster.admit(peer)).await?;
         let (mut tried, mut retrying) = (Vec::new(), None);
         loop {
             let host = cluster.pick(&tried, None, Probing::Covered)?.host;

@@ -14,11 +14,11 @@ use outrigger_policy::descriptor::RouteDescriptors;
 use outrigger_policy::filter::overrides::FilterOverrides;
 use outrigger_policy::filter::{FilterConfig, HttpFilter};
 use outrigger_policy::verdict::{FilterRequest, Heard, Refusal, RequestChanges, Response, Verdict};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::reply::Reply;
 use super::request_context::{RequestContext, failed_request};
-use super::{ask, read_body, respond};
+use super::{ask, keys, read_body, respond};
 use crate::codec::body::Body;
 use crate::codec::head::ResponseHead;
 
@@ -158,6 +158,11 @@ impl Deciding<'_> {
                     let beginning = read_body::read(most, deadline, cx).await?;
                     self.again(Heard::Body(beginning), cx)
                 }
+                Verdict::AwaitKeys(keys, fetches) => {
+                    keys::fetch(&keys, &cx.on.context);
+                    within(deadline, keys.after(fetches)).await?;
+                    self.first(cx)
+                }
                 Verdict::Ask(question) => {
                     let reply = ask::ask(*question, deadline, snapshot, cx).await;
                     if let Err(failure) = &reply {
@@ -183,7 +188,7 @@ fn change(changes: RequestChanges, cx: &mut RequestContext<'_>) {
 }
 
 /// Returns the time since this was called first in the process.
-fn uptime() -> Duration {
+pub(super) fn uptime() -> Duration {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
     let now = Instant::now();
     now.saturating_duration_since(*BEGAN.get_or_init(|| now))
@@ -201,6 +206,16 @@ async fn wait(time: Duration, deadline: Option<Instant>) -> Result<(), Failure> 
             return Err(out_of_time("a filter delays the request"));
         }
         (None, None) => std::future::pending().await,
+    }
+    Ok(())
+}
+
+async fn within(deadline: Option<Instant>, work: impl Future<Output = ()>) -> Result<(), Failure> {
+    match deadline {
+        None => work.await,
+        Some(deadline) => {
+            timeout_at(deadline, work).await.map_err(|_| out_of_time("a filter waits for keys"))?;
+        }
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ mod request_timeout;
 mod action;
 mod filters;
 mod read_body;
+mod keys;
 mod ask;
 mod decide;
 mod reply;

@@ -23,7 +23,6 @@ pub(crate) struct KeySet(Box<[Key]>);
 pub(crate) enum Trust {
     /// The configuration. It may contain secrets for HMAC.
     Configuration,
-    #[cfg_attr(not(test), expect(dead_code, reason = "sets from a URI are not fetched yet"))]
     /// A URI. A secret that anybody can fetch is none.
     Uri,
 }

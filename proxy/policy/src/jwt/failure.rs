@@ -24,12 +24,15 @@ pub(super) enum Failure {
     Expired,
     Subject,
     Audience,
+    /// The keys that would verify it could not be fetched.
+    KeysUnavailable,
 }
 
 impl Failure {
     /// Returns the reason and the status of the answer: 401, or 403 for an audience, as in Envoy.
     pub(super) fn answer(self) -> (Reason, StatusCode) {
         match self {
+            Self::KeysUnavailable => (Reason::KeysUnavailable, Reason::KeysUnavailable.status()),
             Self::Audience => (Reason::Unauthenticated, StatusCode::FORBIDDEN),
             _ => (Reason::Unauthenticated, Reason::Unauthenticated.status()),
         }
@@ -54,6 +57,7 @@ impl Failure {
             Self::Expired => "The token has expired",
             Self::Subject => "The subject of the token is not accepted",
             Self::Audience => "The token is for another audience",
+            Self::KeysUnavailable => "The keys of the issuer are unavailable",
         }
     }
 }

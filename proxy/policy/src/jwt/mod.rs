@@ -121,8 +121,17 @@ impl Jwt {
         };
         let Some(requirement) = requirement else { return admit(changes) };
         let now = (request.time_of_day)().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut check = Check { providers: &filter.providers, head: request.head, now, verified: Vec::new() };
-        if let Err(failure) = requirement.check(&mut check) {
+        let providers = &filter.providers;
+        let (verified, awaited) = (Vec::new(), Vec::new());
+        let mut check = Check { providers, head: request.head, now, verified, awaited };
+        let checked = requirement.check(&mut check);
+        // Nothing is decided, not even that an optional token is ignored, while the keys may come.
+        for keys in check.awaited {
+            if let Some(fetches) = keys.worth_waiting((request.now)()) {
+                return Verdict::AwaitKeys(keys, fetches);
+            }
+        }
+        if let Err(failure) = checked {
             let (reason, status) = failure.answer();
             if status == StatusCode::UNAUTHORIZED {
                 response.set(challenge(failure, &request.head, filter.is_silent));

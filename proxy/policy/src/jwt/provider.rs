@@ -22,6 +22,7 @@ use crate::field::{Unusable, duration, each, required, unsupported, unsupported_
 use crate::header_match::Head;
 use crate::header_mutation::mutable_name;
 use crate::jose::{Compact, KeySet, Trust};
+use crate::key_source::RemoteKeys;
 use crate::string_match;
 use crate::verdict::RequestChanges;
 
@@ -33,7 +34,7 @@ const CLOCK_SKEW: Duration = Duration::from_secs(60);
 pub(super) struct Provider {
     pub(super) name: Box<str>,
     pub(super) conditions: Conditions,
-    keys: Arc<KeySet>,
+    keys: Keys,
     places: Box<[Place]>,
     /// A verified token stays in the request.
     forward: bool,
@@ -45,6 +46,12 @@ pub(super) struct Provider {
     header_name: Option<Name>,
     /// Claims that are lists with spaces between their elements.
     lists: Box<[Box<str>]>,
+}
+
+#[derive(Debug)]
+enum Keys {
+    Configured(Arc<KeySet>),
+    Fetched(Arc<RemoteKeys>),
 }
 
 #[derive(Debug)]
@@ -146,7 +153,11 @@ impl Provider {
         audiences: Option<&[Box<str>]>,
         now: Duration,
     ) -> Result<Arc<Token>, Failure> {
-        let token = match cache::get(text, &self.keys) {
+        let keys = match &self.keys {
+            Keys::Configured(keys) => Arc::clone(keys),
+            Keys::Fetched(keys) => keys.keys().ok_or(Failure::KeysUnavailable)?,
+        };
+        let token = match cache::get(text, &keys) {
             Some(token) => {
                 self.conditions.is_issuer(&token.claims).then_some(token).ok_or(Failure::UnknownIssuer)?
             }
@@ -156,15 +167,23 @@ impl Provider {
                 if !self.conditions.is_issuer(&claims) {
                     return Err(Failure::UnknownIssuer);
                 }
-                self.keys.verify(&compact)?;
+                keys.verify(&compact)?;
                 let (header, payload) = compact.into_parts();
                 let token = Arc::new(Token { header: header.into(), claims: claims.into(), payload });
-                cache::put(text, &self.keys, Arc::clone(&token));
+                cache::put(text, &keys, Arc::clone(&token));
                 token
             }
         };
         self.conditions.check(&token.claims, audiences, now)?;
         Ok(token)
+    }
+
+    /// Returns the keys that may be there or newer soon, if that is why a token was not verified.
+    pub(super) fn awaited(&self, failure: Failure) -> Option<&Arc<RemoteKeys>> {
+        match (&self.keys, failure) {
+            (Keys::Fetched(keys), Failure::KeysUnavailable | Failure::NoKey) => Some(keys),
+            _ => None,
+        }
     }
 
     /// Adds what a verified token changes in its request.
@@ -222,12 +241,15 @@ impl ClaimField {
     }
 }
 
-fn keys(wire: jwt_authn::jwt_provider::JwksSourceSpecifier) -> Result<Arc<KeySet>, Unusable> {
+fn keys(wire: jwt_authn::jwt_provider::JwksSourceSpecifier) -> Result<Keys, Unusable> {
     use core::data_source::Specifier;
     use jwt_authn::jwt_provider::JwksSourceSpecifier as Wire;
     let core::DataSource { watched_directory, specifier } = match wire {
         Wire::LocalJwks(source) => source,
-        Wire::RemoteJwks(_) => return Err(Unusable::new("remote_jwks", "is not supported")),
+        Wire::RemoteJwks(wire) => {
+            let keys = RemoteKeys::decode(wire).map_err(|bad| bad.within("remote_jwks"))?;
+            return Ok(Keys::Fetched(keys));
+        }
     };
     unsupported("local_jwks.watched_directory", watched_directory.is_some())?;
     let text = match required("local_jwks.specifier", specifier)? {
@@ -240,7 +262,7 @@ fn keys(wire: jwt_authn::jwt_provider::JwksSourceSpecifier) -> Result<Arc<KeySet
         }
     };
     let keys = KeySet::read(&text, Trust::Configuration);
-    keys.map(Arc::new).map_err(|why| Unusable::new("local_jwks", why))
+    keys.map(|keys| Keys::Configured(Arc::new(keys))).map_err(|why| Unusable::new("local_jwks", why))
 }
 
 /// Without any place, these are `Authorization: Bearer` and `access_token` in the query (RFC 6750 sections 2.1 and 2.3).

@@ -10,6 +10,7 @@ use super::provider::{Provider, Token};
 use crate::field::{Unusable, each};
 use crate::header_match::Head;
 use crate::jose::Compact;
+use crate::key_source::RemoteKeys;
 
 /// The most tokens of a request that are verified for one requirement, so that no request costs more.
 const MOST_TOKENS: usize = 8;
@@ -44,6 +45,8 @@ pub(super) struct Check<'a> {
     /// The time since the epoch.
     pub(super) now: Duration,
     pub(super) verified: Vec<(usize, Arc<Token>)>,
+    /// Keys that may be there or newer soon, and without which a token was not verified.
+    pub(super) awaited: Vec<Arc<RemoteKeys>>,
 }
 
 impl Requirement {
@@ -136,7 +139,8 @@ impl Check<'_> {
             _ => {}
         }
         for token in tokens {
-            self.verified.push((at, provider.verify(&token, audiences, self.now)?));
+            let token = self.verify(at, &token, audiences)?;
+            self.verified.push((at, token));
         }
         Ok(())
     }
@@ -167,13 +171,25 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn by_issuer(&self, text: &str, of: &[usize]) -> Result<(usize, Arc<Token>), Failure> {
+    fn verify(
+        &mut self,
+        at: usize,
+        text: &str,
+        audiences: Option<&[Box<str>]>,
+    ) -> Result<Arc<Token>, Failure> {
+        let provider = &self.providers[at];
+        provider.verify(text, audiences, self.now).inspect_err(|failure| {
+            self.awaited.extend(provider.awaited(*failure).cloned());
+        })
+    }
+
+    fn by_issuer(&mut self, text: &str, of: &[usize]) -> Result<(usize, Arc<Token>), Failure> {
         let claims = Compact::read(text)?.claims()?;
         let named = |at: &&usize| self.providers[**at].conditions.issuer.is_some();
         let fits = |at: &&usize| self.providers[**at].conditions.is_issuer(&claims);
         let (any, own): (Vec<&usize>, Vec<&usize>) = of.iter().filter(fits).partition(|at| !named(at));
         let at = *own.into_iter().chain(any).next().ok_or(Failure::UnknownIssuer)?;
-        Ok((at, self.providers[at].verify(text, None, self.now)?))
+        Ok((at, self.verify(at, text, None)?))
     }
 }
 

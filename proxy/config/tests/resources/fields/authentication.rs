@@ -7,8 +7,9 @@ use outrigger_proto::xds::jwt_authn::jwt_requirement::RequiresType;
 use outrigger_proto::xds::jwt_authn::per_route_config::RequirementSpecifier;
 use outrigger_proto::xds::jwt_authn::requirement_rule::RequirementType;
 use outrigger_proto::xds::jwt_authn::{
-    JwtAuthentication, JwtClaimToHeader, JwtHeader, JwtProvider, JwtRequirement, JwtRequirementAndList,
-    JwtRequirementOrList, PerRouteConfig, ProviderWithAudiences, RequirementRule,
+    JwksAsyncFetch, JwtAuthentication, JwtClaimToHeader, JwtHeader, JwtProvider, JwtRequirement,
+    JwtRequirementAndList, JwtRequirementOrList, PerRouteConfig, ProviderWithAudiences, RemoteJwks,
+    RequirementRule,
 };
 use outrigger_proto::xds::matcher::string_matcher::MatchPattern;
 use outrigger_proto::xds::protobuf::Any;
@@ -58,6 +59,31 @@ fn local(source: core::DataSource) -> JwksSourceSpecifier {
 
 fn of_provider() -> JwtRequirement {
     JwtRequirement { requires_type: Some(RequiresType::ProviderName("p".into())) }
+}
+
+fn in_remote(of: RemoteJwks) -> (String, Any) {
+    in_provider(JwtProvider {
+        jwks_source_specifier: Some(JwksSourceSpecifier::RemoteJwks(of)),
+        ..provider()
+    })
+}
+
+fn remote() -> RemoteJwks {
+    let failed_refetch_duration = seconds(5);
+    RemoteJwks {
+        http_uri: Some(uri()),
+        async_fetch: Some(JwksAsyncFetch { failed_refetch_duration, ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn uri() -> core::HttpUri {
+    let http_upstream_type = Some(core::http_uri::HttpUpstreamType::Cluster("idp".into()));
+    core::HttpUri { uri: "https://a.example/keys".into(), timeout: seconds(1), http_upstream_type }
+}
+
+fn backoff() -> core::BackoffStrategy {
+    core::BackoffStrategy { base_interval: seconds(1), max_interval: None }
 }
 
 fn other_keys() -> core::DataSource {
@@ -129,6 +155,9 @@ fn jwt_places() -> Vec<Place> {
             let space_delimited_claims = vec!["scope".into()];
             of.normalize_payload_in_metadata = Some(NormalizePayload { space_delimited_claims });
         })
+        .probe("remote_jwks", |of: &mut JwtProvider| {
+            of.jwks_source_specifier = Some(JwksSourceSpecifier::RemoteJwks(remote()))
+        })
         .probe("local_jwks", |of: &mut JwtProvider| of.jwks_source_specifier = Some(local(other_keys())))
         .harmless("verified tokens are cached within bounds of our own", &["jwt_cache_config"]),
         Place::new(
@@ -145,6 +174,45 @@ fn jwt_places() -> Vec<Place> {
             let text = KEYS.replace("hJtX", "jJtX").into_bytes();
             of.specifier = Some(core::data_source::Specifier::InlineBytes(text));
         }),
+        Place::new(
+            "RemoteJwks",
+            "envoy.extensions.filters.http.jwt_authn.v3.RemoteJwks",
+            remote(),
+            in_remote,
+        )
+        .probe("retry_policy", |of: &mut RemoteJwks| {
+            of.retry_policy =
+                Some(core::RetryPolicy { retry_back_off: Some(backoff()), ..Default::default() });
+        }),
+        Place::new("HttpUri", "envoy.config.core.v3.HttpUri", uri(), |of| {
+            in_remote(RemoteJwks { http_uri: Some(of), ..Default::default() })
+        })
+        .probe("uri", |of: &mut core::HttpUri| of.uri = "https://b.example/".into()),
+        Place::new(
+            "JwksAsyncFetch",
+            "envoy.extensions.filters.http.jwt_authn.v3.JwksAsyncFetch",
+            JwksAsyncFetch::default(),
+            |of| in_remote(RemoteJwks { async_fetch: Some(of), retry_policy: None, ..remote() }),
+        )
+        .harmless(
+            "keys are fetched with the first request that needs them, for all workers",
+            &["fast_listener"],
+        ),
+        Place::new(
+            "RetryPolicy (JWKS)",
+            "envoy.config.core.v3.RetryPolicy",
+            core::RetryPolicy::default(),
+            |of| in_remote(RemoteJwks { retry_policy: Some(of), ..remote() }),
+        )
+        .probe("retry_back_off", |of: &mut core::RetryPolicy| {
+            of.retry_back_off = Some(core::BackoffStrategy { base_interval: seconds(3), max_interval: None })
+        })
+        .harmless("fetches are repeated until one succeeds", &["num_retries"]),
+        Place::new("BackoffStrategy (JWKS)", "envoy.config.core.v3.BackoffStrategy", backoff(), |of| {
+            let retry_policy = Some(core::RetryPolicy { retry_back_off: Some(of), ..Default::default() });
+            in_remote(RemoteJwks { retry_policy, ..remote() })
+        })
+        .probe("max_interval", |of: &mut core::BackoffStrategy| of.max_interval = seconds(9)),
         Place::new("JwtHeader", "envoy.extensions.filters.http.jwt_authn.v3.JwtHeader", header(), |of| {
             in_provider(JwtProvider { from_headers: vec![of], ..provider() })
         }),

@@ -34,6 +34,8 @@ pub(super) fn downstream(totals: &ProcessTotals) -> [Family; 9] {
         mirrors_failed,
         mirrors_dropped,
         filters_failed_open,
+        key_sets_fetched,
+        key_set_fetches_failed,
     } = *totals;
     [
         gauge("outrigger_requests_in_flight", "Requests and TCP connections being served", in_flight),
@@ -75,6 +77,12 @@ pub(super) fn downstream(totals: &ProcessTotals) -> [Family; 9] {
             "outrigger_filters_failed_open_total",
             "Requests that passed a filter unchecked because the service that it asks failed",
             filters_failed_open,
+        ),
+        counters(
+            "outrigger_key_set_fetches_total",
+            "Fetches of the keys of tokens",
+            "outcome",
+            [("ok", key_sets_fetched), ("failed", key_set_fetches_failed)],
         ),
     ]
 }
