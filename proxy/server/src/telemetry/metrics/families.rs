@@ -14,7 +14,7 @@ use super::{Mesh, XdsType};
 use crate::telemetry::losses::Counts;
 
 /// Connections and requests of clients.
-pub(super) fn downstream(totals: &ProcessTotals) -> [Family; 9] {
+pub(super) fn downstream(totals: &ProcessTotals) -> [Family; 10] {
     let ProcessTotals {
         in_flight,
         // In flight are the requests that have begun and not ended; finished ones are in `outrigger_requests_total`.
