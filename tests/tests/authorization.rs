@@ -1,5 +1,7 @@
 //! AuthorizationPolicies, from a file to what callers see.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::path::Path;
 
 use outrigger_test_support::application::Application;
