@@ -79,7 +79,7 @@ Examples:
       --service cart=127.0.0.1:8080,listen=0.0.0.0:9080 \\
       --user cart -- /usr/bin/cart --port 8080")]
     Run(Box<run::RunArgs>),
-    /// Redirect the connections of this network namespace to a sidecar, and verify it (root).
+    /// Redirect this network namespace's connections to a sidecar, and verify it (root).
     #[command(after_help = "\
 Examples:
   # As the capture container of a pod does
