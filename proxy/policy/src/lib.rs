@@ -36,6 +36,6 @@ pub mod response;
 pub mod pushback;
 pub mod route_match;
 pub mod header_match;
-pub mod string_match;
+mod string_match;
 pub mod field;
 mod jose;

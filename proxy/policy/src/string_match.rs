@@ -7,7 +7,7 @@ use regex::Regex;
 use crate::field::Unusable;
 
 /// Decodes a string matcher. Returns an error for custom matchers (`custom`).
-pub fn decode(wire: matcher::StringMatcher) -> Result<StringMatcher, Unusable> {
+pub(crate) fn decode(wire: matcher::StringMatcher) -> Result<StringMatcher, Unusable> {
     use matcher::string_matcher::MatchPattern;
     let matcher::StringMatcher { ignore_case, match_pattern } = wire;
     let pattern = match match_pattern {
@@ -25,7 +25,7 @@ pub fn decode(wire: matcher::StringMatcher) -> Result<StringMatcher, Unusable> {
 }
 
 /// Compiles a regular expression that must match a whole value.
-pub fn regex(wire: matcher::RegexMatcher) -> Result<Regex, Unusable> {
+pub(crate) fn regex(wire: matcher::RegexMatcher) -> Result<Regex, Unusable> {
     // RE2 is the only `engine_type`, and this is its syntax.
     let matcher::RegexMatcher { regex, engine_type: _ } = wire;
     full_match(&regex).map_err(|bad| Unusable::new("regex", bad))

@@ -3,7 +3,6 @@
 //! Filters decide ([`outrigger_policy::filter`]), and this file carries out what they decide. Only this file makes an
 //! [`Admitted`], and only an [`Admitted`] is forwarded.
 
-use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -18,6 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::reply::Reply;
 use super::request_context::{RequestContext, failed_request};
+use super::uptime::uptime;
 use super::{ask, keys, read_body, respond};
 use crate::codec::body::Body;
 use crate::codec::head::ResponseHead;
@@ -185,13 +185,6 @@ fn change(changes: RequestChanges, cx: &mut RequestContext<'_>) {
         cx.head.path = path;
     }
     cx.claims.extend(claims);
-}
-
-/// Returns the time since this was called first in the process.
-pub(super) fn uptime() -> Duration {
-    static BEGAN: OnceLock<Instant> = OnceLock::new();
-    let now = Instant::now();
-    now.saturating_duration_since(*BEGAN.get_or_init(|| now))
 }
 
 async fn wait(time: Duration, deadline: Option<Instant>) -> Result<(), Failure> {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::ask::ask_alone;
-use super::filters::uptime;
+use super::uptime::uptime;
 use crate::context::Context;
 
 /// How often it is checked whether a configuration still has the keys.

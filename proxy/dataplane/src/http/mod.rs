@@ -31,3 +31,4 @@ mod client_certificate;
 mod forwarded;
 mod trace_context;
 mod trace_parent;
+mod uptime;

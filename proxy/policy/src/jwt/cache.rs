@@ -7,13 +7,22 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use super::provider::Token;
+use serde_json::{Map, Value};
+
 use crate::jose::KeySet;
 
 /// The most tokens in a half.
 const TOKENS: usize = 512;
 /// The most bytes of tokens in a half.
 const BYTES: usize = 512 * 1024;
+
+/// A token whose signature was verified.
+#[derive(Debug, Default)]
+pub(super) struct Token {
+    pub(super) header: Arc<Map<String, Value>>,
+    pub(super) claims: Arc<Map<String, Value>>,
+    pub(super) payload: Vec<u8>,
+}
 
 thread_local! {
     static VERIFIED: RefCell<Verified> = RefCell::default();

@@ -4,8 +4,8 @@
 //! copied to are always removed from what the client sent, also where no token is required, so that nobody but this filter sets them.
 
 mod requirement;
-mod cache;
 mod provider;
+mod cache;
 mod claims;
 mod failure;
 

@@ -14,7 +14,7 @@ use outrigger_core::Name;
 use outrigger_proto::xds::{core, jwt_authn};
 use serde_json::{Map, Value};
 
-use super::cache;
+use super::cache::{self, Token};
 use super::claims::{Conditions, at_path};
 use super::failure::Failure;
 use crate::credential::{Place, Prefix, without_parameter};
@@ -58,14 +58,6 @@ enum Keys {
 struct ClaimField {
     name: HeaderName,
     path: Box<[Box<str>]>,
-}
-
-/// A token whose signature was verified.
-#[derive(Debug, Default)]
-pub(super) struct Token {
-    header: Arc<Map<String, Value>>,
-    pub(super) claims: Arc<Map<String, Value>>,
-    payload: Vec<u8>,
 }
 
 impl Provider {

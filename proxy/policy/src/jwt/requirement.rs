@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use outrigger_proto::xds::jwt_authn;
 
+use super::cache::Token;
 use super::failure::Failure;
-use super::provider::{Provider, Token};
+use super::provider::Provider;
 use crate::field::{Unusable, each};
 use crate::header_match::Head;
 use crate::jose::Compact;
