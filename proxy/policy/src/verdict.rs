@@ -169,8 +169,12 @@ pub struct Refusal {
 /// and those of the proxy for failures.
 #[derive(Debug, Default)]
 pub struct ResponseChanges {
-    changes: Vec<Change>,
+    /// `None` for most requests, each of which has one pointer for it.
+    changes: Option<Box<Changes>>,
 }
+
+#[derive(Debug, Default)]
+struct Changes(Vec<Change>);
 
 #[derive(Debug)]
 enum Change {
@@ -181,17 +185,21 @@ enum Change {
 impl ResponseChanges {
     /// Sets fields of the response. `Vary` is added to what is there (RFC 9110 section 12.5.5); every other field is replaced.
     pub fn set(&mut self, fields: HeaderMap) {
-        self.changes.push(Change::Set(fields));
+        self.add(Change::Set(fields));
     }
 
     /// Changes the fields of the response.
     pub fn mutate(&mut self, fields: HeaderMutation) {
-        self.changes.push(Change::Mutate(fields));
+        self.add(Change::Mutate(fields));
+    }
+
+    fn add(&mut self, change: Change) {
+        self.changes.get_or_insert_default().0.push(change);
     }
 
     /// Changes the fields of a response: those of the last filter first, as in Envoy.
     pub fn apply(&self, response: &mut HeaderMap) {
-        for change in self.changes.iter().rev() {
+        for change in self.changes.iter().flat_map(|changes| changes.0.iter().rev()) {
             let fields = match change {
                 Change::Set(fields) => fields,
                 Change::Mutate(fields) => {

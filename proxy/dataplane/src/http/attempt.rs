@@ -25,6 +25,7 @@ use super::replay::ReplayBody;
 use super::request_context::RequestContext;
 use super::time_limit::{TimeLimit, TimedOut};
 use crate::codec::answer::{Answer, Payload};
+use crate::codec::field_value;
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
 use crate::upstream::bounds::Peer;
@@ -260,7 +261,10 @@ pub(super) fn awaited_until(cx: &RequestContext<'_>, limit: TimeLimit) -> Option
 pub(super) fn expect(headers: &mut HeaderMap, limit: TimeLimit, now: Instant) {
     let Some(deadline) = limit.deadline else { return };
     let left = deadline.saturating_duration_since(now).as_millis();
-    headers.insert(timeout::EXPECTED, u64::try_from(left).unwrap_or(u64::MAX).into());
+    let left = u64::try_from(left).unwrap_or(u64::MAX);
+    if let Some(value) = field_value::copied(itoa::Buffer::new().format(left).as_bytes()) {
+        headers.insert(timeout::EXPECTED, value);
+    }
 }
 
 /// A host leaves a request unanswered that another one answers.

@@ -59,7 +59,7 @@ pub(super) struct Progress {
 pub(super) struct Attempting<'r, 'a> {
     pub(super) cx: &'r mut RequestContext<'a>,
     pub(super) body: &'r ReplayBody,
-    pub(super) peer: Rc<Peer>,
+    pub(super) peer: &'r Rc<Peer>,
     pub(super) rules: &'r RetryRules<'r>,
     pub(super) progress: Progress,
 }

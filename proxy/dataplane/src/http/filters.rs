@@ -184,7 +184,10 @@ fn change(changes: RequestChanges, cx: &mut RequestContext<'_>) {
     if let Some(path) = path {
         cx.head.path = path;
     }
-    cx.claims.extend(claims);
+    if !claims.is_empty() {
+        let before = std::mem::take(&mut cx.claims);
+        cx.claims = before.into_iter().chain(claims).collect();
+    }
 }
 
 async fn wait(time: Duration, deadline: Option<Instant>) -> Result<(), Failure> {

@@ -91,7 +91,7 @@ impl Forwarding<'_> {
             deadline: self.limit.deadline,
             resolved: self.hosts.as_ref().map(Vec::len),
         };
-        let (peer, progress) = (Rc::clone(&permit.peer), Progress::default());
+        let (peer, progress) = (&permit.peer, Progress::default());
         let mut request = Attempting { cx, body: &body, peer, rules: &rules, progress };
         let mut retrying = None;
         loop {
@@ -270,7 +270,7 @@ impl Forwarding<'_> {
             asking,
             request.cx.head.clone(),
             self.cluster.speaks(request.cx.head.version),
-            Rc::clone(&request.peer),
+            Rc::clone(request.peer),
         );
         let left = self.limit.deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let soon = left.into_iter().chain([doubted.cover_after()]).min().unwrap_or_default();

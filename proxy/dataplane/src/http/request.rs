@@ -52,7 +52,7 @@ pub(super) fn handle<'a>(
     let body = body.counted(journal.received());
     // Moved into the future once, so that it has one place for them.
     let response_changes = ResponseChanges::default();
-    let claims = Vec::new();
+    let claims = Box::default();
     let mut cx = RequestContext { on, head, body, trace, grpc, claims, response_changes, journal, responder };
     async move {
         let _running = running;

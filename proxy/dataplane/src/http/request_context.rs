@@ -28,7 +28,7 @@ pub(super) struct RequestContext<'a> {
     /// Whether its client reads `grpc-status` and no HTTP status.
     pub(super) grpc: bool,
     /// The claims of its verified tokens.
-    pub(super) claims: Vec<NamedClaims>,
+    pub(super) claims: Box<[NamedClaims]>,
     /// What the filters that it passed do to its response.
     pub(super) response_changes: ResponseChanges,
     /// Its record.

@@ -124,7 +124,7 @@ impl Overload {
         Failure::upstream(Reason::Overloaded, Reached::NotWritten, what)
     }
 
-    /// Decides anew, if it is time.
+    /// Sets the limit again, if it is time.
     pub(super) fn round(&self) {
         if self.mode.get() == OverloadMode::Off {
             return;

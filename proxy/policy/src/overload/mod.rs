@@ -65,10 +65,17 @@ pub struct Limiter {
 /// A request that an application has.
 #[derive(Debug, Clone, Copy)]
 pub struct Begun {
-    at: Duration,
+    /// When it began, in nanoseconds.
+    at: u64,
     /// The requests in flight, itself included.
     among: u32,
     epoch: u32,
+}
+
+impl Begun {
+    fn at(self) -> Duration {
+        Duration::from_nanos(self.at)
+    }
 }
 
 /// What one worker has observed since the last round.
@@ -93,7 +100,7 @@ impl Default for Limiter {
 impl Limiter {
     /// Records that the application gets a request `now`, and has `in_flight` then.
     pub fn begin(&self, now: Duration, in_flight: u32) -> Begun {
-        Begun { at: now, among: self.counting(in_flight), epoch: self.ages.begin(now) }
+        Begun { at: now.as_nanos() as u64, among: self.counting(in_flight), epoch: self.ages.begin(now) }
     }
 
     /// Records that the application answers a request, as one of `in_flight`.
@@ -101,14 +108,14 @@ impl Limiter {
         self.ages.end(begun.epoch, true);
         observed.0.answered += 1;
         if begun.among <= self.counted.load(Relaxed) {
-            observed.0.evidence.add(begun.among, self.counting(in_flight), now.saturating_sub(begun.at));
+            observed.0.evidence.add(begun.among, self.counting(in_flight), now.saturating_sub(begun.at()));
         }
     }
 
     /// Records that a request ends without an answer. `given_up` is whether somebody did not want to wait for it any longer.
     pub fn unanswered(&self, begun: Begun, now: Duration, given_up: bool, observed: &mut Observed) {
         self.ages.end(begun.epoch, false);
-        if given_up && now.saturating_sub(begun.at) < LONG {
+        if given_up && now.saturating_sub(begun.at()) < LONG {
             observed.0.given_up += 1;
         }
     }
