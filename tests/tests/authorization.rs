@@ -150,7 +150,7 @@ async fn only_the_owner_reaches_a_database_port() {
 fn example(index: usize) -> String {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/authorization.md");
     let page = std::fs::read_to_string(page).unwrap();
-    let mut examples = page.split("```yml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut examples = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
     examples.nth(index).unwrap().to_owned()
 }
 
