@@ -129,7 +129,8 @@ async fn a_request_beyond_the_limit_reaches_no_application() {
 #[tokio::test]
 async fn a_limit_holds_within_5_percent_over_several_workers() {
     const PER_SECOND: f64 = 200.0;
-    const AT_ONCE: f64 = 20.0;
+    /// What is not taken for up to a second, on a busy machine, is taken later.
+    const AT_ONCE: f64 = 200.0;
     let app = Application::http(|_| ok("app")).await;
     let filter = filter(&limit(PER_SECOND as u32, AT_ONCE as u32));
     let first = world(app.address, &filter).start();

@@ -106,7 +106,7 @@ pub enum Verdict {
     Wait(Duration, Box<Self>),
     /// The first bytes of its body are read, this many at most; the filter decides again with them.
     ReadBody(usize),
-    /// The next fetch of keys, after so many, is awaited; the filter decides anew.
+    /// The next fetch of keys, after so many, is awaited; then the filter decides again.
     AwaitKeys(Arc<RemoteKeys>, u64),
     /// A service is asked; the filter decides again with its reply.
     Ask(Box<Question>),

@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    /// Yields these frames, and then nothing more for ever if `is_open`.
+    /// Yields these frames, and then never anything more if `is_open`.
     struct Frames {
         frames: RefCell<VecDeque<Frame>>,
         is_open: bool,

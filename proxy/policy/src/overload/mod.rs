@@ -120,7 +120,7 @@ impl Limiter {
         }
     }
 
-    /// Decides anew, if it is time. `in_flight` requests are in flight and `waiting` wait. Returns the number of requests that may
+    /// Decides again, if it is time. `in_flight` requests are in flight and `waiting` wait. Returns the number of requests that may
     /// be in flight (`u32::MAX` is any number), or `None` if nothing was decided.
     pub fn round(&self, now: Duration, in_flight: u32, waiting: u32, observed: &mut Observed) -> Option<u32> {
         let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);

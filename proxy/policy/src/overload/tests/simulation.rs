@@ -23,7 +23,7 @@ pub(super) struct Arrival {
     at: u64,
     work: u64,
     delay: u64,
-    /// How long its client waits. Zero is for ever.
+    /// How long its client waits. Zero is without limit.
     pub(super) patience: u64,
 }
 
