@@ -52,9 +52,12 @@ impl ForwardClientCertificate {
         }
     }
 
-    /// Returns whether details of certificates are read.
-    pub fn reads_certificates(self) -> bool {
-        matches!(self, Self::AppendForward(_) | Self::SanitizeSet(_))
+    /// Returns what is forwarded of certificates. Returns None if nothing is.
+    pub fn details(self) -> Option<CertificateDetails> {
+        match self {
+            Self::AppendForward(details) | Self::SanitizeSet(details) => Some(details),
+            Self::Sanitize | Self::ForwardOnly | Self::AlwaysForwardOnly => None,
+        }
     }
 }
 

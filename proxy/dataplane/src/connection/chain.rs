@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use outrigger_config::http_manager::CertificateDetails;
 use outrigger_config::listener::{
     ConnectionFacts, FilterChain, Handler, Listener, NetworkFilter, TransportProtocol,
 };
@@ -61,13 +62,13 @@ pub(super) fn plaintext_chain<'a>(
     listener.chain(&connection).filter(|chain| chain.tls.is_none())
 }
 
-/// Returns whether the requests of a chain's connections are forwarded with details of client certificates.
-fn forwards_certificate(chain: &FilterChain) -> bool {
+/// Returns which details of client certificates the requests of a chain's connections are forwarded with.
+fn forwarded_details(chain: &FilterChain) -> Option<CertificateDetails> {
     match &chain.filter {
         NetworkFilter::Handle(Handler::Http(http) | Handler::Detect { http, .. }) => {
-            http.settings.client_certificate.reads_certificates()
+            http.settings.client_certificate.details()
         }
-        NetworkFilter::Handle(Handler::Tcp(_)) | NetworkFilter::Find(_) => false,
+        NetworkFilter::Handle(Handler::Tcp(_)) | NetworkFilter::Find(_) => None,
     }
 }
 
@@ -140,8 +141,8 @@ impl ConnectionHandler {
         };
         match self.handshake(stream, *hello, tls, chain.handshake_timeout, facts.clone()).await {
             Ok(mut begun) => {
-                if forwards_certificate(chain) {
-                    let certificate = PeerCertificate::of(&begun.stream);
+                if let Some(details) = forwarded_details(chain) {
+                    let certificate = PeerCertificate::of(&begun.stream, details);
                     begun.facts.certificate = certificate.map(|certificate| Rc::new(certificate.into()));
                 }
                 Some((chain, begun))

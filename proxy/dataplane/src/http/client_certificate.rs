@@ -65,8 +65,8 @@ fn element_of(
     }
 }
 
-/// Returns one element of the field. A connection that was accepted before the field was configured has no certificate here: its
-/// element has `By` and `URI` only.
+/// Returns one element of the field. A connection that was accepted before the field was configured has no certificate here, and no
+/// details that were configured later: its element lacks them.
 fn element(
     details: CertificateDetails,
     peer: &SpiffeId,
@@ -76,13 +76,17 @@ fn element(
     let mut parts = Vec::with_capacity(6);
     parts.extend(own.credentials().map(|own| format!("By={}", own.identity.as_str())));
     if let Some(certificate) = certificate {
-        parts.push(format!("Hash={}", certificate.hash));
+        let hash: String = certificate.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        parts.push(format!("Hash={hash}"));
+    }
+    let names = certificate.and_then(|certificate| certificate.names.as_ref());
+    if let Some(names) = names.filter(|_| details.subject) {
         // The subject is escaped, so that it has no quotes of its own.
-        parts.extend(details.subject.then(|| format!("Subject=\"{}\"", certificate.subject)));
+        parts.push(format!("Subject=\"{}\"", names.subject));
     }
     parts.extend(details.uri.then(|| format!("URI={}", peer.as_str())));
-    if let Some(certificate) = certificate.filter(|_| details.dns) {
-        parts.extend(certificate.dns.iter().map(|name| format!("DNS={name}")));
+    if let Some(names) = names.filter(|_| details.dns) {
+        parts.extend(names.dns.iter().map(|name| format!("DNS={name}")));
     }
     // In memory of its own, as it may be kept for long.
     HeaderValue::try_from(parts.join(";")).ok()

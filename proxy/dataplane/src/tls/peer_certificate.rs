@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use outrigger_config::http_manager::CertificateDetails;
 use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::parse_x509_certificate;
 use x509_parser::prelude::{AttributeTypeAndValue, GeneralName, ParsedExtension, X509Name};
@@ -13,8 +14,15 @@ use crate::socket::stream::Stream;
 /// Details of a verified certificate.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PeerCertificate {
-    /// The SHA-256 digest of the certificate, in hexadecimal.
-    pub(crate) hash: String,
+    /// The SHA-256 digest of the certificate.
+    pub(crate) hash: [u8; 32],
+    /// What is written in it. None if nothing of it was to be forwarded.
+    pub(crate) names: Option<Names>,
+}
+
+/// The names in a certificate.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Names {
     /// The subject by RFC 2253.
     pub(crate) subject: String,
     /// The DNS names.
@@ -22,12 +30,19 @@ pub(crate) struct PeerCertificate {
 }
 
 impl PeerCertificate {
-    /// Returns the certificate that a client showed. Returns None if it showed none.
-    pub(crate) fn of(stream: &Stream) -> Option<Self> {
+    /// Returns `details` of the certificate that a client showed. Returns None if it showed none. The digest needs no parser, and no
+    /// memory that a connection would keep.
+    pub(crate) fn of(stream: &Stream, details: CertificateDetails) -> Option<Self> {
         let Stream::TlsServer(stream) = stream else { return None };
-        Self::parse(stream.get_ref().1.peer_certificates()?.first()?)
+        let der = stream.get_ref().1.peer_certificates()?.first()?;
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, der).as_ref());
+        let names = if details.subject || details.dns { Some(Names::parse(der)?) } else { None };
+        Some(Self { hash, names })
     }
+}
 
+impl Names {
     fn parse(der: &[u8]) -> Option<Self> {
         let (_, certificate) = parse_x509_certificate(der).ok()?;
         let names =
@@ -40,12 +55,7 @@ impl PeerCertificate {
             GeneralName::DNSName(name) if name.bytes().all(is_of_host) => Some((*name).to_owned()),
             _ => None,
         });
-        let hash = digest(&SHA256, der).as_ref().iter().fold(String::new(), |mut hash, byte| {
-            // Writing to memory does not fail.
-            let _ = write!(hash, "{byte:02x}");
-            hash
-        });
-        Some(Self { hash, subject: rfc2253(certificate.subject()), dns: dns.collect() })
+        Some(Self { subject: rfc2253(certificate.subject()), dns: dns.collect() })
     }
 }
 
@@ -99,10 +109,9 @@ mod tests {
         let dns = |name: &str| SanType::DnsName(name.try_into().unwrap());
         params.subject_alt_names = vec![dns("cart.shop"), dns("a;URI=spiffe://x"), dns("*.shop")];
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        let read = PeerCertificate::parse(certificate.der()).unwrap();
+        let read = Names::parse(certificate.der()).unwrap();
         assert_eq!(read.subject, r#"CN=\ cart,O=Shop\, \"Ltd\"\; \C3\A9"#);
         assert_eq!(read.dns, ["cart.shop", "*.shop"]);
-        assert_eq!(read.hash.len(), 64);
-        assert_eq!(PeerCertificate::parse(b"no certificate"), None);
+        assert_eq!(Names::parse(b"no certificate"), None);
     }
 }

@@ -1,8 +1,12 @@
 //! Two sidecars with mutual TLS between them, configured as our control plane does it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use outrigger_config::endpoint::Endpoint;
+use outrigger_config::http_manager::{
+    CertificateDetails, ForwardClientCertificate, HttpConnectionManager, HttpSettings,
+};
 use outrigger_config::listener::{
     ChainMatcher, DestinationBy, FilterChain, Handler, Listener, UnknownDestination,
 };
@@ -21,8 +25,14 @@ pub fn inbound_listener() -> Listener {
         },
         ..tls::chain(name, alpn, ClientCertificate::Required, handler)
     };
+    let uri = CertificateDetails { subject: false, uri: true, dns: false };
+    let client_certificate = ForwardClientCertificate::SanitizeSet(uri);
+    let http = HttpConnectionManager {
+        settings: Arc::new(HttpSettings { client_certificate, ..HttpSettings::default() }),
+        ..HttpConnectionManager::clone(&manager("app:80", forward("app")))
+    };
     let chains = [
-        chain("http", &["h2", "http/1.1"], Handler::Http(manager("app:80", forward("app")))),
+        chain("http", &["h2", "http/1.1"], Handler::Http(Arc::new(http))),
         chain("tcp", &["outrigger-tcp"], Handler::Tcp(tcp_proxy("app:80", "app"))),
     ];
     let any = super::listener("inbound", chains[1].filter.clone());
