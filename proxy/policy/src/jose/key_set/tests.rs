@@ -224,7 +224,7 @@ fn no_key_is_shown() {
 
 /// Project Wycheproof's vectors, where `OUTRIGGER_WYCHEPROOF_JWS` names their file (`tests/heavier wycheproof`).
 #[test]
-#[ignore = "needs a file"]
+#[ignore = "needs the vectors that OUTRIGGER_WYCHEPROOF_JWS names, see tests/heavier wycheproof"]
 fn wycheproof_agrees() {
     /// Valid for them and refused here. A key with `alg` verifies no other algorithm (RFC 7517 section 4.4), and there is no ES521 (346, 347, 350,
     /// 351). Base64url has no other characters (RFC 7515 section 2; 372, 373).
