@@ -178,7 +178,7 @@ impl World {
         let addresses = lent.iter().map(|lent| lent.group.address()).collect();
         let (listeners, receiver) = watch::channel(Arc::from(lent));
         let (registry, drains) = (Registry::new(), Drains::new());
-        let (log, records) = mpsc::channel(10_000);
+        let (log, records) = mpsc::channel(100_000);
         let spans = self.traced.then(|| mpsc::channel(1).0);
         let config = WorkerConfig {
             id: 0,
