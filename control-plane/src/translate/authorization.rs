@@ -3,8 +3,6 @@
 //!
 //! Policies of routes need the routes of the service at the server's sidecar: each carries the filters of the policies that it is a target of.
 
-use std::collections::HashMap;
-
 use outrigger_proto::xds::hcm::{HttpFilter, http_filter};
 use outrigger_proto::xds::listener::Filter;
 use outrigger_proto::xds::protobuf::Any;
@@ -128,7 +126,7 @@ impl<'a> PortPolicies<'a> {
             };
             route::Route {
                 r#match: Some(matcher),
-                typed_per_filter_config: in_order(&configs.into_iter().map(config).collect::<Vec<_>>()),
+                typed_per_filter_config: configs.into_iter().map(config).collect(),
                 ..to_application.clone()
             }
         };
@@ -200,15 +198,4 @@ impl FilterRules<'_> {
 
 fn has_route(policy: &Policy<Authorization>, route: &Route) -> bool {
     policy.places.iter().any(|place| place.has_route(&route.id))
-}
-
-/// Returns a map that iterates in the order of these entries, two at most, so that it is encoded to the same bytes every time. The order of a
-/// `HashMap` is random, but constant once it is created.
-fn in_order(entries: &[(String, Any)]) -> HashMap<String, Any> {
-    loop {
-        let map: HashMap<_, _> = entries.iter().cloned().collect();
-        if map.keys().eq(entries.iter().map(|(name, _)| name)) {
-            return map;
-        }
-    }
 }

@@ -23,4 +23,5 @@ mod defaults;
 mod wire;
 pub mod destination;
 pub mod resource;
+mod map_order;
 pub mod scope;

@@ -12,6 +12,8 @@ use outrigger_proto::xds::protobuf::Any;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
+use super::map_order::sort_maps;
+
 /// The first 8 bytes of the SHA-256 of an encoded resource, displayed as 16 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(u64);
@@ -57,14 +59,19 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// Encodes a message. It must encode to the same bytes every time: a map with several entries must be ordered.
+    /// Encodes a message.
     pub fn new(kind: Kind, name: &str, message: &impl Message) -> Arc<Self> {
         Self::with_aliases(kind, name, message, Vec::new())
     }
 
     /// Encodes a message with aliases. They are part of the version, so that a change of them is sent.
     pub fn with_aliases(kind: Kind, name: &str, message: &impl Message, aliases: Vec<Name>) -> Arc<Self> {
-        let bytes = message.encode_to_vec();
+        let mut bytes = message.encode_to_vec();
+        // The others have no map with more than one entry.
+        if let Kind::Listener | Kind::Route = kind {
+            let name = kind.type_url().rsplit('/').next().unwrap_or_default();
+            sort_maps(name, &mut bytes);
+        }
         let mut content = bytes.clone();
         aliases.iter().for_each(|alias| content.extend_from_slice(alias.as_bytes()));
         Arc::new(Self { name: name.into(), version: Version::of(&content), kind, aliases, bytes })
