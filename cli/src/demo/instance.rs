@@ -45,8 +45,9 @@ pub(super) struct Instance {
     pub(super) outbound: SocketAddr,
     pub(super) inbound: SocketAddr,
     pub(super) app_listen: SocketAddr,
-    payments: SocketAddr,
-    stock: SocketAddr,
+    /// The ports of its sidecar that lead to `payments` and to `stock`, for those that call them.
+    pub(super) payments: SocketAddr,
+    pub(super) stock: SocketAddr,
 }
 
 impl Instance {
@@ -141,7 +142,7 @@ impl Instance {
         let mut args: Vec<OsString> = vec!["--outbound".into(), self.outbound.to_string().into()];
         // The applications are stopped after their sidecars have drained, and send nothing then.
         args.extend(["--drain-minimum", "0s", "--drain-quiet", "100ms"].map(OsString::from));
-        if self.account == "cart" {
+        if ["cart", "shopper"].contains(&self.account) {
             for bind in [format!("{}=payments:50051", self.payments), format!("{}=stock:9000", self.stock)] {
                 args.extend(["--bind".into(), bind.into()]);
             }

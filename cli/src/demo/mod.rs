@@ -5,6 +5,7 @@
 //! directory, which is kept if a check fails.
 
 mod checks;
+mod policies;
 mod report;
 
 mod intruder;
@@ -154,6 +155,7 @@ impl Running {
         self.run(2, "canary", &load, async { checks::canary(mesh, &load, pace).await }).await;
         self.run(3, "instance killed", &load, checks::killed_instance(mesh, pace)).await;
         self.run(4, "rolling restart", &load, checks::rolling_restart(mesh, pace)).await;
+        self.run(9, "who may call whom", &load, async { policies::who_may_call(mesh, pace).await }).await;
         self.run(5, "control plane killed", &load, checks::control_plane_away(mesh, &load, pace)).await;
         self.run(7, "invalid YAML", &load, async { checks::broken_file(mesh, pace).await }).await;
         self.run(8, "restart without control plane", &load, checks::restart_alone(mesh, pace)).await;
