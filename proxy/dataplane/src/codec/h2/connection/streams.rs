@@ -80,6 +80,10 @@ impl Streams {
     /// Adds a stream, which is active and whose key has one holder.
     pub(super) fn insert(&mut self, id: u32, now: Instant) -> StreamKey {
         let index = self.free.pop().unwrap_or_else(|| {
+            if self.entries.is_empty() {
+                // Most connections have one stream at a time; a vector starts with four entries.
+                self.entries.reserve_exact(1);
+            }
             self.entries.push(Stream::free(now));
             // Far fewer than 2^32.
             self.entries.len() as u32 - 1
