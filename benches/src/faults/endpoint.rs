@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until};
 
 /// Size of a response's body.
 const BODY: usize = 200;
@@ -38,9 +39,48 @@ pub(crate) struct EndpointArgs {
 struct Application {
     name: String,
     behaviour: Mutex<Behaviour>,
-    permits: Semaphore,
+    threads: Threads,
     executed: AtomicU64,
     turn: AtomicU32,
+}
+
+/// Threads, each of which processes one request at a time. Others wait, in the order of their arrival.
+#[derive(Debug)]
+struct Threads {
+    idle: Semaphore,
+    /// When threads that are idle became so. A timer fires up to a millisecond late: the next request begins when the last one should have
+    /// ended, so that a thread with a queue processes exactly as many as its delay says.
+    since: Mutex<Vec<Instant>>,
+}
+
+/// A thread that processes a request. Dropped, it stops, and is idle.
+struct Busy<'a> {
+    threads: &'a Threads,
+    ended: Option<Instant>,
+}
+
+impl Threads {
+    fn new(count: usize) -> Self {
+        Self { idle: Semaphore::new(count), since: Mutex::default() }
+    }
+
+    /// Processes a request that arrives now, which takes a thread so long.
+    async fn process(&self, delay: Duration) {
+        let arrived = Instant::now();
+        let _permit = self.idle.acquire().await;
+        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut busy = Busy { threads: self, ended: None };
+        let end = since.map_or(arrived, |since| since.max(arrived)) + delay;
+        sleep_until(end).await;
+        busy.ended = Some(end);
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let idle = self.ended.unwrap_or_else(Instant::now);
+        self.threads.since.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
+    }
 }
 
 /// How the application answers a request.
@@ -86,7 +126,7 @@ pub(crate) async fn serve(args: EndpointArgs) -> Result<(), String> {
     let application = Arc::new(Application {
         name: args.listen.ip().to_string(),
         behaviour: Mutex::new(Behaviour::HEALTHY),
-        permits: Semaphore::new(args.concurrency),
+        threads: Threads::new(args.concurrency),
         executed: AtomicU64::new(0),
         turn: AtomicU32::new(0),
     });
@@ -135,7 +175,6 @@ async fn answer(
         return Ok(text(StatusCode::BAD_REQUEST, "the body broke off".into()));
     }
     application.executed.fetch_add(1, Ordering::Relaxed);
-    let _permit = application.permits.acquire().await;
     let behaviour = *application.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
     // Spread evenly: 80 of a hundred are four of any five in a row.
     let turn = application.turn.fetch_add(1, Ordering::Relaxed);
@@ -146,7 +185,7 @@ async fn answer(
             "as told".into(),
         )
     } else {
-        tokio::time::sleep(behaviour.delay).await;
+        application.threads.process(behaviour.delay).await;
         text(StatusCode::OK, "x".repeat(BODY))
     };
     if let Ok(name) = application.name.parse() {
@@ -158,6 +197,17 @@ async fn answer(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_with_a_queue_processes_as_many_as_its_delay_says() {
+        let (threads, delay, begin) = (Threads::new(2), Duration::from_micros(7500), Instant::now());
+        let all = (0..200).map(|_| threads.process(delay));
+        // A client that does not wait for its response leaves the thread idle.
+        assert!(tokio::time::timeout(delay / 2, threads.process(delay)).await.is_err());
+        futures_util::future::join_all(all).await;
+        let took = begin.elapsed();
+        assert!((750..760).contains(&took.as_millis()), "{took:?}");
+    }
 
     #[test]
     fn a_behaviour_travels_in_its_path() {
