@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::admin_client::{AdminAddress, AdminError, ask};
 use crate::model::authorization::{Action, Authorization};
 use crate::model::mesh::{Mesh, ServiceEntry};
-use crate::model::policy::{Place, Policy, ROOT_NAMESPACE};
+use crate::model::policy::{Meaning, Place, Policy, ROOT_NAMESPACE};
 use crate::model::registration::WorkloadPort;
+use crate::model::resource::Kind;
 use crate::model::route::RouteTable;
 use crate::model::service::ServiceKey;
 
@@ -63,43 +64,63 @@ pub(crate) fn service_of(query: &str) -> Option<ServiceKey> {
 /// Returns the policies of a service. Returns None if there is no such service.
 pub(crate) fn explain(mesh: &Mesh, key: &ServiceKey) -> Option<ServicePolicies> {
     let service = mesh.service(key)?;
-    let root = ROOT_NAMESPACE.into();
-    let of_mesh = mesh.policies(&root).filter(|_| key.namespace != root);
-    let of_mesh = of_mesh.filter(|policy| policy.places.contains(&Place::Namespace));
-    let mut found: Vec<_> = of_mesh.map(|policy| (policy, 0, "mesh".to_owned(), true)).collect();
-    for policy in mesh.policies(&key.namespace) {
-        for place in policy.places.iter().filter(|place| applies(mesh, service, place)) {
-            let (width, text) = match place {
-                Place::Namespace if key.namespace == root => (0, "mesh".to_owned()),
-                Place::Namespace => (1, format!("namespace {}", key.namespace)),
-                Place::Pods(_) => (2, place.to_string()),
-                Place::Service { port: None, .. } => (3, place.to_string()),
-                Place::Service { .. } => (4, place.to_string()),
-                Place::Route { .. } => (5, place.to_string()),
-            };
-            found.push((policy, width, text, !matches!(place, Place::Route { .. })));
-        }
-    }
-    let stage = |action| match action {
-        Action::Deny => 0,
-        Action::Allow => 1,
-        Action::Audit => 2,
-    };
-    found.sort_by_key(|(policy, width, _, _)| (stage(policy.spec.action), *width));
-    let denies = found.iter().any(|(policy, _, _, whole)| *whole && policy.spec.action == Action::Allow);
-    let line = |(policy, _, attached_to, _): (&Policy<Authorization>, _, String, _)| AppliedPolicy {
-        kind: "AuthorizationPolicy".into(),
-        name: policy.name.to_string(),
-        effect: policy.spec.action.name().into(),
-        attached_to,
-        rules: policy.spec.rules.len(),
-        refused: policy.spec.stands_in,
-    };
+    let mut found = of_kind(mesh, service, Kind::AuthorizationPolicy, |spec: &Authorization| {
+        let stage = match spec.action {
+            Action::Deny => 0,
+            Action::Allow => 1,
+            Action::Audit => 2,
+        };
+        (stage, spec.action.name(), spec.rules.len(), spec.stands_in)
+    });
+    found.sort_by_key(|found| (found.stage, found.width));
+    let denies = found.iter().any(|found| found.whole && found.line.effect == Action::Allow.name());
     Some(ServicePolicies {
         service: format!("{}/{}", key.namespace, key.name),
         unmatched: if denies { "denied" } else { "allowed" }.into(),
-        policies: found.into_iter().map(line).collect(),
+        policies: found.into_iter().map(|found| found.line).collect(),
     })
+}
+
+/// A policy that applies at one of its places.
+struct Found {
+    /// When its effect is applied: the lowest first.
+    stage: u8,
+    /// How wide its place is: the widest, which is that of the mesh, is 0.
+    width: u8,
+    /// It applies to all requests.
+    whole: bool,
+    line: AppliedPolicy,
+}
+
+/// Returns the policies of one kind. `describe` returns the stage, the effect, the number of rules, and whether a policy stands for a refused
+/// one.
+fn of_kind<S: Meaning>(
+    mesh: &Mesh,
+    service: &ServiceEntry,
+    kind: Kind,
+    describe: impl Fn(&S) -> (u8, &'static str, usize, bool),
+) -> Vec<Found> {
+    let (namespace, root) = (&service.service.key.namespace, ROOT_NAMESPACE.into());
+    let found = |policy: &Policy<S>, width, attached_to, whole| {
+        let (stage, effect, rules, refused) = describe(&policy.spec);
+        let (kind, name, effect) = (kind.name().to_owned(), policy.name.to_string(), effect.to_owned());
+        Found { stage, width, whole, line: AppliedPolicy { kind, name, effect, attached_to, rules, refused } }
+    };
+    let of_mesh = mesh.policies::<S>(&root).iter().filter(|_| *namespace != root);
+    let of_mesh = of_mesh.filter(|policy| policy.places.contains(&Place::Namespace));
+    let mut all: Vec<_> = of_mesh.map(|policy| found(policy, 0, "mesh".into(), true)).collect();
+    for policy in mesh.policies::<S>(namespace) {
+        for place in policy.places.iter().filter(|place| applies(mesh, service, place)) {
+            let text = match place {
+                Place::Namespace if *namespace == root => "mesh".into(),
+                Place::Namespace => format!("namespace {namespace}"),
+                _ => place.to_string(),
+            };
+            let width = 1 + Place::Namespace.width() - place.width();
+            all.push(found(policy, width, text, !matches!(place, Place::Route { .. })));
+        }
+    }
+    all
 }
 
 /// Returns true if a place has requests of the service. A service shares the ports of its workloads with others.

@@ -10,10 +10,9 @@ use imbl::OrdMap;
 use outrigger_core::Name;
 
 use super::address_index::AddressIndex;
-use super::authorization::Authorization;
 use super::changed_keys::changed_keys;
 use super::endpoint::{Endpoint, Endpoints};
-use super::policy::{NamespacePolicies, Policy, ROOT_NAMESPACE};
+use super::policy::{Meaning, NamespacePolicies, Policy, ROOT_NAMESPACE};
 use super::registration::{NamespaceLabels, Registrations, WorkloadEntry, WorkloadKey};
 use super::route::{RouteTable, ServiceRoutes};
 use super::service::{Service, ServiceKey, ServiceType};
@@ -74,9 +73,9 @@ impl Mesh {
         self.namespaces.get(name).copied().unwrap_or_default()
     }
 
-    /// Returns the AuthorizationPolicies of a namespace, the oldest first.
-    pub fn policies(&self, namespace: &Name) -> impl Iterator<Item = &Policy<Authorization>> {
-        self.policies.get(namespace).into_iter().flat_map(|policies| &policies.authorization)
+    /// Returns the policies of a namespace that are of one kind, the oldest first.
+    pub fn policies<S: Meaning>(&self, namespace: &Name) -> &[Policy<S>] {
+        self.policies.get(namespace).map_or(&[], |policies| S::of(policies))
     }
 
     /// Returns the namespaces whose labels differ from those in an older version.

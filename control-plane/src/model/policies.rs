@@ -221,6 +221,7 @@ mod tests {
     use super::super::mesh_builder::MeshBuilder;
     use super::super::mesh_builder::testing::{route, service};
     use super::*;
+    use crate::model::authorization::Authorization;
 
     fn policy(name: &str, spec: &str) -> String {
         let (name, namespace) = name.split_once('.').unwrap_or((name, "shop"));
@@ -237,7 +238,7 @@ mod tests {
 
     /// The places of each policy of `shop`, by name.
     fn active(builder: &MeshBuilder) -> Vec<String> {
-        let policies = builder.mesh().policies(&"shop".into()).cloned().collect::<Vec<_>>();
+        let policies = builder.mesh().policies::<Authorization>(&"shop".into()).to_vec();
         let text = |policy: &Policy<_>| {
             let places: Vec<_> = policy.places.iter().map(ToString::to_string).collect();
             format!("{} {}", policy.name.name, places.join(" + "))

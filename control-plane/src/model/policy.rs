@@ -22,6 +22,18 @@ pub struct NamespacePolicies {
     pub authorization: Vec<Policy<Authorization>>,
 }
 
+/// What a kind of policies means.
+pub trait Meaning: Sized {
+    /// Returns the policies of this kind, the oldest first.
+    fn of(policies: &NamespacePolicies) -> &[Policy<Self>];
+}
+
+impl Meaning for Authorization {
+    fn of(policies: &NamespacePolicies) -> &[Policy<Self>] {
+        &policies.authorization
+    }
+}
+
 /// A policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy<S> {
@@ -82,6 +94,19 @@ impl Place {
                 port.services.contains(service) && number.is_none_or(|number| number == port.service_port)
             }),
             Self::Route { .. } => false,
+        }
+    }
+
+    /// Returns how wide it is. Of policies that are not merged, the one of the narrowest place applies: a rule of a route, a route, a port, a
+    /// Service, pods, the namespace.
+    pub fn width(&self) -> u8 {
+        match self {
+            Self::Route { rules: Some(_), .. } => 0,
+            Self::Route { rules: None, .. } => 1,
+            Self::Service { port: Some(_), .. } => 2,
+            Self::Service { port: None, .. } => 3,
+            Self::Pods(_) => 4,
+            Self::Namespace => 5,
         }
     }
 

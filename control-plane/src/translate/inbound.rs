@@ -20,9 +20,9 @@ use outrigger_proto::xds::metadata;
 use outrigger_proto::xds::protobuf::{Struct, Value, value};
 use outrigger_proto::xds::type_url;
 
-use super::authorization::PortPolicies;
 use super::destination::Target;
 use super::inbound_chains::PortChains;
+use super::port_policies::PortPolicies;
 use super::scope::Scope;
 use super::wire::{boolean, duration, empty, socket_address};
 use super::{cluster, defaults};
@@ -55,12 +55,12 @@ pub(super) fn listener(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -
         let mode = port.mtls.unwrap_or(workload.mtls);
         permissive |= mode == MtlsMode::Permissive;
         let sharing = if sharing.is_empty() { vec![*port] } else { sharing };
-        let access = PortPolicies::of(scope, workload, Some(port.application.port()), &sharing);
-        chains.extend(port_chains(scope, &sharing, mode, transparent, access));
+        let policies = PortPolicies::of(scope, workload, Some(port.application.port()), &sharing);
+        chains.extend(port_chains(scope, &sharing, mode, transparent, policies));
     }
     if capture.is_some() {
-        let access = PortPolicies::of(scope, workload, None, &[]);
-        chains.extend(undeclared_chains(scope, workload.mtls, access));
+        let policies = PortPolicies::of(scope, workload, None, &[]);
+        chains.extend(undeclared_chains(scope, workload.mtls, policies));
     }
     Some(Listener {
         name: name.into(),
@@ -136,7 +136,7 @@ fn port_chains(
     sharing: &[&WorkloadPort],
     mode: MtlsMode,
     transparent: bool,
-    access: PortPolicies<'_>,
+    policies: PortPolicies<'_>,
 ) -> Vec<FilterChain> {
     let [port, ..] = sharing else { return Vec::new() };
     let protocols: Vec<_> = sharing.iter().map(|port| application_protocol(scope.mesh, port)).collect();
@@ -159,14 +159,14 @@ fn port_chains(
         http: !is(AppProtocol::Tcp),
         opaque: !protocols.iter().all(is_http) || tcp_route(),
         mode,
-        access,
+        policies,
         tells_caller: scope.viewer.forwards_client_certificates,
     }
     .chains()
 }
 
 /// Returns the chains of the ports that no chain names.
-fn undeclared_chains(scope: Scope<'_>, mode: MtlsMode, access: PortPolicies<'_>) -> Vec<FilterChain> {
+fn undeclared_chains(scope: Scope<'_>, mode: MtlsMode, policies: PortPolicies<'_>) -> Vec<FilterChain> {
     let cluster = undeclared();
     let http2 = format!("{cluster}{HTTP2}");
     PortChains {
@@ -179,7 +179,7 @@ fn undeclared_chains(scope: Scope<'_>, mode: MtlsMode, access: PortPolicies<'_>)
         http: true,
         opaque: true,
         mode,
-        access,
+        policies,
         tells_caller: scope.viewer.forwards_client_certificates,
     }
     .chains()

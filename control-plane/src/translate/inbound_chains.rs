@@ -18,8 +18,8 @@ use outrigger_proto::xds::tls::common_tls_context::ValidationContextType;
 use outrigger_proto::xds::tls::{CommonTlsContext, DownstreamTlsContext};
 use outrigger_proto::xds::type_url;
 
-use super::authorization::PortPolicies;
 use super::listener::{connection_manager, leads_to, network_filter, tcp_filter};
+use super::port_policies::PortPolicies;
 use super::wire::{any, boolean, duration, secret, transport_socket, uint};
 use super::{cluster, defaults, matching, route};
 use crate::model::registration::MtlsMode;
@@ -44,8 +44,8 @@ pub(super) struct PortChains<'a> {
     pub(super) opaque: bool,
     /// Whether it requires mTLS.
     pub(super) mode: MtlsMode,
-    /// Who may call it.
-    pub(super) access: PortPolicies<'a>,
+    /// What applies to its requests and connections.
+    pub(super) policies: PortPolicies<'a>,
     /// Whether the application is told who called.
     pub(super) tells_caller: bool,
 }
@@ -131,10 +131,10 @@ impl PortChains<'_> {
     }
 
     fn requests(&self, routes: impl IntoIterator<Item = Route>) -> Vec<Filter> {
-        let routes = routes.into_iter().flat_map(|route| self.access.split(route)).collect();
+        let routes = routes.into_iter().flat_map(|route| self.policies.split(route)).collect();
         let routes = RouteSpecifier::RouteConfig(route::configuration(self.cluster, routes));
         let mut manager = connection_manager(&self.stat(), self.canonical, routes, false);
-        manager.http_filters.splice(0..0, self.access.http_filters());
+        manager.http_filters.splice(0..0, self.policies.http_filters());
         if self.tells_caller {
             manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet.into();
             manager.set_current_client_cert_details =
@@ -145,7 +145,7 @@ impl PortChains<'_> {
     }
 
     fn bytes(&self) -> Vec<Filter> {
-        let mut filters = self.access.network_filters(&self.stat());
+        let mut filters = self.policies.network_filters(&self.stat());
         filters.push(tcp_filter(&self.stat(), ClusterSpecifier::Cluster(self.cluster.into())));
         filters
     }

@@ -88,7 +88,7 @@ pub(crate) struct Decoded {
     /// The resource whose last good version is retained if this one is refused.
     pub(crate) id: Option<ResourceId>,
     pub(crate) outcome: Outcome,
-    /// What a refused AuthorizationPolicy is replaced with if it has no good version, so that it never admits more than the author meant.
+    /// What a refused policy is replaced with if it fails closed and has no good version, so that it never admits more than the author meant.
     pub(crate) stand_in: Option<Arc<Resource>>,
     /// The index and the text of an item of a List. None if the resource is a document of its own.
     pub(crate) item: Option<(usize, Arc<str>)>,
@@ -208,15 +208,11 @@ fn decode_with(
     Decoded { title, id, outcome, stand_in, item: None }
 }
 
-/// Returns what a refused AuthorizationPolicy is replaced with. One that only audits is not replaced.
+/// Returns what a refused policy is replaced with, if it fails closed.
 fn stand_in_for(kind: Kind, document: &Value) -> Option<Arc<Resource>> {
-    if kind != Kind::AuthorizationPolicy
-        || document.pointer("/spec/action").is_some_and(|action| action == "Audit")
-    {
-        return None;
-    }
+    let spec = policy::stand_in(kind, document)?;
     let metadata = Metadata::decode(kind, document).ok()?;
-    let body = Body::Policy(policy::stand_in(document));
+    let body = Body::Policy(spec);
     Some(Arc::new(Resource { metadata, body, remarks: Vec::new() }))
 }
 

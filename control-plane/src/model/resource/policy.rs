@@ -29,8 +29,9 @@ pub(crate) enum PolicyRules {
 impl PolicySpec {
     /// Returns true if it stands for a policy that was refused.
     pub(crate) fn stands_in(&self) -> bool {
-        let PolicyRules::Authorization(spec) = &self.rules;
-        spec.stands_in
+        match &self.rules {
+            PolicyRules::Authorization(spec) => spec.stands_in,
+        }
     }
 }
 
@@ -139,11 +140,16 @@ fn target(wire: WireTarget) -> Result<TargetRef, (&'static str, String)> {
 }
 
 /// Returns what stands for a policy that is refused and has no good version: it denies everything at its targets, or in its namespace if
-/// those cannot be read.
-pub(super) fn stand_in(document: &serde_json::Value) -> PolicySpec {
+/// those cannot be read. Returns None for kinds that do not fail closed, and for a policy that only audits.
+pub(super) fn stand_in(kind: Kind, document: &serde_json::Value) -> Option<PolicySpec> {
+    let rules = match kind {
+        _ if document.pointer("/spec/action").is_some_and(|action| action == "Audit") => return None,
+        Kind::AuthorizationPolicy => PolicyRules::Authorization(Authorization::stand_in().into()),
+        _ => return None,
+    };
     let targets = document.pointer("/spec/targetRefs").map(|targets| serde_json::from_value(targets.clone()));
     let TargetRefs(targets) = targets.and_then(Result::ok).unwrap_or_default();
-    PolicySpec { targets, rules: PolicyRules::Authorization(Authorization::stand_in().into()) }
+    Some(PolicySpec { targets, rules })
 }
 
 #[cfg(test)]

@@ -1,0 +1,99 @@
+//! The policies that apply to a port of a workload, as filters of its inbound chains. Each kind has a file below.
+//!
+//! Policies of routes need the routes of the service at the server's sidecar: each carries the configuration of the filters for the policies
+//! that it is a target of.
+
+use outrigger_proto::xds::hcm::{HttpFilter, http_filter};
+use outrigger_proto::xds::listener::Filter;
+use outrigger_proto::xds::protobuf::Any;
+use outrigger_proto::xds::route;
+
+use super::applied::Applied;
+use super::authorization::Access;
+use super::matching;
+use super::scope::Scope;
+use crate::model::authorization::Authorization;
+use crate::model::registration::{WorkloadEntry, WorkloadPort};
+use crate::model::route::{Route, RouteTable};
+
+/// The policies that apply to a port.
+#[derive(Debug)]
+pub(super) struct PortPolicies<'a> {
+    access: Access<'a>,
+    /// The routes of the port's service, up to the last that is a target.
+    routes: Vec<&'a Route>,
+}
+
+impl<'a> PortPolicies<'a> {
+    /// Finds the policies of the workload's ports `ports`, which share the port `port` of the application. None are those of undeclared ports.
+    pub(super) fn of(
+        scope: Scope<'a>,
+        workload: &WorkloadEntry,
+        port: Option<u16>,
+        ports: &[&WorkloadPort],
+    ) -> Self {
+        let authorization = Applied::<Authorization>::of(scope.mesh, workload, ports);
+        let restricts = |route: &Route| authorization.has(route);
+        let is_target = |route: &Route| restricts(route);
+        let namespace = workload.key.identity.namespace();
+        let mut tables: Vec<&'a [Route]> = Vec::new();
+        for (key, number) in
+            ports.iter().flat_map(|port| port.services.iter().map(|key| (key, port.service_port)))
+        {
+            let table = scope.mesh.routes(key, number, namespace).map(|table| &**table);
+            if let Some(RouteTable::Http(routes)) = table
+                && routes.iter().any(is_target)
+                && !tables.contains(&routes.as_slice())
+            {
+                tables.push(routes);
+            }
+        }
+        // Two services with different routes lead to the port. Which one a client called is not known: nothing is admitted that a policy of a
+        // route could restrict, and policies that restrict nothing do not apply.
+        let ambiguous = tables.len() > 1;
+        let closed = ambiguous && tables.iter().any(|table| table.iter().any(restricts));
+        let mut routes: Vec<&'a Route> = match tables[..] {
+            [table] => table.iter().collect(),
+            [table, ..] if closed => table.iter().collect(),
+            _ => Vec::new(),
+        };
+        while routes.last().is_some_and(|route| !is_target(route)) {
+            routes.pop();
+        }
+        let trust_domain = scope.settings.trust_domain.as_str();
+        let access = Access::new(authorization, &routes, trust_domain, port, closed);
+        Self { access, routes }
+    }
+
+    /// Returns the HTTP filters, in order: none without a policy.
+    pub(super) fn http_filters(&self) -> Vec<HttpFilter> {
+        let filter = |(name, config): (&str, Any)| HttpFilter {
+            name: name.into(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+            ..Default::default()
+        };
+        self.access.filters().into_iter().map(filter).collect()
+    }
+
+    /// Returns the network filters of a chain of opaque bytes, in order: none without a policy.
+    pub(super) fn network_filters(&self, stat: &str) -> Vec<Filter> {
+        self.access.network_filters(stat)
+    }
+
+    /// Returns the routes that a route to the application becomes: one for each route of the service up to the last that is a target, then the
+    /// route itself.
+    pub(super) fn split(&self, to_application: route::Route) -> Vec<route::Route> {
+        let one = |of: &&Route| {
+            let mut matcher = matching::route_match(&of.matches);
+            let base = to_application.r#match.as_ref();
+            matcher.grpc = matcher.grpc.or_else(|| base.and_then(|base| base.grpc));
+            let configs = self.access.of_route(of).into_iter();
+            route::Route {
+                r#match: Some(matcher),
+                typed_per_filter_config: configs.map(|(name, config)| (name.to_owned(), config)).collect(),
+                ..to_application.clone()
+            }
+        };
+        self.routes.iter().map(one).chain([to_application.clone()]).collect()
+    }
+}
