@@ -17,7 +17,9 @@ use outrigger_policy::filter::overrides::FilterOverrides;
 use outrigger_policy::filter::{FilterConfig, HttpFilter};
 use outrigger_policy::timeout::Timeouts;
 use outrigger_policy::weighted_cluster::WeightedClusters;
-use outrigger_proto::xds::common_fault::{FaultDelay, fault_delay::FaultDelaySecifier};
+use outrigger_proto::xds::common_fault::fault_delay::FaultDelaySecifier;
+use outrigger_proto::xds::common_fault::fault_rate_limit::{FixedLimit, LimitType};
+use outrigger_proto::xds::common_fault::{FaultDelay, FaultRateLimit};
 use outrigger_proto::xds::fault::{FaultAbort, HttpFault, fault_abort::ErrorType};
 use outrigger_proto::xds::protobuf::{self, Any};
 use outrigger_proto::xds::{cors, matcher, rbac, rbac_filter, route, type_url, types};
@@ -45,12 +47,15 @@ fn aborts(status: u32) -> Any {
 }
 
 fn delays(time: Duration) -> Any {
+    packed(type_url::HTTP_FAULT, &HttpFault { delay: Some(delay(time)), ..Default::default() })
+}
+
+fn delay(time: Duration) -> FaultDelay {
     let time = protobuf::Duration { seconds: time.as_secs() as i64, nanos: time.subsec_nanos() as i32 };
-    let delay = FaultDelay {
+    FaultDelay {
         percentage: Some(types::FractionalPercent { numerator: 100, denominator: 0 }),
         fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(time)),
-    };
-    packed(type_url::HTTP_FAULT, &HttpFault { delay: Some(delay), ..Default::default() })
+    }
 }
 
 fn shop_may_call() -> Any {
@@ -179,6 +184,50 @@ async fn a_delay_ends_at_the_deadline_of_its_request() {
     let answer = Client::connect(proxy.address(0)).await.get("app", "/").await;
     assert_eq!((answer.status, answer.reason()), (504, "upstream_request_timeout"));
     assert_eq!(app.requests(), 0);
+}
+
+#[tokio::test]
+async fn no_more_requests_have_faults_than_may_be_at_a_time() {
+    let app = Application::http(|_| ok("app")).await;
+    let world = World::new().cluster("app", &[app.address]);
+    let hour = Duration::from_secs(3600);
+    let fault = HttpFault {
+        delay: Some(delay(hour)),
+        max_active_faults: Some(protobuf::UInt32Value { value: 1 }),
+        ..Default::default()
+    };
+    let filters = vec![filter("fault", &packed(type_url::HTTP_FAULT, &fault))];
+    let proxy = proxy(world, filters, FilterOverrides::default(), forward("app"));
+    for _ in 0..2 {
+        let mut delayed = Client::connect(proxy.address(0)).await;
+        let get = tokio::time::timeout(Duration::from_millis(300), delayed.get("app", "/"));
+        assert!(get.await.is_err(), "it is delayed");
+        assert_eq!(Client::connect(proxy.address(0)).await.get("app", "/").await.status, 200);
+        // A client that leaves ends its fault.
+        drop(delayed);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_body_of_a_response_passes_at_the_rate_of_its_fault() {
+    let body = "0123456789abcdef".repeat(512);
+    let response = ok(&body);
+    let app = Application::http(move |_| response.clone()).await;
+    let world = World::new().cluster("app", &[app.address]);
+    let limit = FaultRateLimit {
+        percentage: Some(types::FractionalPercent { numerator: 100, denominator: 0 }),
+        limit_type: Some(LimitType::FixedLimit(FixedLimit { limit_kbps: 32 })),
+    };
+    let fault = HttpFault { response_rate_limit: Some(limit), ..Default::default() };
+    let filters = vec![filter("fault", &packed(type_url::HTTP_FAULT, &fault))];
+    let proxy = proxy(world, filters, FilterOverrides::default(), forward("app"));
+    let began = Instant::now();
+    let answer = Client::connect(proxy.address(0)).await.get("app", "/").await;
+    assert_eq!((answer.status, answer.field("content-length")), (200, Some("8192")));
+    assert!(answer.body == body);
+    // A quarter of a second, less what may pass at once.
+    assert!(began.elapsed() >= Duration::from_millis(130), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -174,7 +175,13 @@ pub struct ResponseChanges {
 }
 
 #[derive(Debug, Default)]
-struct Changes(Vec<Change>);
+struct Changes {
+    fields: Vec<Change>,
+    /// In bytes per second.
+    pace: Option<NonZeroU64>,
+    /// What is held until the response is complete.
+    held: Vec<Box<dyn fmt::Debug>>,
+}
 
 #[derive(Debug)]
 enum Change {
@@ -194,12 +201,28 @@ impl ResponseChanges {
     }
 
     fn add(&mut self, change: Change) {
-        self.changes.get_or_insert_default().0.push(change);
+        self.changes.get_or_insert_default().fields.push(change);
+    }
+
+    /// Lets the body of the response pass at this rate at most, in bytes per second. The lowest of several applies.
+    pub fn pace(&mut self, rate: NonZeroU64) {
+        let pace = &mut self.changes.get_or_insert_default().pace;
+        *pace = Some(pace.map_or(rate, |other| other.min(rate)));
+    }
+
+    /// Returns the rate at which the body of the response may pass, in bytes per second. `None` is any rate.
+    pub fn rate(&self) -> Option<NonZeroU64> {
+        self.changes.as_ref()?.pace
+    }
+
+    /// Keeps `guard` until the response is complete or its client has gone.
+    pub(crate) fn hold(&mut self, guard: Box<dyn fmt::Debug>) {
+        self.changes.get_or_insert_default().held.push(guard);
     }
 
     /// Changes the fields of a response: those of the last filter first, as in Envoy.
     pub fn apply(&self, response: &mut HeaderMap) {
-        for change in self.changes.iter().flat_map(|changes| changes.0.iter().rev()) {
+        for change in self.changes.iter().flat_map(|changes| changes.fields.iter().rev()) {
             let fields = match change {
                 Change::Set(fields) => fields,
                 Change::Mutate(fields) => {

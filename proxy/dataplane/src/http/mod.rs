@@ -9,6 +9,7 @@ mod upgrade;
 mod mirror;
 mod rewritten;
 mod stalled;
+mod paced;
 mod forward;
 mod request_timeout;
 mod action;

@@ -28,7 +28,7 @@ use super::respond;
 use super::rewritten::rewrite;
 use super::time_limit::{TimeLimit, TimedOut};
 use super::trace_context::{Spans, Trace};
-use super::{client_certificate, connect, forwarded, mirror, refusal, stalled, upgrade};
+use super::{client_certificate, connect, forwarded, mirror, paced, refusal, stalled, upgrade};
 use crate::codec;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
@@ -76,6 +76,10 @@ pub(super) fn handle<'a>(
             Ok(Reply::Response(response, body, guard)) => {
                 // A response may last for days.
                 head.give_back();
+                let body = match response_changes.rate() {
+                    None => body,
+                    Some(rate) => paced::paced(body, rate),
+                };
                 deliver(response, body, guard, grpc, &mut cx.journal, responder).await;
             }
             Ok(Reply::Tunnel(response, upstream, guard)) => {

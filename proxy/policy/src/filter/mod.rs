@@ -160,7 +160,7 @@ impl FilterConfig {
             // A route replaces the configuration of the same filter only.
             (Self::ExtAuthz(_) | Self::GlobalRateLimit(_), _) => Verdict::Admit,
             (Self::LocalRateLimit(of), _) => of.decide(request, changes),
-            (Self::Fault(fault), _) => fault.decide(request),
+            (Self::Fault(fault), _) => fault.decide(request, changes),
         }
     }
 
@@ -197,8 +197,10 @@ impl FilterConfig {
 
     /// Takes over the state of `before`, the configuration at the same place in the previous version of the resource.
     pub fn adopt(&self, before: &Self) {
-        if let (Self::LocalRateLimit(limit), Self::LocalRateLimit(before)) = (self, before) {
-            limit.adopt(before);
+        match (self, before) {
+            (Self::LocalRateLimit(limit), Self::LocalRateLimit(before)) => limit.adopt(before),
+            (Self::Fault(fault), Self::Fault(before)) => fault.adopt(before),
+            _ => {}
         }
     }
 

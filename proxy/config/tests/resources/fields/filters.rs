@@ -1,9 +1,9 @@
 //! HTTP filters and their configuration by route.
 
-use outrigger_proto::xds::common_fault::{FaultDelay, fault_delay};
+use outrigger_proto::xds::common_fault::{FaultDelay, FaultRateLimit, fault_delay, fault_rate_limit};
 use outrigger_proto::xds::fault::{FaultAbort, HttpFault, fault_abort};
 use outrigger_proto::xds::matcher::string_matcher::MatchPattern;
-use outrigger_proto::xds::protobuf::Any;
+use outrigger_proto::xds::protobuf::{self, Any};
 use outrigger_proto::xds::rbac::{self, permission::Rule, principal::Identifier};
 use outrigger_proto::xds::{core, hcm, matcher, network_rbac, rbac_filter, route, type_url, types};
 
@@ -25,6 +25,14 @@ fn delay() -> FaultDelay {
     FaultDelay {
         percentage: Some(types::FractionalPercent { numerator: 10, denominator: 0 }),
         fault_delay_secifier: seconds(1).map(fault_delay::FaultDelaySecifier::FixedDelay),
+    }
+}
+
+fn rate() -> FaultRateLimit {
+    let limit = fault_rate_limit::FixedLimit { limit_kbps: 1 };
+    FaultRateLimit {
+        percentage: Some(types::FractionalPercent { numerator: 1, ..Default::default() }),
+        limit_type: Some(fault_rate_limit::LimitType::FixedLimit(limit)),
     }
 }
 
@@ -223,6 +231,10 @@ fn fault_places() -> Vec<Place> {
         .probe("headers", |of: &mut HttpFault| {
             of.headers = vec![route::HeaderMatcher { name: "a".into(), ..Default::default() }];
         })
+        .probe("max_active_faults", |of: &mut HttpFault| {
+            of.max_active_faults = Some(protobuf::UInt32Value { value: 1 });
+        })
+        .probe("response_rate_limit", |of: &mut HttpFault| of.response_rate_limit = Some(rate()))
         .harmless(
             RUNTIME,
             &[
@@ -244,6 +256,27 @@ fn fault_places() -> Vec<Place> {
             of.fault_delay_secifier =
                 Some(fault_delay::FaultDelaySecifier::HeaderDelay(fault_delay::HeaderDelay {}));
         }),
+        Place::new(
+            "FaultRateLimit",
+            "envoy.extensions.filters.common.fault.v3.FaultRateLimit",
+            rate(),
+            |of| in_fault(HttpFault { response_rate_limit: Some(of), ..Default::default() }),
+        )
+        .probe("header_limit", |of: &mut FaultRateLimit| {
+            of.limit_type = Some(fault_rate_limit::LimitType::HeaderLimit(fault_rate_limit::HeaderLimit {}));
+        }),
+        Place::new(
+            "FaultRateLimit.FixedLimit",
+            "envoy.extensions.filters.common.fault.v3.FaultRateLimit.FixedLimit",
+            fault_rate_limit::FixedLimit { limit_kbps: 1 },
+            |of| {
+                let limit_type = Some(fault_rate_limit::LimitType::FixedLimit(of));
+                in_fault(HttpFault {
+                    response_rate_limit: Some(FaultRateLimit { limit_type, ..rate() }),
+                    ..Default::default()
+                })
+            },
+        ),
         Place::new("FaultAbort", "envoy.extensions.filters.http.fault.v3.FaultAbort", abort(), |of| {
             in_fault(HttpFault { abort: Some(of), ..Default::default() })
         })

@@ -1,9 +1,14 @@
 //! Faults that are injected to test what a service does when another one is slow or fails
 //! (`envoy.extensions.filters.http.fault.v3.HTTPFault`).
 //!
-//! A delayed request waits before it is forwarded, and an aborted one is answered here. Health checks pass no filter, so
-//! that faults never make an endpoint unhealthy.
+//! A delayed request waits before it is forwarded, an aborted one is answered here, and the body of a response is paced by the data
+//! path. Health checks of the proxy pass no filter, so that faults never make an endpoint unhealthy.
 
+mod active;
+#[cfg(test)]
+mod tests;
+
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
@@ -14,13 +19,16 @@ use outrigger_proto::xds::{common_fault, fault, types};
 
 use crate::field::{self, Unusable, each, unsupported_any};
 use crate::header_match::{Head, HeaderMatcher};
-use crate::verdict::{FilterRequest, Refusal, Verdict};
+use crate::verdict::{FilterRequest, Refusal, ResponseChanges, Verdict};
+use active::{Limit, LimitReached};
 
 /// The faults that some requests get.
 #[derive(Debug, Clone)]
 pub struct Fault {
     delay: Option<(Delay, Share)>,
     abort: Option<(Abort, Share)>,
+    bandwidth: Option<(Bandwidth, Share)>,
+    active: Limit,
     cluster: Option<Box<str>>,
     headers: Box<[HeaderMatcher]>,
 }
@@ -39,11 +47,22 @@ enum Abort {
     Requested,
 }
 
+/// How fast the body of a response passes.
+#[derive(Debug, Clone, Copy)]
+enum Bandwidth {
+    /// In bytes per second.
+    Fixed(NonZeroU64),
+    /// As many KiB per second as the client asks for (`header_limit`).
+    Requested,
+}
+
 const DELAY: HeaderName = HeaderName::from_static("x-envoy-fault-delay-request");
 const DELAY_SHARE: HeaderName = HeaderName::from_static("x-envoy-fault-delay-request-percentage");
 const ABORT: HeaderName = HeaderName::from_static("x-envoy-fault-abort-request");
 const ABORT_GRPC: HeaderName = HeaderName::from_static("x-envoy-fault-abort-grpc-request");
 const ABORT_SHARE: HeaderName = HeaderName::from_static("x-envoy-fault-abort-request-percentage");
+const BANDWIDTH: HeaderName = HeaderName::from_static("x-envoy-fault-throughput-response");
+const BANDWIDTH_SHARE: HeaderName = HeaderName::from_static("x-envoy-fault-throughput-response-percentage");
 
 impl Fault {
     /// Decodes the faults.
@@ -67,21 +86,21 @@ impl Fault {
             disable_downstream_cluster_stats: _, // there are no such statistics
             filter_metadata: _,                  // for other filters; ours read none
         } = wire;
-        unsupported_any(&[
-            ("downstream_nodes", !downstream_nodes.is_empty()),
-            ("max_active_faults", max_active_faults.is_some()),
-            ("response_rate_limit", response_rate_limit.is_some()),
-        ])?;
+        unsupported_any(&[("downstream_nodes", !downstream_nodes.is_empty())])?;
+        let bandwidth = response_rate_limit.map(decode_bandwidth).transpose();
         Ok(Self {
             delay: delay.map(|wire| decode_delay(wire).map_err(|bad| bad.within("delay"))).transpose()?,
             abort: abort.map(|wire| decode_abort(wire).map_err(|bad| bad.within("abort"))).transpose()?,
+            bandwidth: bandwidth.map_err(|bad| bad.within("response_rate_limit"))?,
+            active: Limit::new(field::number(max_active_faults)),
             cluster: Some(upstream_cluster).filter(|name| !name.is_empty()).map(Into::into),
             headers: each("headers", headers, HeaderMatcher::decode)?.into(),
         })
     }
 
-    /// Decides about a request. The shares of delayed and of aborted requests are independent.
-    pub fn decide(&self, request: &FilterRequest<'_>) -> Verdict {
+    /// Decides about a request. The shares of delayed, of aborted and of paced requests are independent. Adds to `changes` what
+    /// happens to the response, and that the fault is active until the response is complete.
+    pub fn decide(&self, request: &FilterRequest<'_>, changes: &mut ResponseChanges) -> Verdict {
         let of_cluster = self.cluster.as_deref().is_none_or(|name| request.cluster == Some(name));
         if !of_cluster || !self.headers.iter().all(|matcher| matcher.matches(&request.head)) {
             return Verdict::Admit;
@@ -90,15 +109,33 @@ impl Fault {
             let refusal = abort.of(&request.head)?;
             share.holds(number(&request.head, &ABORT_SHARE), request).then_some(refusal)
         });
-        let then = abort.map_or(Verdict::Admit, Verdict::Refuse);
         let delay = self.delay.and_then(|(delay, share)| {
             let time = delay.of(&request.head)?;
             share.holds(number(&request.head, &DELAY_SHARE), request).then_some(time)
         });
+        let bandwidth = self.bandwidth.and_then(|(bandwidth, share)| {
+            let bytes = bandwidth.of(&request.head)?;
+            share.holds(number(&request.head, &BANDWIDTH_SHARE), request).then_some(bytes)
+        });
+        if abort.is_none() && delay.is_none() && bandwidth.is_none() {
+            return Verdict::Admit;
+        }
+        // As in Envoy, the faults of one request count once.
+        match self.active.begin() {
+            Err(LimitReached) => return Verdict::Admit,
+            Ok(active) => active.into_iter().for_each(|active| changes.hold(Box::new(active))),
+        }
+        bandwidth.into_iter().for_each(|bytes| changes.pace(bytes));
+        let then = abort.map_or(Verdict::Admit, Verdict::Refuse);
         match delay {
             Some(time) => Verdict::Wait(time, Box::new(then)),
             None => then,
         }
+    }
+
+    /// Takes over the number of active faults of `before`, another version of the same filter.
+    pub fn adopt(&self, before: &Self) {
+        self.active.adopt(&before.active);
     }
 }
 
@@ -118,6 +155,15 @@ impl Abort {
             Self::Requested => number(head, &ABORT)
                 .and_then(http_abort)
                 .or_else(|| number(head, &ABORT_GRPC).and_then(grpc_abort)),
+        }
+    }
+}
+
+impl Bandwidth {
+    fn of(self, head: &Head<'_>) -> Option<NonZeroU64> {
+        match self {
+            Self::Fixed(bytes) => Some(bytes),
+            Self::Requested => number(head, &BANDWIDTH).and_then(|kib| bytes(kib.into())),
         }
     }
 }
@@ -177,6 +223,22 @@ fn decode_abort(wire: fault::FaultAbort) -> Result<(Abort, Share), Unusable> {
     Ok((abort, Share::decode(percentage)?))
 }
 
+fn decode_bandwidth(wire: common_fault::FaultRateLimit) -> Result<(Bandwidth, Share), Unusable> {
+    use common_fault::fault_rate_limit::{FixedLimit, HeaderLimit, LimitType as Wire};
+    let common_fault::FaultRateLimit { percentage, limit_type } = wire;
+    let bandwidth = match field::required("limit_type", limit_type)? {
+        Wire::FixedLimit(FixedLimit { limit_kbps }) => bytes(limit_kbps)
+            .map(Bandwidth::Fixed)
+            .ok_or_else(|| Unusable::new("fixed_limit.limit_kbps", "must be at least 1"))?,
+        Wire::HeaderLimit(HeaderLimit {}) => Bandwidth::Requested,
+    };
+    Ok((bandwidth, Share::decode(percentage)?))
+}
+
+fn bytes(kib: u64) -> Option<NonZeroU64> {
+    NonZeroU64::new(kib.saturating_mul(1024))
+}
+
 fn http_abort(status: u32) -> Option<Refusal> {
     let status = u16::try_from(status).ok().filter(|code| (200..600).contains(code))?;
     let status = StatusCode::from_u16(status).ok()?;
@@ -192,133 +254,4 @@ fn grpc_abort(code: u32) -> Option<Refusal> {
 /// The number that a field of a request has, if it is one.
 fn number(head: &Head<'_>, name: &HeaderName) -> Option<u32> {
     head.headers.get(name)?.to_str().ok()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use common_fault::fault_delay::{FaultDelaySecifier, HeaderDelay};
-    use fault::fault_abort::{ErrorType, HeaderAbort};
-    use http::{HeaderMap, Method};
-    use outrigger_proto::xds::{protobuf, route};
-
-    use super::*;
-
-    fn all() -> Option<types::FractionalPercent> {
-        Some(types::FractionalPercent { numerator: 100, denominator: 0 })
-    }
-
-    fn delay(of: FaultDelaySecifier) -> Option<common_fault::FaultDelay> {
-        Some(common_fault::FaultDelay { percentage: all(), fault_delay_secifier: Some(of) })
-    }
-
-    fn abort(of: ErrorType) -> Option<fault::FaultAbort> {
-        Some(fault::FaultAbort { percentage: all(), error_type: Some(of), ..Default::default() })
-    }
-
-    fn second() -> FaultDelaySecifier {
-        FaultDelaySecifier::FixedDelay(protobuf::Duration { seconds: 1, nanos: 0 })
-    }
-
-    fn decide_with(
-        wire: fault::HttpFault,
-        fields: &[(HeaderName, &'static str)],
-        random: fn() -> u32,
-    ) -> Verdict {
-        let headers: HeaderMap =
-            fields.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
-        let head =
-            Head { method: &Method::GET, scheme: "http", authority: "cart", path: "/", headers: &headers };
-        let request = FilterRequest { cluster: Some("cart"), random, ..FilterRequest::of(head) };
-        Fault::decode(wire).unwrap().decide(&request)
-    }
-
-    fn decide(wire: fault::HttpFault, fields: &[(HeaderName, &'static str)]) -> Verdict {
-        decide_with(wire, fields, || 0)
-    }
-
-    fn refused(status: u16, grpc_status: Option<u8>) -> Verdict {
-        let status = StatusCode::from_u16(status).unwrap();
-        Verdict::Refuse(Refusal { reason: Reason::FaultInjected, status, grpc_status })
-    }
-
-    #[test]
-    fn a_delayed_request_may_be_aborted_afterwards() {
-        let base = fault::HttpFault::default;
-        assert_eq!(decide(base(), &[]), Verdict::Admit);
-        let waits = |then| Verdict::Wait(Duration::from_secs(1), Box::new(then));
-        let delayed = fault::HttpFault { delay: delay(second()), ..base() };
-        assert_eq!(decide(delayed.clone(), &[]), waits(Verdict::Admit));
-        let both = fault::HttpFault { abort: abort(ErrorType::HttpStatus(418)), ..delayed };
-        assert_eq!(decide(both, &[]), waits(refused(418, None)));
-        let grpc = fault::HttpFault { abort: abort(ErrorType::GrpcStatus(14)), ..base() };
-        assert_eq!(decide(grpc, &[]), refused(503, Some(14)));
-    }
-
-    #[test]
-    fn only_requests_that_match_get_faults() {
-        let aborted = |change: fn(&mut fault::HttpFault), fields: &[_]| {
-            let mut wire =
-                fault::HttpFault { abort: abort(ErrorType::HttpStatus(503)), ..Default::default() };
-            change(&mut wire);
-            decide(wire, fields) != Verdict::Admit
-        };
-        let of_header: fn(&mut fault::HttpFault) = |wire| {
-            wire.headers = vec![route::HeaderMatcher { name: "x-test".into(), ..Default::default() }];
-        };
-        assert!(aborted(of_header, &[(HeaderName::from_static("x-test"), "1")]));
-        assert!(!aborted(of_header, &[]));
-        assert!(aborted(|wire| wire.upstream_cluster = "cart".into(), &[]));
-        assert!(!aborted(|wire| wire.upstream_cluster = "stock".into(), &[]));
-    }
-
-    #[test]
-    fn a_share_of_the_requests_gets_faults() {
-        let mut wire = fault::HttpFault { abort: abort(ErrorType::HttpStatus(503)), ..Default::default() };
-        wire.abort.as_mut().unwrap().percentage =
-            Some(types::FractionalPercent { numerator: 10, denominator: 0 });
-        let aborted = |random, fields: &[_]| decide_with(wire.clone(), fields, random) != Verdict::Admit;
-        assert!(aborted(|| u32::MAX / 11, &[]) && !aborted(|| u32::MAX / 9, &[]));
-        // A request lowers its share.
-        assert!(!aborted(|| u32::MAX / 11, &[(ABORT_SHARE, "5")]));
-        assert!(!aborted(|| u32::MAX / 9, &[(ABORT_SHARE, "50")]));
-        wire.abort.as_mut().unwrap().percentage = None;
-        assert_eq!(decide(wire, &[]), Verdict::Admit);
-    }
-
-    #[test]
-    fn a_client_requests_faults_where_it_may() {
-        let wire = fault::HttpFault {
-            delay: delay(FaultDelaySecifier::HeaderDelay(HeaderDelay {})),
-            abort: abort(ErrorType::HeaderAbort(HeaderAbort {})),
-            ..Default::default()
-        };
-        let decide = |fields: &[_]| decide(wire.clone(), fields);
-        assert_eq!(decide(&[]), Verdict::Admit);
-        assert_eq!(
-            decide(&[(DELAY, "20")]),
-            Verdict::Wait(Duration::from_millis(20), Box::new(Verdict::Admit))
-        );
-        assert_eq!(decide(&[(ABORT, "429")]), refused(429, None));
-        assert_eq!(decide(&[(ABORT_GRPC, "5")]), refused(404, Some(5)));
-        for bad in ["99", "600", "soon", "-1", ""] {
-            assert_eq!(decide(&[(ABORT, bad)]), Verdict::Admit, "{bad}");
-        }
-    }
-
-    #[test]
-    fn bad_faults_are_refused_by_field() {
-        let zero = FaultDelaySecifier::FixedDelay(protobuf::Duration::default());
-        let base = fault::HttpFault::default;
-        for (wire, field) in [
-            (fault::HttpFault { delay: delay(zero), ..base() }, "delay.fixed_delay"),
-            (fault::HttpFault { delay: Some(Default::default()), ..base() }, "delay.fault_delay_secifier"),
-            (fault::HttpFault { abort: abort(ErrorType::HttpStatus(199)), ..base() }, "abort.http_status"),
-            (fault::HttpFault { abort: abort(ErrorType::GrpcStatus(17)), ..base() }, "abort.grpc_status"),
-            (fault::HttpFault { abort: Some(Default::default()), ..base() }, "abort.error_type"),
-            (fault::HttpFault { downstream_nodes: vec!["a".into()], ..base() }, "downstream_nodes"),
-            (fault::HttpFault { headers: vec![Default::default()], ..base() }, "headers[0].name"),
-        ] {
-            assert_eq!(Fault::decode(wire).unwrap_err().field, field);
-        }
-    }
 }
