@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin_client::{AdminAddress, AdminError, ask};
 use crate::model::authorization::{Action, Authorization};
+use crate::model::fault_injection::FaultInjection;
 use crate::model::mesh::{Mesh, ServiceEntry};
 use crate::model::policy::{Meaning, Place, Policy, ROOT_NAMESPACE};
 use crate::model::registration::WorkloadPort;
@@ -29,11 +30,11 @@ pub struct AppliedPolicy {
     pub kind: String,
     /// Its namespace and name.
     pub name: String,
-    /// What it does: `Deny`, `Allow` or `Audit`.
+    /// What it does: `Deny`, `Allow`, `Audit` or `Inject`.
     pub effect: String,
     /// What it is attached to: `mesh`, `namespace shop`, `Service payments, port 80`.
     pub attached_to: String,
-    /// The number of its rules.
+    /// The number of its rules, or of its faults.
     pub rules: usize,
     /// It was refused and has no good version, so that it denies everything.
     pub refused: bool,
@@ -72,6 +73,9 @@ pub(crate) fn explain(mesh: &Mesh, key: &ServiceKey) -> Option<ServicePolicies> 
         };
         (stage, spec.action.name(), spec.rules.len(), spec.stands_in)
     });
+    found.extend(of_kind(mesh, service, Kind::FaultInjectionPolicy, |spec: &FaultInjection| {
+        (LAST, "Inject", spec.count(), false)
+    }));
     found.sort_by_key(|found| (found.stage, found.width));
     let denies = found.iter().any(|found| found.whole && found.line.effect == Action::Allow.name());
     Some(ServicePolicies {
@@ -80,6 +84,9 @@ pub(crate) fn explain(mesh: &Mesh, key: &ServiceKey) -> Option<ServicePolicies> 
         policies: found.into_iter().map(|found| found.line).collect(),
     })
 }
+
+/// The stage of what happens to requests that nothing has refused.
+const LAST: u8 = u8::MAX;
 
 /// A policy that applies at one of its places.
 struct Found {

@@ -216,7 +216,12 @@ fn every_policy() -> Vec<Value> {
                 "spec": {"action": action, "targetRefs": targets, "rules": rules}})
         })
     };
-    ["Allow", "Deny", "Audit"].iter().flat_map(policy).collect()
+    let faults = json!({"apiVersion": "outrigger.dev/v1alpha1", "kind": "FaultInjectionPolicy",
+        "metadata": {"name": "faults", "namespace": "shop"},
+        "spec": {"targetRefs": targets, "headers": [{"name": "O", "value": "p"}, {"name": "q", "type": "RegularExpression", "value": "r|s"}],
+            "delay": {"duration": "100ms", "percent": 1}, "abort": {"grpcStatus": 14, "percent": 100},
+            "bandwidth": {"kibPerSecond": 1, "percent": 50}, "maxActiveFaults": 1}});
+    ["Allow", "Deny", "Audit"].iter().flat_map(policy).chain([faults]).collect()
 }
 
 /// A workload that serves every port of `cart`, on listening addresses of its own or by redirected sockets.

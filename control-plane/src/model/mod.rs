@@ -17,6 +17,7 @@ pub mod mesh;
 pub mod policy;
 pub mod registration;
 pub mod authorization;
+pub mod fault_injection;
 pub mod route;
 pub mod endpoint;
 pub mod service;

@@ -35,6 +35,9 @@ pub(super) fn of_namespace(
             PolicyRules::Authorization(of) => {
                 active.authorization.push(Policy { name, places, spec: Arc::clone(of) });
             }
+            PolicyRules::FaultInjection(of) => {
+                active.fault_injection.push(Policy { name, places, spec: Arc::clone(of) });
+            }
         }
     }
     (active, statuses)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use outrigger_core::Name;
 
 use super::authorization::Authorization;
+use super::fault_injection::FaultInjection;
 use super::registration::{WorkloadEntry, WorkloadPort};
 use super::service::ServiceKey;
 
@@ -20,6 +21,8 @@ pub const ROOT_NAMESPACE: &str = "outrigger-system";
 pub struct NamespacePolicies {
     /// AuthorizationPolicies, the oldest first. All that apply to a place are merged.
     pub authorization: Vec<Policy<Authorization>>,
+    /// FaultInjectionPolicies, the oldest first. Of those that apply to a request, that of the narrowest place is used.
+    pub fault_injection: Vec<Policy<FaultInjection>>,
 }
 
 /// What a kind of policies means.
@@ -31,6 +34,12 @@ pub trait Meaning: Sized {
 impl Meaning for Authorization {
     fn of(policies: &NamespacePolicies) -> &[Policy<Self>] {
         &policies.authorization
+    }
+}
+
+impl Meaning for FaultInjection {
+    fn of(policies: &NamespacePolicies) -> &[Policy<Self>] {
+        &policies.fault_injection
     }
 }
 

@@ -41,7 +41,6 @@ impl<'a, S: Meaning> Applied<'a, S> {
     }
 
     /// Returns the one for every request and connection, of a kind that is not merged: that of the narrowest place, of equal ones the oldest.
-    #[expect(dead_code, reason = "the next kinds are not merged")]
     pub(super) fn narrowest(&self) -> Option<&'a Policy<S>> {
         self.whole.iter().min_by_key(|(width, _)| *width).map(|(_, policy)| *policy)
     }
@@ -52,7 +51,6 @@ impl<'a, S: Meaning> Applied<'a, S> {
     }
 
     /// Returns the one that has the route as a target, of a kind that is not merged: one of a rule before one of the whole route.
-    #[expect(dead_code, reason = "the next kinds are not merged")]
     pub(super) fn narrowest_at_route(&self, route: &Route) -> Option<&'a Policy<S>> {
         let width = |policy: &&Policy<S>| {
             policy.places.iter().filter(|place| place.has_route(&route.id)).map(Place::width).min()

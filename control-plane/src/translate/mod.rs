@@ -13,6 +13,7 @@ mod inbound_chains;
 mod port_policies;
 mod authorization;
 mod rbac;
+mod fault;
 mod applied;
 mod listener;
 mod dns;

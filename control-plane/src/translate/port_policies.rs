@@ -10,9 +10,11 @@ use outrigger_proto::xds::route;
 
 use super::applied::Applied;
 use super::authorization::Access;
+use super::fault;
 use super::matching;
 use super::scope::Scope;
 use crate::model::authorization::Authorization;
+use crate::model::fault_injection::FaultInjection;
 use crate::model::registration::{WorkloadEntry, WorkloadPort};
 use crate::model::route::{Route, RouteTable};
 
@@ -20,6 +22,7 @@ use crate::model::route::{Route, RouteTable};
 #[derive(Debug)]
 pub(super) struct PortPolicies<'a> {
     access: Access<'a>,
+    faults: Applied<'a, FaultInjection>,
     /// The routes of the port's service, up to the last that is a target.
     routes: Vec<&'a Route>,
 }
@@ -33,8 +36,9 @@ impl<'a> PortPolicies<'a> {
         ports: &[&WorkloadPort],
     ) -> Self {
         let authorization = Applied::<Authorization>::of(scope.mesh, workload, ports);
+        let faults = Applied::<FaultInjection>::of(scope.mesh, workload, ports);
         let restricts = |route: &Route| authorization.has(route);
-        let is_target = |route: &Route| restricts(route);
+        let is_target = |route: &Route| restricts(route) || faults.has(route);
         let namespace = workload.key.identity.namespace();
         let mut tables: Vec<&'a [Route]> = Vec::new();
         for (key, number) in
@@ -62,7 +66,7 @@ impl<'a> PortPolicies<'a> {
         }
         let trust_domain = scope.settings.trust_domain.as_str();
         let access = Access::new(authorization, &routes, trust_domain, port, closed);
-        Self { access, routes }
+        Self { access, faults, routes }
     }
 
     /// Returns the HTTP filters, in order: none without a policy.
@@ -72,7 +76,8 @@ impl<'a> PortPolicies<'a> {
             config_type: Some(http_filter::ConfigType::TypedConfig(config)),
             ..Default::default()
         };
-        self.access.filters().into_iter().map(filter).collect()
+        let faults = fault::filters(&self.faults, &self.routes);
+        self.access.filters().into_iter().chain(faults).map(filter).collect()
     }
 
     /// Returns the network filters of a chain of opaque bytes, in order: none without a policy.
@@ -87,7 +92,7 @@ impl<'a> PortPolicies<'a> {
             let mut matcher = matching::route_match(&of.matches);
             let base = to_application.r#match.as_ref();
             matcher.grpc = matcher.grpc.or_else(|| base.and_then(|base| base.grpc));
-            let configs = self.access.of_route(of).into_iter();
+            let configs = self.access.of_route(of).into_iter().chain(fault::of_route(&self.faults, of));
             route::Route {
                 r#match: Some(matcher),
                 typed_per_filter_config: configs.map(|(name, config)| (name.to_owned(), config)).collect(),

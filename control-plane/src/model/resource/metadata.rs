@@ -32,6 +32,8 @@ pub enum Kind {
     ReferenceGrant,
     /// `outrigger.dev/v1alpha1` AuthorizationPolicy.
     AuthorizationPolicy,
+    /// `outrigger.dev/v1alpha1` FaultInjectionPolicy.
+    FaultInjectionPolicy,
 }
 
 /// Annotation of a Service: the service accounts that may register for it, separated by commas.
@@ -70,6 +72,7 @@ impl Kind {
             Self::TcpRoute => "TCPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::FaultInjectionPolicy => "FaultInjectionPolicy",
         }
     }
 
@@ -80,7 +83,7 @@ impl Kind {
 
     /// Returns true for a kind that attaches to other resources by `targetRefs` (GEP-713).
     pub(crate) fn is_policy(self) -> bool {
-        self == Self::AuthorizationPolicy
+        matches!(self, Self::AuthorizationPolicy | Self::FaultInjectionPolicy)
     }
 
     /// Returns true if all policies of this kind that apply to a place are merged. Of other kinds, the oldest policy of a target applies.
@@ -107,7 +110,7 @@ impl Kind {
     }
 
     /// Every kind, with its group and versions; those of Gateway API as the CRDs of 1.6 serve them.
-    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 8] = [
+    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 9] = [
         (Self::Namespace, "", &["v1"]),
         (Self::Service, "", &["v1"]),
         (Self::EndpointSlice, "discovery.k8s.io", &["v1"]),
@@ -116,6 +119,7 @@ impl Kind {
         (Self::TcpRoute, GATEWAY, &["v1", "v1alpha2"]),
         (Self::ReferenceGrant, GATEWAY, &["v1", "v1beta1"]),
         (Self::AuthorizationPolicy, OWN, &["v1alpha1"]),
+        (Self::FaultInjectionPolicy, OWN, &["v1alpha1"]),
     ];
 
     /// Returns the kind of a document. Returns None for a kind that the mesh does not read. A misspelled kind is an error, and

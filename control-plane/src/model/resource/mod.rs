@@ -13,6 +13,7 @@ mod service;
 mod grpc_route;
 mod http_route;
 mod authorization_policy;
+mod fault_injection_policy;
 pub(super) mod policy;
 mod request_route;
 mod http_match;
@@ -37,6 +38,7 @@ use serde_json::{Map, Value};
 
 use self::authorization_policy::AuthorizationPolicySpec;
 pub(super) use self::endpoint_slice::EndpointSlice;
+use self::fault_injection_policy::FaultInjectionPolicySpec;
 use self::grpc_route::GrpcRouteSpec;
 use self::http_route::HttpRouteSpec;
 pub use self::metadata::{Kind, ResourceId};
@@ -238,6 +240,7 @@ fn decode_body(kind: Kind, metadata: &Metadata, document: &Value) -> Result<Body
         Kind::TcpRoute => Body::Route(spec::<TcpRouteSpec>(document)?.0),
         Kind::ReferenceGrant => Body::ReferenceGrant(spec(document)?),
         Kind::AuthorizationPolicy => Body::Policy(spec::<AuthorizationPolicySpec>(document)?.0),
+        Kind::FaultInjectionPolicy => Body::Policy(spec::<FaultInjectionPolicySpec>(document)?.0),
     })
 }
 

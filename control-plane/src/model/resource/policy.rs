@@ -3,6 +3,7 @@
 //! A target is in the policy's own namespace. A policy without targets applies to its namespace.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use outrigger_core::Name;
 use schemars::JsonSchema;
@@ -12,6 +13,7 @@ use super::Kind;
 use super::strict::at;
 use super::value::{Group, KindName, List, ObjectName, SectionName};
 use crate::model::authorization::Authorization;
+use crate::model::fault_injection::FaultInjection;
 
 /// A decoded policy of any kind.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,7 +25,8 @@ pub(crate) struct PolicySpec {
 /// What a policy means, by kind.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum PolicyRules {
-    Authorization(std::sync::Arc<Authorization>),
+    Authorization(Arc<Authorization>),
+    FaultInjection(Arc<FaultInjection>),
 }
 
 impl PolicySpec {
@@ -31,6 +34,7 @@ impl PolicySpec {
     pub(crate) fn stands_in(&self) -> bool {
         match &self.rules {
             PolicyRules::Authorization(spec) => spec.stands_in,
+            PolicyRules::FaultInjection(_) => false,
         }
     }
 }

@@ -13,6 +13,7 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::authorization_policy::AuthorizationPolicySpec;
+use super::fault_injection_policy::FaultInjectionPolicySpec;
 use super::grpc_route::GrpcRouteSpec;
 use super::http_route::HttpRouteSpec;
 use super::metadata::Kind;
@@ -149,6 +150,7 @@ fn of_kind(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
         Kind::TcpRoute => (route_fields::<TcpRouteSpec>(generator), vec!["spec"]),
         Kind::ReferenceGrant => (route_fields::<ReferenceGrantSpec>(generator), vec!["spec"]),
         Kind::AuthorizationPolicy => (route_fields::<AuthorizationPolicySpec>(generator), vec!["spec"]),
+        Kind::FaultInjectionPolicy => (route_fields::<FaultInjectionPolicySpec>(generator), vec!["spec"]),
     };
     let metadata = json!({ "allOf": [generator.subschema_for::<ObjectMeta>()], "required": ["name"] });
     fields.insert("metadata".into(), metadata);

@@ -31,6 +31,7 @@ use crate::translate::scope::Dialect;
 
 mod authorization;
 mod dns;
+mod faults;
 mod inbound;
 mod location;
 mod pods;

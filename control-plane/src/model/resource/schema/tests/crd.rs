@@ -10,6 +10,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::super::super::authorization_policy::AuthorizationPolicySpec;
+use super::super::super::fault_injection_policy::FaultInjectionPolicySpec;
 use super::super::super::metadata::Kind;
 
 const FILE: &str = "../deploy/chart/templates/crds.yaml";
@@ -94,6 +95,7 @@ fn spec_of(kind: Kind) -> Value {
         SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true).into_generator();
     let schema: Value = match kind {
         Kind::AuthorizationPolicy => generator.root_schema_for::<AuthorizationPolicySpec>().into(),
+        Kind::FaultInjectionPolicy => generator.root_schema_for::<FaultInjectionPolicySpec>().into(),
         other => panic!("{other} is not ours"),
     };
     structural(schema)
