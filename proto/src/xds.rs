@@ -61,8 +61,12 @@ pub use envoy::extensions::filters::udp::dns_filter::v3 as dns_filter;
 pub use envoy::extensions::load_balancing_policies::common::v3 as lb_common;
 /// `envoy.extensions.load_balancing_policies.least_request.v3`.
 pub use envoy::extensions::load_balancing_policies::least_request::v3 as least_request;
+/// `envoy.extensions.load_balancing_policies.maglev.v3`.
+pub use envoy::extensions::load_balancing_policies::maglev::v3 as maglev;
 /// `envoy.extensions.load_balancing_policies.random.v3`.
 pub use envoy::extensions::load_balancing_policies::random::v3 as random;
+/// `envoy.extensions.load_balancing_policies.ring_hash.v3`.
+pub use envoy::extensions::load_balancing_policies::ring_hash::v3 as ring_hash;
 /// `envoy.extensions.load_balancing_policies.round_robin.v3`.
 pub use envoy::extensions::load_balancing_policies::round_robin::v3 as round_robin;
 /// `envoy.extensions.load_balancing_policies.wrr_locality.v3`: a locality by weight, then a policy within it.
@@ -172,6 +176,11 @@ pub mod type_url {
         "type.googleapis.com/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";
     /// Any endpoint.
     pub const RANDOM: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies.random.v3.Random";
+    /// A ring of hashes.
+    pub const RING_HASH: &str =
+        "type.googleapis.com/envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash";
+    /// Maglev.
+    pub const MAGLEV: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies.maglev.v3.Maglev";
     /// A locality by weight, then a policy within it.
     pub const WRR_LOCALITY: &str =
         "type.googleapis.com/envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality";
@@ -217,6 +226,10 @@ pub mod metadata {
     pub const MTLS: &str = "mtls";
     /// Of an endpoint: its workload.
     pub const WORKLOAD: &str = "outrigger.workload";
+    /// Of an endpoint: what Envoy's balancers read.
+    pub const LB: &str = "envoy.lb";
+    /// In [`LB`]: what is hashed instead of the endpoint's address.
+    pub const HASH_KEY: &str = "hash_key";
     /// In [`WORKLOAD`]: the SPIFFE ID that its certificate must have.
     pub const SPIFFE_ID: &str = "spiffe_id";
     /// In [`WORKLOAD`]: the name of the instance.

@@ -79,12 +79,14 @@ impl Builder {
         let before = handle.load();
         let (list, overprovisioning) =
             (assignment.resolve(&before, &of.endpoint_settings), assignment.overprovisioning);
+        let hashing = of.endpoint_settings.hashing;
         let same = before.overprovisioning == overprovisioning
+            && before.hashing() == hashing
             && before.list.len() == list.len()
             && before.list.iter().zip(&list).all(|(old, new)| Arc::ptr_eq(old, new));
         if before.version == 0 || !same {
             self.endpoints_version += 1;
-            handle.store(Endpoints::new(self.endpoints_version, list, overprovisioning));
+            handle.store(Endpoints::new(self.endpoints_version, list, overprovisioning, hashing));
         }
     }
 }

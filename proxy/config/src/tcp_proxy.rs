@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use outrigger_core::Name;
 use outrigger_policy::field::{Unusable, duration, non_empty, number, required, unsupported_any};
+use outrigger_policy::hash_policy::HashPolicies;
 use outrigger_policy::weighted_cluster::WeightedClusters;
 use outrigger_proto::xds::tcp_proxy as wire_tcp;
 
@@ -14,6 +15,8 @@ pub struct TcpProxy {
     pub destination: Option<Name>,
     /// The clusters that connections are forwarded to.
     pub clusters: WeightedClusters,
+    /// The hashes of connections, for clusters that pick endpoints by them.
+    pub hash_policies: HashPolicies,
     /// Closes a connection after this time without a byte in either direction. `None` is no limit.
     pub idle_timeout: Option<Duration>,
     /// The lifetime of a connection. `None` is no limit.
@@ -60,7 +63,6 @@ impl TcpProxy {
             ("metadata_match", metadata_match.is_some()),
             ("downstream_idle_timeout", downstream_idle_timeout.is_some()),
             ("upstream_idle_timeout", upstream_idle_timeout.is_some()),
-            ("hash_policy", !hash_policy.is_empty()),
             ("tunneling_config", tunneling_config.is_some()),
             ("proxy_protocol_tlvs", !proxy_protocol_tlvs.is_empty()),
             ("upstream_connect_mode", upstream_connect_mode != 0),
@@ -80,6 +82,7 @@ impl TcpProxy {
         Ok(Self {
             destination: None,
             clusters,
+            hash_policies: HashPolicies::decode_tcp(hash_policy)?,
             idle_timeout: duration("idle_timeout", idle_timeout)?
                 .map_or(Some(Duration::from_secs(3600)), limit),
             max_duration: duration("max_downstream_connection_duration", max_downstream_connection_duration)?

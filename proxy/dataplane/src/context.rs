@@ -135,6 +135,7 @@ pub(crate) fn passthrough_cluster() -> Option<Arc<ClusterConfig>> {
         overload: OverloadMode::Off,
         outlier: None,
         balancing: Balancing::Random,
+        hash_policies: Default::default(),
         protocol: UpstreamProtocol::AsDownstream,
         connections: ConnectionSettings {
             idle_timeout: None,

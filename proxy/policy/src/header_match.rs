@@ -38,8 +38,9 @@ pub struct HeaderMatcher {
     missing_is_empty: bool,
 }
 
+/// The name of a header field, or of a pseudo-header of requests.
 #[derive(Debug, Clone)]
-enum Name {
+pub(crate) enum Name {
     Method,
     Scheme,
     Authority,
@@ -110,7 +111,8 @@ impl HeaderMatcher {
 }
 
 impl Name {
-    fn decode(name: &str) -> Result<Self, Unusable> {
+    /// Decodes a name. `host` is the authority. Returns an error for the field `name` if it is no header name.
+    pub(crate) fn decode(name: &str) -> Result<Self, Unusable> {
         match name.to_ascii_lowercase().as_str() {
             ":method" => Ok(Self::Method),
             ":scheme" => Ok(Self::Scheme),
@@ -120,6 +122,19 @@ impl Name {
                 .map(Self::Field)
                 .map_err(|_| Unusable::new("name", format_args!("{name:?} is no header name"))),
         }
+    }
+
+    /// Returns the values in `head`, in their order.
+    pub(crate) fn values<'a>(&self, head: &Head<'a>) -> impl Iterator<Item = &'a [u8]> {
+        let (pseudo, name) = match self {
+            Self::Method => (Some(head.method.as_str()), None),
+            Self::Scheme => (Some(head.scheme), None),
+            Self::Authority => (Some(head.authority), None),
+            Self::Path => (Some(head.path), None),
+            Self::Field(name) => (None, Some(name)),
+        };
+        let fields = name.into_iter().flat_map(|name| head.headers.get_all(name));
+        pseudo.map(str::as_bytes).into_iter().chain(fields.map(HeaderValue::as_bytes))
     }
 
     /// Returns whether `test` holds for one of the values, or `None` if there is no value.

@@ -18,6 +18,7 @@ mod cors;
 pub mod redirect;
 pub mod direct_response;
 pub mod mirror;
+pub mod hash_policy;
 pub mod rewrite;
 pub mod timeout;
 pub mod retry;

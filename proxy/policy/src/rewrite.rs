@@ -60,15 +60,14 @@ impl PathRewrite {
 
     /// Decodes a pattern and its substitution.
     fn regex(wire: matcher::RegexMatchAndSubstitute) -> Result<Self, Unusable> {
-        let matcher::RegexMatchAndSubstitute { pattern, substitution } = wire;
-        // RE2 is the only `engine_type`, and this is its syntax.
-        let matcher::RegexMatcher { regex, engine_type: _ } = required("pattern", pattern)?;
-        let compiled = regex::RegexBuilder::new(&regex)
-            .size_limit(1 << 20)
-            .build()
-            .map_err(|bad| Unusable::new("pattern.regex", bad))?;
-        let template = template(&substitution, compiled.captures_len())?;
-        Ok(Self::Regex(compiled, template.into()))
+        // Characters that would corrupt the request line, or begin another part of the target.
+        let legal = |c: char| c > ' ' && c != '\x7f' && c != '#' && c != '?' && c.is_ascii();
+        let illegal = wire.substitution.chars().find(|c| !legal(*c));
+        let (regex, template) = substitution(wire)?;
+        match illegal {
+            Some(c) => Err(Unusable::new("substitution", format_args!("{c:?} may not stand in a path"))),
+            None => Ok(Self::Regex(regex, template)),
+        }
     }
 
     /// Returns the new path and query of a request. The route matched the first `matched` bytes of `path_and_query`.
@@ -107,6 +106,19 @@ fn path(field: &str, text: &str) -> Result<Box<str>, Unusable> {
     Ok(text.into())
 }
 
+/// Decodes a pattern, and what replaces each of its matches.
+pub(crate) fn substitution(wire: matcher::RegexMatchAndSubstitute) -> Result<(Regex, Box<str>), Unusable> {
+    let matcher::RegexMatchAndSubstitute { pattern, substitution } = wire;
+    // RE2 is the only `engine_type`, and this is its syntax.
+    let matcher::RegexMatcher { regex, engine_type: _ } = required("pattern", pattern)?;
+    let compiled = regex::RegexBuilder::new(&regex)
+        .size_limit(1 << 20)
+        .build()
+        .map_err(|bad| Unusable::new("pattern.regex", bad))?;
+    let template = template(&substitution, compiled.captures_len())?;
+    Ok((compiled, template.into()))
+}
+
 /// Converts RE2's `\1` to the regex crate's `${1}`, and escapes `$`.
 fn template(substitution: &str, groups: usize) -> Result<String, Unusable> {
     let mut out = String::new();
@@ -121,10 +133,6 @@ fn template(substitution: &str, groups: usize) -> Result<String, Unusable> {
                 }
                 _ => return Err(Unusable::new("substitution", "refers to a group that the pattern lacks")),
             },
-            // Characters that would corrupt the request line, or begin another part of the target.
-            c if c <= ' ' || c == '\x7f' || c == '#' || c == '?' || !c.is_ascii() => {
-                return Err(Unusable::new("substitution", format_args!("{c:?} may not stand in a path")));
-            }
             c => out.push(c),
         }
     }

@@ -8,16 +8,17 @@ use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{
     cluster as wire_cluster, core, lb_common, least_request, random, round_robin, type_url, wrr_locality,
 };
+use wire_cluster::cluster::common_lb_config::ConsistentHashingLbConfig;
 use wire_cluster::cluster::{CommonLbConfig, LbConfig, LbPolicy};
 
-use super::Balancing;
+use super::picking::Picking;
+use super::{Balancing, hashing};
 
-/// A decoded load balancing policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Picking {
-    pub(super) policy: Balancing,
-    /// Whether a locality is first picked by its weight.
-    pub(super) locality_weighted: bool,
+/// The settings common to all policies, as far as they are honoured.
+#[derive(Debug, Clone)]
+struct Common {
+    locality_weighted: bool,
+    consistent_hashing: Option<ConsistentHashingLbConfig>,
 }
 
 impl Picking {
@@ -28,12 +29,19 @@ impl Picking {
         lb_config: Option<LbConfig>,
         common: Option<CommonLbConfig>,
     ) -> Result<Self, Unusable> {
-        let locality_weighted =
+        let Common { locality_weighted, consistent_hashing } =
             common_config(common.unwrap_or_default()).map_err(|bad| bad.within("common_lb_config"))?;
         match policies {
             Some(list) => first_known(list, |any| Self::known(any, locality_weighted))
                 .map_err(|bad| bad.within("load_balancing_policy")),
-            None => Ok(Self { policy: older(lb_policy, lb_config)?, locality_weighted }),
+            None => {
+                let picking = Self::new(older(lb_policy, lb_config)?, locality_weighted);
+                let hashes_names = match picking.policy {
+                    Balancing::Hashing(_) => hashing::older_common(consistent_hashing)?,
+                    _ => false,
+                };
+                Ok(Self { hashes_names, ..picking })
+            }
         }
     }
 
@@ -55,18 +63,19 @@ impl Picking {
 
     fn leaf(any: &Any, common: bool) -> Option<Result<Self, Unusable>> {
         match any.type_url.as_str() {
-            type_url::PEAK_EWMA => Some(Ok(Self { policy: Balancing::PeakEwma, locality_weighted: common })),
+            type_url::PEAK_EWMA => Some(Ok(Self::new(Balancing::PeakEwma, common))),
             type_url::LEAST_REQUEST => Some(unpack(any, type_url::LEAST_REQUEST).and_then(least_requests)),
             type_url::ROUND_ROBIN => Some(unpack(any, type_url::ROUND_ROBIN).and_then(|wire| {
                 let round_robin::RoundRobin { slow_start_config, locality_lb_config } = wire;
                 unsupported("slow_start_config", slow_start_config.is_some())?;
-                let locality_weighted = is_weighted(locality_lb_config);
-                Ok(Self { policy: Balancing::RoundRobin, locality_weighted })
+                Ok(Self::new(Balancing::RoundRobin, is_weighted(locality_lb_config)))
             })),
             type_url::RANDOM => Some(unpack(any, type_url::RANDOM).map(|wire| {
                 let random::Random { locality_lb_config } = wire;
-                Self { policy: Balancing::Random, locality_weighted: is_weighted(locality_lb_config) }
+                Self::new(Balancing::Random, is_weighted(locality_lb_config))
             })),
+            type_url::RING_HASH => Some(unpack(any, type_url::RING_HASH).and_then(hashing::ring)),
+            type_url::MAGLEV => Some(unpack(any, type_url::MAGLEV).and_then(hashing::maglev)),
             _ => None,
         }
     }
@@ -109,8 +118,7 @@ fn least_requests(wire: least_request::LeastRequest) -> Result<Picking, Unusable
     let all =
         selection_method == SelectionMethod::FullScan || outrigger_policy::field::flag(enable_full_scan);
     let choices = if all { u32::MAX } else { choices(number(choice_count))? };
-    let locality_weighted = is_weighted(locality_lb_config);
-    Ok(Picking { policy: Balancing::LeastRequest { choices }, locality_weighted })
+    Ok(Picking::new(Balancing::LeastRequest { choices }, is_weighted(locality_lb_config)))
 }
 
 fn older(lb_policy: i32, config: Option<LbConfig>) -> Result<Balancing, Unusable> {
@@ -132,13 +140,16 @@ fn older(lb_policy: i32, config: Option<LbConfig>) -> Result<Balancing, Unusable
                 .map_err(|bad| bad.within("least_request_lb_config"))?;
             Ok(Balancing::LeastRequest { choices })
         }
+        (Ok(LbPolicy::RingHash), Some(LbConfig::RingHashLbConfig(config))) => {
+            hashing::older_ring(Some(config))
+        }
+        (Ok(LbPolicy::Maglev), Some(LbConfig::MaglevLbConfig(config))) => hashing::older_maglev(Some(config)),
         // Settings of a policy that is not selected are ignored, as in Envoy.
         (Ok(LbPolicy::RoundRobin | LbPolicy::ClusterProvided), _) => Ok(Balancing::RoundRobin),
         (Ok(LbPolicy::Random), _) => Ok(Balancing::Random),
         (Ok(LbPolicy::LeastRequest), _) => Ok(Balancing::LeastRequest { choices: 2 }),
-        (Ok(LbPolicy::RingHash | LbPolicy::Maglev), _) => {
-            Err(Unusable::new("lb_policy", "RING_HASH and MAGLEV are not supported"))
-        }
+        (Ok(LbPolicy::RingHash), _) => hashing::older_ring(None),
+        (Ok(LbPolicy::Maglev), _) => hashing::older_maglev(None),
         (Ok(LbPolicy::LoadBalancingPolicyConfig), _) => {
             Err(Unusable::new("load_balancing_policy", "is required"))
         }
@@ -146,8 +157,8 @@ fn older(lb_policy: i32, config: Option<LbConfig>) -> Result<Balancing, Unusable
     }
 }
 
-/// Decodes the settings common to all policies. Returns whether localities are weighted.
-fn common_config(wire: CommonLbConfig) -> Result<bool, Unusable> {
+/// Decodes the settings common to all policies.
+fn common_config(wire: CommonLbConfig) -> Result<Common, Unusable> {
     use wire_cluster::cluster::common_lb_config::LocalityConfigSpecifier;
     let CommonLbConfig {
         // Below this threshold Envoy also uses unhealthy endpoints. Here ejected ones are used if no others are left, and those
@@ -158,18 +169,18 @@ fn common_config(wire: CommonLbConfig) -> Result<bool, Unusable> {
         // Applies only with active health checks, which are refused.
         ignore_new_hosts_until_first_hc: _,
         close_connections_on_host_set_change,
-        // Applies only to hashing policies, which are refused.
-        consistent_hashing_lb_config: _,
+        consistent_hashing_lb_config,
         // Applies only to filters that choose an endpoint, which are refused.
         override_host_status: _,
         locality_config_specifier,
     } = wire;
     unsupported_any(&[("close_connections_on_host_set_change", close_connections_on_host_set_change)])?;
-    Ok(match locality_config_specifier {
+    let locality_weighted = match locality_config_specifier {
         Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => true,
         // Needs a local cluster, which Envoy's bootstrap names. Without one Envoy ignores this, too.
         Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) | None => false,
-    })
+    };
+    Ok(Common { locality_weighted, consistent_hashing: consistent_hashing_lb_config })
 }
 
 /// Returns whether localities are weighted. Zone-aware balancing is ignored for the reason given in [`common_config`].

@@ -12,9 +12,9 @@ use outrigger_policy::outlier::OutlierDetection;
 use outrigger_policy::overload::OverloadMode;
 use outrigger_proto::xds::{cluster as wire_cluster, core, metadata as keys};
 
-use super::balancing::Picking;
 use super::http_options::HttpOptions;
-use super::{Cluster, Discovery, EndpointsHandle, UpstreamProtocol};
+use super::picking::Picking;
+use super::{Balancing, Cluster, Discovery, EndpointsHandle, UpstreamProtocol};
 use crate::endpoint::{Assignment, EndpointSettings, Transport};
 use crate::tls::{TransportSocket, UpstreamTls};
 use crate::wire::{from_ads, string_field};
@@ -120,6 +120,11 @@ impl Compiled {
                 None => Transport::Plain,
             },
             locality_weighted: picking.locality_weighted,
+            hashing: match picking.policy {
+                Balancing::Hashing(hashing) => Some(hashing),
+                _ => None,
+            },
+            hashes_names: picking.hashes_names,
         };
         let name: Name = non_empty("name", name)?.into();
         let discovery = discovery(&name, cluster_discovery_type, eds_cluster_config, &endpoint_settings)?;
@@ -161,6 +166,7 @@ impl Compiled {
             outlier: OutlierDetection::decode(outlier_detection)
                 .map_err(|bad| bad.within("outlier_detection"))?,
             balancing: picking.policy,
+            hash_policies: picking.hash_policies,
             protocol: http.protocol,
             connections: http.connections,
         };

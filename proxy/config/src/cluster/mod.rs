@@ -5,6 +5,8 @@
 
 mod decode;
 mod balancing;
+mod hashing;
+mod picking;
 mod http_options;
 
 use std::sync::Arc;
@@ -13,9 +15,11 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use outrigger_core::Name;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
+use outrigger_policy::hash_policy::HashPolicies;
 use outrigger_policy::outlier::OutlierDetection;
 use outrigger_policy::overload::OverloadMode;
 
+use crate::endpoint::hashing::Hashing;
 use crate::endpoint::{Endpoints, Transport};
 
 pub(crate) use decode::Compiled;
@@ -40,6 +44,8 @@ pub struct Cluster {
     pub outlier: Option<OutlierDetection>,
     /// The load balancing policy.
     pub balancing: Balancing,
+    /// The hashes of requests, if they are not those of the route. Only for [`Balancing::Hashing`].
+    pub hash_policies: HashPolicies,
     /// The protocol of its endpoints.
     pub protocol: UpstreamProtocol,
     /// Settings of its connections.
@@ -71,6 +77,8 @@ pub enum Balancing {
     RoundRobin,
     /// Uniformly random, ignoring weights, as in Envoy.
     Random,
+    /// By a hash of the request.
+    Hashing(Hashing),
 }
 
 /// The protocol of upstream connections. Between sidecars it is always HTTP/2.

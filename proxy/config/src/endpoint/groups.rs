@@ -97,6 +97,12 @@ impl Groups {
         &self.all
     }
 
+    /// Returns the indexes of the hosts of each tier: the healthy ones of each priority, and then the degraded ones.
+    pub(super) fn tiers(&self) -> impl Iterator<Item = Vec<usize>> {
+        let hosts = |tier: &Tier| self.all[tier.groups.clone()].iter().flat_map(|group| group.hosts.clone());
+        self.tiers.iter().map(move |tier| hosts(tier).collect())
+    }
+
     /// Returns the index of a host's group.
     pub fn of(&self, host: usize) -> usize {
         self.of[host]
@@ -131,6 +137,33 @@ impl Groups {
             excluded.push(group);
         }
         None
+    }
+
+    /// Calls `pick` with one tier after another until it returns a host. The tier of a hash is the same for as long as `available`
+    /// is.
+    pub(super) fn pick_tier<T>(
+        &self,
+        available: &[usize],
+        hash: u64,
+        mut pick: impl FnMut(usize) -> Option<T>,
+    ) -> Option<T> {
+        if self.tiers.len() == 1 {
+            return pick(0);
+        }
+        // As in Envoy, shares are whole hundredths of all hashes.
+        let share = |tier: usize| {
+            let Tier { groups, of_priority } = &self.tiers[tier];
+            (self.part(available[groups.clone()].iter().sum(), *of_priority) * 100.0 + 1e-6).floor()
+        };
+        let tiers = 0..self.tiers.len();
+        let all = tiers.clone().map(share).sum::<f64>().min(100.0);
+        let mut point = (hash % 100) as f64 * all / 100.0;
+        let drawn = tiers.clone().find(|tier| {
+            point -= share(*tier);
+            point < 0.0
+        });
+        let others = tiers.filter(|tier| Some(*tier) != drawn);
+        drawn.into_iter().chain(others).find_map(pick)
     }
 
     fn draw(

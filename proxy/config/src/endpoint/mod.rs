@@ -1,7 +1,9 @@
 //! The endpoints of a cluster and their attributes (`envoy.config.endpoint.v3.ClusterLoadAssignment`).
 
 pub mod groups;
+pub mod hashing;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use outrigger_policy::field::{Unusable, each, number, required, unsupported_any}
 use outrigger_proto::xds::{core, endpoint as wire_endpoint, metadata};
 
 use self::groups::Groups;
+use self::hashing::{Hashing, Tables};
 use crate::tls::UpstreamTls;
 use crate::wire::{socket_address, string_field};
 
@@ -26,13 +29,32 @@ pub struct Endpoints {
     /// gets its full load, and one with 1 of 7 a fifth (`ClusterLoadAssignment.Policy.overprovisioning_factor`).
     pub overprovisioning: u32,
     groups: Groups,
+    tables: Option<(Hashing, Tables)>,
 }
 
 impl Endpoints {
-    /// Creates the list and groups its endpoints.
-    pub fn new(version: u64, list: Box<[Arc<Endpoint>]>, overprovisioning: u32) -> Self {
+    /// Creates the list and groups its endpoints. `hashing` is how a cluster picks them by hashes, if it does.
+    pub fn new(
+        version: u64,
+        list: Box<[Arc<Endpoint>]>,
+        overprovisioning: u32,
+        hashing: Option<Hashing>,
+    ) -> Self {
         let groups = Groups::new(&list, overprovisioning);
-        Self { version, list, overprovisioning, groups }
+        let tables = hashing.map(|hashing| (hashing, Tables::new(hashing, &list, groups.tiers())));
+        Self { version, list, overprovisioning, groups, tables }
+    }
+
+    /// Returns how endpoints are picked by hashes, or `None` if they are not.
+    pub fn hashing(&self) -> Option<Hashing> {
+        self.tables.as_ref().map(|(hashing, _)| *hashing)
+    }
+
+    /// Returns the index of the endpoint of a hash: the same one for as long as the list and `usable` stay the same. Returns `None`
+    /// if no endpoint is usable, or if they are not picked by hashes. `available` is as in [`Groups::pick`].
+    pub fn of_hash(&self, hash: u64, available: &[usize], usable: impl Fn(usize) -> bool) -> Option<usize> {
+        let (_, tables) = self.tables.as_ref()?;
+        self.groups.pick_tier(available, hash, |tier| tables.find(tier, hash, &usable))
     }
 
     /// Returns their groups, by index in the list.
@@ -43,7 +65,7 @@ impl Endpoints {
 
 impl Default for Endpoints {
     fn default() -> Self {
-        Self::new(0, Box::default(), 140)
+        Self::new(0, Box::default(), 140, None)
     }
 }
 
@@ -70,6 +92,8 @@ pub struct Endpoint {
     pub instance: Option<Name>,
     /// The version of its workload.
     pub workload_version: Option<Name>,
+    /// What is hashed instead of its address in a cluster that picks endpoints by hashes.
+    pub hash_key: Option<Name>,
 }
 
 /// The health of an endpoint according to the control plane.
@@ -117,6 +141,12 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    fn hash_key(&self) -> Cow<'_, str> {
+        self.hash_key.as_deref().map_or_else(|| self.address.to_string().into(), Cow::Borrowed)
+    }
+}
+
 /// The settings of a cluster that apply to its endpoints, inline or from EDS.
 #[derive(Debug, Clone)]
 pub(crate) struct EndpointSettings {
@@ -125,6 +155,10 @@ pub(crate) struct EndpointSettings {
     pub(crate) otherwise: Transport,
     /// Whether localities are weighted.
     pub(crate) locality_weighted: bool,
+    /// How they are picked by hashes.
+    pub(crate) hashing: Option<Hashing>,
+    /// Whether names are hashed instead of addresses (`use_hostname_for_hashing`).
+    pub(crate) hashes_names: bool,
 }
 
 impl EndpointSettings {
@@ -147,6 +181,7 @@ pub(crate) struct Assignment {
 #[derive(Debug, Clone)]
 struct Assigned {
     endpoint: Endpoint,
+    name: Option<Name>,
     transport: Vec<(String, String)>,
 }
 
@@ -193,6 +228,10 @@ impl Assignment {
                 locality_weight: cluster
                     .locality_weighted
                     .then(|| assigned.endpoint.locality_weight.unwrap_or(0)),
+                hash_key: cluster.hashing.and_then(|_| {
+                    let name = || assigned.name.clone().filter(|_| cluster.hashes_names);
+                    assigned.endpoint.hash_key.clone().or_else(name)
+                }),
                 ..assigned.endpoint.clone()
             };
             match known.get(&endpoint.address) {
@@ -252,8 +291,8 @@ fn assigned(
         address,
         // Address of active health checks, which are not supported.
         health_check_config: _,
-        // For host rewriting to the endpoint's name, which routes do not support.
-        hostname: _,
+        // Hashed if the cluster says so. Routes do not rewrite hosts to it.
+        hostname,
         additional_addresses,
         // The workload instance identifies it here.
         observability_name: _,
@@ -273,6 +312,8 @@ fn assigned(
     });
     let workload = filter_metadata.get(metadata::WORKLOAD);
     let says = |field| workload.and_then(|of| string_field(of, field)).filter(|text| !text.is_empty());
+    let hash_key = filter_metadata.get(metadata::LB).and_then(|of| string_field(of, metadata::HASH_KEY));
+    let named = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Name::from);
     let identity = says(metadata::SPIFFE_ID).map(SpiffeId::parse).transpose();
     let identity = identity
         .map_err(|bad| Unusable::new("metadata.filter_metadata[\"outrigger.workload\"].spiffe_id", bad))?;
@@ -287,8 +328,9 @@ fn assigned(
         identity,
         instance: says(metadata::INSTANCE).map(Name::from),
         workload_version: says(metadata::VERSION).map(Name::from),
+        hash_key: hash_key.and_then(named),
     };
-    Ok(Assigned { endpoint, transport: transport.collect() })
+    Ok(Assigned { endpoint, name: named(&hostname), transport: transport.collect() })
 }
 
 fn health(wire: i32) -> Result<HealthStatus, Unusable> {

@@ -27,6 +27,7 @@ impl Mesh {
     fn publish(&self, name: &str) {
         let tcp = TcpProxy {
             destination: Some(name.into()),
+            hash_policies: Default::default(),
             clusters: WeightedClusters::one("c".into()).unwrap(),
             idle_timeout: None,
             max_duration: None,

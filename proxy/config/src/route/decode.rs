@@ -8,6 +8,7 @@ use outrigger_policy::descriptor::{DescriptorRule, RouteDescriptors};
 use outrigger_policy::direct_response::DirectResponse;
 use outrigger_policy::field::{Unusable, each, flag, non_empty, required, unsupported, unsupported_any};
 use outrigger_policy::filter::overrides::FilterOverrides;
+use outrigger_policy::hash_policy::HashPolicies;
 use outrigger_policy::header_mutation::HeaderMutation;
 use outrigger_policy::mirror::Mirror;
 use outrigger_policy::redirect::Redirect;
@@ -155,7 +156,6 @@ impl Forward {
             ("path_rewrite_policy", path_rewrite_policy.is_some()),
             ("retry_policy_typed_config", retry_policy_typed_config.is_some()),
             ("priority", priority != 0),
-            ("hash_policy", !hash_policy.is_empty()),
             ("cors", cors.is_some()),
             ("max_grpc_timeout", max_grpc_timeout.is_some()),
             ("grpc_timeout_offset", grpc_timeout_offset.is_some()),
@@ -213,6 +213,7 @@ impl Forward {
                 host,
                 append_x_forwarded_host,
             },
+            hash_policies: HashPolicies::decode(hash_policy)?,
             mirrors: if mirrors.is_empty() { outer.mirrors.clone().into() } else { mirrors.into() },
             descriptors: RouteDescriptors::decode(
                 rate_limits,

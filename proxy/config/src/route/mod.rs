@@ -13,6 +13,7 @@ use outrigger_core::Name;
 use outrigger_policy::descriptor::RouteDescriptors;
 use outrigger_policy::direct_response::DirectResponse;
 use outrigger_policy::filter::overrides::FilterOverrides;
+use outrigger_policy::hash_policy::HashPolicies;
 use outrigger_policy::header_mutation::HeaderMutation;
 use outrigger_policy::mirror::Mirror;
 use outrigger_policy::redirect::Redirect;
@@ -74,6 +75,8 @@ pub struct Forward {
     pub rewrite: Rewrite,
     /// The upgrades that are accepted; overrides the listener's setting.
     pub upgrades: Upgrades,
+    /// The hashes of requests, for clusters that pick endpoints by them.
+    pub hash_policies: HashPolicies,
     /// Where copies of requests are sent.
     pub mirrors: Box<[Mirror]>,
     /// How requests are described to rate limits.

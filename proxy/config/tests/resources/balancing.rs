@@ -1,12 +1,15 @@
 //! The load balancing policy, in each of the forms in which control planes send it.
 
 use outrigger_config::cluster::Balancing;
+use outrigger_config::endpoint::hashing::{HashFunction, Hashing};
 use outrigger_proto::xds::cluster::cluster::common_lb_config::LocalityConfigSpecifier;
-use outrigger_proto::xds::cluster::cluster::{CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig};
+use outrigger_proto::xds::cluster::cluster::{
+    CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig, RingHashLbConfig, ring_hash_lb_config,
+};
 use outrigger_proto::xds::core::RuntimeDouble;
-use outrigger_proto::xds::protobuf::Any;
+use outrigger_proto::xds::protobuf::{Any, UInt64Value};
 use outrigger_proto::xds::{
-    cluster, core, lb_common, least_request, random, round_robin, type_url, wrr_locality,
+    cluster, core, lb_common, least_request, maglev, random, ring_hash, round_robin, type_url, wrr_locality,
 };
 
 use crate::fixture::*;
@@ -107,6 +110,30 @@ fn settings_in_the_deprecated_fields_apply() {
     assert_eq!(older(config), Ok((Balancing::LeastRequest { choices: 9 }, None)));
     let config = LeastRequestLbConfig { slow_start_config: Some(Default::default()), ..Default::default() };
     assert_eq!(older(config).unwrap_err(), "least_request_lb_config.slow_start_config");
+}
+
+#[test]
+fn both_forms_of_hashing_policies_say_the_same() {
+    let ring = |max| Hashing::Ring { min: 1024, max, function: HashFunction::Murmur2 };
+    let maximum_ring_size = Some(UInt64Value { value: 4096 });
+    let older = read(|wire| {
+        wire.lb_policy = LbPolicy::RingHash.into();
+        let hash_function = ring_hash_lb_config::HashFunction::MurmurHash2.into();
+        let config = RingHashLbConfig { hash_function, maximum_ring_size, ..Default::default() };
+        wire.lb_config = Some(LbConfig::RingHashLbConfig(config));
+    });
+    let hash_function = ring_hash::ring_hash::HashFunction::MurmurHash2.into();
+    let newer = ring_hash::RingHash { hash_function, maximum_ring_size, ..Default::default() };
+    assert_eq!(older, Ok((Balancing::Hashing(ring(4096)), None)));
+    assert_eq!(read_list(vec![packed(type_url::RING_HASH, &newer)]), older);
+    let older = read(|wire| wire.lb_policy = LbPolicy::Maglev.into());
+    assert_eq!(older, Ok((Balancing::Hashing(Hashing::Maglev { size: 65_537 }), None)));
+    assert_eq!(read_list(vec![packed(type_url::MAGLEV, &maglev::Maglev::default())]), older);
+    let few = |size| {
+        let wire = maglev::Maglev { table_size: Some(UInt64Value { value: size }), ..Default::default() };
+        read_list(vec![packed(type_url::MAGLEV, &wire)]).is_ok()
+    };
+    assert!(few(251) && few(5_000_011) && !few(0) && !few(1) && !few(65_536) && !few(6_000_011));
 }
 
 #[test]

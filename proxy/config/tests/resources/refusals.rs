@@ -2,11 +2,13 @@
 
 use outrigger_config::compiled::Compiled;
 use outrigger_proto::kind::Kind;
-use outrigger_proto::xds::protobuf::{self, Any, BoolValue};
+use outrigger_proto::xds::protobuf::{self, Any, BoolValue, UInt64Value};
 use outrigger_proto::xds::{
     cluster, core, endpoint, fault, hcm, listener, network_rbac, route, tls, type_url,
 };
 use proptest::prelude::*;
+
+use cluster::cluster::{LbConfig, MaglevLbConfig, RingHashLbConfig};
 
 use crate::fixture::*;
 
@@ -94,8 +96,20 @@ fn clusters() {
         bad_cluster(|wire| {
             wire.load_balancing_policy = None;
             wire.lb_policy = LbPolicy::Maglev.into();
+            let table_size = Some(UInt64Value { value: 65_536 });
+            wire.lb_config = Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size }));
         }),
-        "lb_policy"
+        "maglev_lb_config.table_size"
+    );
+    assert_eq!(
+        bad_cluster(|wire| {
+            wire.load_balancing_policy = None;
+            wire.lb_policy = LbPolicy::RingHash.into();
+            let minimum_ring_size = Some(UInt64Value { value: 9 << 20 });
+            let config = RingHashLbConfig { minimum_ring_size, ..Default::default() };
+            wire.lb_config = Some(LbConfig::RingHashLbConfig(config));
+        }),
+        "ring_hash_lb_config.minimum_ring_size"
     );
     assert_eq!(
         bad_cluster(|wire| wire.load_balancing_policy.as_mut().unwrap().policies.clear()),
@@ -205,7 +219,7 @@ fn routes() {
     );
     assert_eq!(bad_action(|of| of.cluster_specifier = None), "cluster");
     assert_eq!(bad_action(|of| of.timeout = seconds(-1)), "timeout");
-    assert_eq!(bad_action(|of| of.hash_policy = vec![Default::default()]), "hash_policy");
+    assert_eq!(bad_action(|of| of.hash_policy = vec![Default::default()]), "hash_policy[0].policy_specifier");
     assert_eq!(bad_action(|of| of.rate_limits = vec![Default::default()]), "rate_limits[0].actions");
     assert_eq!(bad_action(|of| of.cluster_not_found_response_code = 9), "cluster_not_found_response_code");
 }

@@ -25,7 +25,7 @@ use crate::codec::body::{Body, Frame};
 use crate::codec::head::{RequestHead, Scheme};
 use crate::context::Context;
 use crate::upstream::bounds::Peer;
-use crate::upstream::cluster::{Cluster, Probing};
+use crate::upstream::cluster::{Cluster, PickBy, Probing};
 use crate::upstream::dial::Purpose;
 use crate::upstream::host::Host;
 use crate::upstream::pool::Speaks;
@@ -93,7 +93,7 @@ impl Asked {
         let permit = self.in_time(cluster.admit(peer)).await?;
         let (mut tried, mut retrying) = (Vec::new(), None);
         loop {
-            let host = cluster.pick(&tried, None, Probing::Covered)?.host;
+            let host = cluster.pick(&tried, PickBy::default(), Probing::Covered)?.host;
             let asking = host.begin();
             cluster.series.attempts.increment();
             if retrying.is_some() {

@@ -28,7 +28,7 @@ use super::request_timeout::{Owe, RequestLimit, RequestTimeout};
 use super::time_limit::TimeLimit;
 use crate::codec::answer::Payload;
 use crate::codec::body::Body;
-use crate::upstream::cluster::{Cluster, Picked, Probing};
+use crate::upstream::cluster::{Cluster, PickBy, Picked, Probing};
 use crate::upstream::host::{Host, HostAttempt};
 use crate::upstream::overload::Running;
 
@@ -45,6 +45,8 @@ pub(super) struct Forwarding<'a> {
     pub(super) cluster: Rc<Cluster>,
     /// The hosts, if they are not picked by the cluster: those that the client's own name resolved to.
     pub(super) hosts: Option<Vec<Rc<Host>>>,
+    /// The hash of the request, if the cluster picks endpoints by hashes.
+    pub(super) hash: Option<u64>,
     /// The route's retry policy.
     pub(super) retry: Option<&'a RetryPolicy>,
     /// How much of the body is buffered for retries, and where attempts are counted.
@@ -61,6 +63,7 @@ impl Forwarding<'_> {
         Self {
             cluster,
             hosts: Some(hosts),
+            hash: None,
             retry: None,
             attempts: &Attempts::DEFAULT,
             limit: TimeLimit::default(),
@@ -331,7 +334,8 @@ impl Forwarding<'_> {
 
     fn pick(&self, original: SocketAddr, tried: &[SocketAddr], probing: Probing) -> Result<Picked, Failure> {
         let Some(hosts) = &self.hosts else {
-            return self.cluster.pick(tried, Some(original), probing);
+            let by = PickBy { original: Some(original), hash: self.hash };
+            return self.cluster.pick(tried, by, probing);
         };
         let fresh = hosts.iter().find(|host| !tried.contains(&host.address));
         let host = fresh.or(hosts.first()).map(Rc::clone).ok_or_else(|| {

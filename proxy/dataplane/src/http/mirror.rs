@@ -26,7 +26,7 @@ use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::RequestHead;
 use crate::context::Context;
-use crate::upstream::cluster::{Cluster, Probing};
+use crate::upstream::cluster::{Cluster, PickBy, Probing};
 use crate::upstream::dial::Purpose;
 use crate::upstream::host::Host;
 
@@ -108,7 +108,7 @@ async fn send(
     let process = &context.recorder.metrics().process;
     let sent = tokio::time::timeout(LONGEST, async {
         let permit = cluster.admit(&peer).await?;
-        let host = cluster.pick(&[], Some(original), Probing::Never)?.host;
+        let host = cluster.pick(&[], PickBy::original(original), Probing::Never)?.host;
         let asking = host.begin();
         let (speaks, peer) = (cluster.speaks(head.version), Rc::clone(&permit.peer));
         let lease = Host::lease_of(host, Purpose::Requests, speaks, peer).await?;

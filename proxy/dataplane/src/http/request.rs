@@ -6,14 +6,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::LOCATION;
+use http::header::{LOCATION, SET_COOKIE};
 use http::uri::Authority;
 use http::{HeaderValue, Method, Version};
 use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
-use outrigger_config::route::{Route, RouteAction};
+use outrigger_config::route::{Forward, Route, RouteAction};
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
+use outrigger_policy::header_mutation::HeaderMutation;
 use outrigger_policy::redirect::Redirect;
 use outrigger_policy::verdict::ResponseChanges;
 
@@ -33,6 +34,7 @@ use crate::codec;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
+use crate::upstream::cluster::Cluster;
 
 /// Begins one request. The future carries it out.
 pub(super) fn handle<'a>(
@@ -208,12 +210,15 @@ async fn forwarded_by(
     if manager.destination.is_none() {
         cx.journal.set_destination(share.cluster.clone());
     }
-    rewrite(&mut cx.head, route, forward, share)?;
     let settings = &manager.settings;
     let (cluster, began) = (cx.on.context.clusters.cluster(cluster), cx.journal.began());
+    // Before the rewrites, as in Envoy.
+    let hash = hash(&cluster, forward, cx);
+    rewrite(&mut cx.head, route, forward, share)?;
     let forwarding = Forwarding {
         cluster,
         hosts: None,
+        hash,
         retry: forward.retry.as_ref().filter(|retry| retry.applies_to(&cx.head.view())),
         attempts: &forward.attempts,
         limit: TimeLimit { deadline, idle: forward.timeouts.idle.unwrap_or(settings.stream_idle_timeout) },
@@ -224,6 +229,17 @@ async fn forwarded_by(
     let mut reply = forwarding.run(admitted).await?;
     share.response_headers.apply(reply.headers());
     Ok(reply)
+}
+
+/// Returns the hash of a request, if its cluster picks endpoints by hashes. Its response gets the cookies that are generated for it.
+fn hash(cluster: &Cluster, forward: &Forward, cx: &mut RequestContext<'_>) -> Option<u64> {
+    let (head, source) = (cx.head.view(), cx.on.client.source());
+    let set_cookie = |line| {
+        let mut fields = HeaderMutation::default();
+        fields.append(SET_COOKIE, line);
+        cx.response_changes.mutate(fields);
+    };
+    cluster.hash(&forward.hash_policies, |policies| policies.of_request(&head, &source, set_cookie))
 }
 
 /// Sends a request to a destination outside the mesh, as it is: without retries, and without a limit of time on its answer,

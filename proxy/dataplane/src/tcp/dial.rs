@@ -18,7 +18,7 @@ use outrigger_policy::outlier::Outcome;
 use crate::client::ClientFacts;
 use crate::context::Context;
 use crate::socket::stream::Stream;
-use crate::upstream::cluster::{Cluster, Picked, Probing};
+use crate::upstream::cluster::{Cluster, PickBy, Picked, Probing};
 use crate::upstream::dial::EndpointFacts;
 use crate::upstream::host::{Host, HostAttempt};
 use crate::upstream::pool::Permit;
@@ -83,16 +83,17 @@ pub(crate) async fn open(
         .cluster(&share.cluster)
         .ok_or_else(|| Failure::local(Reason::NoClusterFound, format!("no cluster {}", share.cluster)))?;
     let cluster = context.clusters.cluster(config);
+    let hash = cluster.hash(&proxy.hash_policies, |policies| policies.of_connection(&client.source()));
+    let by = PickBy { hash, ..PickBy::original(client.destination) };
     let mut tried = Vec::new();
     loop {
-        let Picked { mut host, doubted } =
-            cluster.pick(&tried, Some(client.destination), Probing::Covered)?;
+        let Picked { mut host, doubted } = cluster.pick(&tried, by, Probing::Covered)?;
         if let Some(doubted) = doubted.filter(|doubted| tried.is_empty() && doubted.takes_test()) {
             host = doubted;
         }
         let rival = || {
             let tried: Vec<_> = tried.iter().copied().chain([host.address]).collect();
-            let other = cluster.pick(&tried, Some(client.destination), Probing::Never).ok()?.host;
+            let other = cluster.pick(&tried, by, Probing::Never).ok()?.host;
             (host.is_connecting() && !tried.contains(&other.address)).then_some(other)
         };
         match connect(&cluster, &host, client, rival).await {

@@ -278,13 +278,14 @@ pub fn endpoint(address: SocketAddr) -> Endpoint {
         identity: None,
         instance: None,
         workload_version: None,
+        hash_key: None,
     }
 }
 
 pub fn endpoints(list: impl IntoIterator<Item = Endpoint>) -> Endpoints {
     static VERSION: AtomicU64 = AtomicU64::new(1);
     let list = list.into_iter().map(Arc::new).collect();
-    Endpoints::new(VERSION.fetch_add(1, Ordering::Relaxed), list, 140)
+    Endpoints::new(VERSION.fetch_add(1, Ordering::Relaxed), list, 140, None)
 }
 
 pub fn cluster(name: &str, list: impl IntoIterator<Item = Endpoint>) -> Cluster {
@@ -299,6 +300,7 @@ pub fn cluster(name: &str, list: impl IntoIterator<Item = Endpoint>) -> Cluster 
         overload: Default::default(),
         outlier: None,
         balancing: Balancing::PeakEwma,
+        hash_policies: Default::default(),
         protocol: UpstreamProtocol::Http1,
         connections: ConnectionSettings {
             idle_timeout: None,
@@ -315,6 +317,7 @@ pub fn tcp_proxy(name: &str, cluster: &str) -> Arc<TcpProxy> {
     Arc::new(TcpProxy {
         destination: Some(name.into()),
         clusters: WeightedClusters::one(cluster.into()).unwrap(),
+        hash_policies: Default::default(),
         idle_timeout: Some(Duration::from_secs(60)),
         max_duration: None,
         max_connect_attempts: 2,
@@ -360,6 +363,7 @@ pub fn forward_to(clusters: WeightedClusters) -> Forward {
         attempts: Default::default(),
         rewrite: Rewrite::default(),
         upgrades: Upgrades::default(),
+        hash_policies: Default::default(),
         mirrors: Box::default(),
         descriptors: Default::default(),
     }

@@ -13,6 +13,7 @@ fn endpoint(at: usize, priority: u32, zone: &str, locality_weight: Option<u32>) 
         identity: None,
         instance: None,
         workload_version: None,
+        hash_key: None,
     })
 }
 

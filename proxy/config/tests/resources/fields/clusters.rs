@@ -28,23 +28,23 @@ pub fn by_locality() -> cluster::Cluster {
 }
 
 /// A cluster whose balancing is set by the older field `lb_policy`.
-fn older(lb_policy: LbPolicy, lb_config: Option<LbConfig>) -> cluster::Cluster {
+pub fn older(lb_policy: LbPolicy, lb_config: Option<LbConfig>) -> cluster::Cluster {
     cluster::Cluster { load_balancing_policy: None, lb_policy: lb_policy.into(), lb_config, ..cart_cluster() }
 }
 
-fn policy(type_url: &str, message: &impl Message) -> cluster::load_balancing_policy::Policy {
+pub fn policy(type_url: &str, message: &impl Message) -> cluster::load_balancing_policy::Policy {
     let typed_config = Some(packed(type_url, message));
     let extension = core::TypedExtensionConfig { name: "x".into(), typed_config };
     cluster::load_balancing_policy::Policy { typed_extension_config: Some(extension) }
 }
 
-fn in_policy(of: cluster::load_balancing_policy::Policy) -> (String, Any) {
+pub fn in_policy(of: cluster::load_balancing_policy::Policy) -> (String, Any) {
     let load_balancing_policy = Some(cluster::LoadBalancingPolicy { policies: vec![of] });
     in_cluster(cluster::Cluster { load_balancing_policy, ..cart_cluster() })
 }
 
 const DNS: &str = "is about names, which are refused (`type`)";
-const HASHING: &str = "goes with policies that hash, which are refused";
+const HASHING: &str = "is read with the older fields of policies that hash only";
 
 fn overload(mode: &str) -> core::Metadata {
     let kind = Some(value::Kind::StringValue(mode.into()));

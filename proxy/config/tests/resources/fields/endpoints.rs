@@ -100,7 +100,7 @@ pub fn places() -> Vec<Place> {
             })
         })
         .harmless("there are no active health checks", &["health_check_config"])
-        .harmless("is for host rewrites to the endpoint's name, which are refused", &["hostname"])
+        .harmless("is hashed if the cluster says so; routes do not rewrite hosts to it", &["hostname"])
         .harmless("its instance is its name", &["observability_name"]),
     ]
 }

@@ -24,7 +24,7 @@ fn in_filter(filter: listener::ListenerFilter) -> (String, Any) {
     in_listener(listener::Listener { listener_filters: vec![filter], ..inbound() })
 }
 
-fn in_tcp(wire: tcp_proxy::TcpProxy) -> (String, Any) {
+pub fn in_tcp(wire: tcp_proxy::TcpProxy) -> (String, Any) {
     let chain = listener::FilterChain {
         filters: vec![network_filter(type_url::TCP_PROXY, &wire)],
         ..Default::default()
@@ -206,6 +206,9 @@ pub fn places() -> Vec<Place> {
             .harmless(SPREAD, &["max_downstream_connection_duration_jitter_percentage"])
             .harmless("goes with `proxy_protocol_tlvs`", &["proxy_protocol_tlv_merge_policy"])
             .harmless("goes with `upstream_connect_mode`", &["max_early_data_bytes"])
+            .probe("hash_policy", |of: &mut tcp_proxy::TcpProxy| {
+                of.hash_policy = vec![super::hashing::of_address()]
+            })
             .harmless("draining closes connections at its deadline", &["check_drain_close"]),
         Place::new(
             "TcpProxy.WeightedCluster",

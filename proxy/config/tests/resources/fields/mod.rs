@@ -6,10 +6,11 @@
 
 mod authentication;
 mod clusters;
-mod descriptors;
+pub mod descriptors;
 mod endpoints;
 mod ext_authz;
 mod filters;
+mod hashing;
 mod hosts;
 mod listeners;
 mod managers;
@@ -56,7 +57,13 @@ fn places() -> Vec<Place> {
         rate_limits::places(),
         tls::places(),
     ];
-    let upstream = [routes::places(), clusters::places(), upstream_http::places(), endpoints::places()];
+    let upstream = [
+        routes::places(),
+        clusters::places(),
+        hashing::places(),
+        upstream_http::places(),
+        endpoints::places(),
+    ];
     listeners.into_iter().chain(filters).chain(upstream).flatten().collect()
 }
 

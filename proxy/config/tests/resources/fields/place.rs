@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use outrigger_proto::xds::endpoint::lb_endpoint::HostIdentifier;
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::type_url;
 use prost::Message;
@@ -113,6 +114,10 @@ impl Place {
         if kind == type_url::CLUSTER {
             let mut wire = assignment(&name, &["10.0.0.7:8080"]);
             wire.endpoints[0].load_balancing_weight = number(3);
+            if let Some(HostIdentifier::Endpoint(of)) = &mut wire.endpoints[0].lb_endpoints[0].host_identifier
+            {
+                of.hostname = "cart-0".into();
+            }
             accept(&mut builder, &name, "1", packed(type_url::CLUSTER_LOAD_ASSIGNMENT, &wire));
         }
         Ok(format!("{:?}", build(&mut builder)))

@@ -27,7 +27,7 @@ fn does(action: route::route::Action) -> (String, Any) {
     in_route(route::Route { action: Some(action), ..forward(CART) })
 }
 
-fn in_action(of: route::RouteAction) -> (String, Any) {
+pub fn in_action(of: route::RouteAction) -> (String, Any) {
     does(route::route::Action::Route(of))
 }
 
@@ -72,7 +72,7 @@ fn in_filters(any: Any) -> (String, Any) {
     in_route(route::Route { typed_per_filter_config, ..forward(CART) })
 }
 
-fn action() -> route::RouteAction {
+pub fn action() -> route::RouteAction {
     route::RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(CART.into())),
         ..Default::default()
@@ -96,6 +96,10 @@ fn added() -> core::HeaderValueOption {
 
 fn regex() -> matcher::RegexMatcher {
     matcher::RegexMatcher { regex: "/a".into(), ..Default::default() }
+}
+
+pub fn substitute() -> matcher::RegexMatchAndSubstitute {
+    matcher::RegexMatchAndSubstitute { pattern: Some(regex()), substitution: "/b".into() }
 }
 
 fn tenth() -> types::FractionalPercent {
@@ -124,8 +128,6 @@ pub fn places() -> Vec<Place> {
     let mirror = || RequestMirrorPolicy { cluster: CART.into(), ..Default::default() };
     let back_off =
         || route::retry_policy::RetryBackOff { base_interval: seconds(1), max_interval: seconds(2) };
-    let substitute =
-        || matcher::RegexMatchAndSubstitute { pattern: Some(regex()), substitution: "/b".into() };
     let stream = || route::route_action::MaxStreamDuration {
         max_stream_duration: seconds(1),
         grpc_timeout_header_max: seconds(9),
@@ -223,6 +225,7 @@ pub fn places() -> Vec<Place> {
         Place::new("RouteAction", "envoy.config.route.v3.RouteAction", action(), in_action)
             .probe("cluster", |of: &mut route::RouteAction| of.cluster_specifier = Some(ClusterSpecifier::Cluster("x".into())))
             .probe("weighted_clusters", |of: &mut route::RouteAction| of.cluster_specifier = Some(ClusterSpecifier::WeightedClusters(shares())))
+            .probe("hash_policy", |of: &mut route::RouteAction| of.hash_policy = vec![super::hashing::hash_policy()])
             .probe("prefix_rewrite", |of: &mut route::RouteAction| of.prefix_rewrite = "/x".into())
             .probe("path_rewrite", |of: &mut route::RouteAction| of.path_rewrite = "/x".into())
             .probe("regex_rewrite", move |of: &mut route::RouteAction| of.regex_rewrite = Some(substitute()))

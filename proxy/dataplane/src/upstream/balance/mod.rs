@@ -48,7 +48,8 @@ impl Balancer {
             Balancing::PeakEwma => Self::PeakEwma,
             Balancing::LeastRequest { choices } => Self::LeastRequest { choices },
             Balancing::RoundRobin => Self::RoundRobin(RoundRobin::default()),
-            Balancing::Random => Self::Random,
+            // A table of the endpoints is asked instead (`Endpoints::of_hash`).
+            Balancing::Random | Balancing::Hashing(_) => Self::Random,
         }
     }
 

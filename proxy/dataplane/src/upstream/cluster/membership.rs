@@ -36,6 +36,16 @@ impl Membership {
         self.endpoints.groups()
     }
 
+    /// Returns whether endpoints are picked by hashes.
+    pub(super) fn hashes(&self) -> bool {
+        self.endpoints.hashing().is_some()
+    }
+
+    /// Returns the index of the host of a hash (`Endpoints::of_hash`).
+    pub(super) fn of_hash(&self, hash: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
+        self.endpoints.of_hash(hash, self.availability.by_group(), usable)
+    }
+
     /// Returns which of them are available, as counted last.
     pub(super) fn availability(&self) -> &Availability {
         &self.availability

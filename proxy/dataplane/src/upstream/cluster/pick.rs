@@ -28,6 +28,22 @@ pub(crate) struct Picked {
     pub(crate) doubted: Option<Rc<Host>>,
 }
 
+/// What determines the host of a request or connection, besides health and load.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PickBy {
+    /// The original destination of a redirected connection.
+    pub(crate) original: Option<SocketAddr>,
+    /// Its hash. Without one, a cluster that hashes picks at random.
+    pub(crate) hash: Option<u64>,
+}
+
+impl PickBy {
+    /// The original destination of a connection, and no hash.
+    pub(crate) fn original(destination: SocketAddr) -> Self {
+        Self { original: Some(destination), hash: None }
+    }
+}
+
 /// Whether a request may be used to probe a host whose ejection time has elapsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Probing {
@@ -41,25 +57,25 @@ pub(crate) enum Probing {
 
 impl Cluster {
     /// Returns the host for the next attempt: one that is not among `attempted`, not ejected and responding, if there is one.
-    /// `original` is the original destination of a redirected connection. `probing` is whether the request may probe an
-    /// ejected host.
+    /// `probing` is whether the request may probe an ejected host.
     pub(crate) fn pick(
         &self,
         attempted: &[SocketAddr],
-        original: Option<SocketAddr>,
+        by: PickBy,
         probing: Probing,
     ) -> Result<Picked, Failure> {
         let none = |why: &str| Failure::upstream(Reason::NoHealthyUpstream, Reached::NotWritten, why);
         if let Discovery::OriginalDestination(transport) = &self.config.borrow().discovery {
-            let address = original.ok_or_else(|| none("the connection was not redirected"))?;
+            let address = by.original.ok_or_else(|| none("the connection was not redirected"))?;
             return Ok(Picked { host: self.unlisted(address, transport), doubted: None });
         }
         let now = Moment::at(Instant::now(), &self.shared);
         self.follow_endpoints(now);
         self.count_hosts(now);
         let members = &*self.members.borrow();
+        let hash = members.hashes().then(|| by.hash.unwrap_or_else(|| self.rng.borrow_mut().u64(..)));
         if attempted.is_empty()
-            && let Some(host) = self.probed(members.availability().ejected(), now, probing)
+            && let Some(host) = self.probed(members, hash, now, probing)
         {
             return Ok(Picked { host, doubted: None });
         }
@@ -77,7 +93,7 @@ impl Cluster {
         };
         let fresh = |host: &Rc<Host>| !attempted.contains(&host.address);
         let again = !attempted.is_empty();
-        let choose = |usable: &dyn Fn(&Rc<Host>) -> bool| self.choose(members, now, usable);
+        let choose = |usable: &dyn Fn(&Rc<Host>) -> bool| self.choose(members, hash, now, usable);
         // If no host is healthy, any host may be picked: an ejection is a guess, and an error is certain. Hosts that push
         // back, but work, are picked before that.
         let host = choose(&|host| fresh(host) && answering(host))
@@ -119,25 +135,44 @@ impl Cluster {
         self.config.borrow().outlier.as_ref().and_then(|_| host.doubt(now.clock))
     }
 
-    /// Returns a host whose ejection time has elapsed and that is to be probed by this request.
-    fn probed(&self, ejected: &[Rc<Host>], now: Moment, probing: Probing) -> Option<Rc<Host>> {
-        if probing == Probing::Never {
+    /// Returns a host whose ejection time has elapsed and that is to be probed by this request. A request with a hash probes no
+    /// host but its own.
+    fn probed(
+        &self,
+        members: &Membership,
+        hash: Option<u64>,
+        now: Moment,
+        probing: Probing,
+    ) -> Option<Rc<Host>> {
+        let ejected = members.availability().ejected();
+        if probing == Probing::Never || ejected.is_empty() {
             return None;
         }
         let covered = probing == Probing::Covered;
-        let due = |host: &&Rc<Host>| host.takes_new && host.health.claim_probe(now.since_start, covered);
+        let own = hash.map(|hash| members.of_hash(hash, |_| true));
+        let is_own = |host: &Rc<Host>| match own {
+            Some(own) => own.is_some_and(|own| Rc::ptr_eq(&members.hosts()[own], host)),
+            None => true,
+        };
+        let due = |host: &&Rc<Host>| {
+            host.takes_new && is_own(host) && host.health.claim_probe(now.since_start, covered)
+        };
         ejected.iter().find(due).map(Rc::clone)
     }
 
-    /// Chooses one of the usable hosts, by priority, health, locality and weight.
+    /// Chooses one of the usable hosts: by `hash`, if there is one, or by priority, health, locality and weight.
     fn choose(
         &self,
         members: &Membership,
+        hash: Option<u64>,
         now: Moment,
         usable: &dyn Fn(&Rc<Host>) -> bool,
     ) -> Option<Rc<Host>> {
         let hosts = members.hosts();
         let usable = |host: usize| usable(&hosts[host]);
+        if let Some(hash) = hash {
+            return members.of_hash(hash, usable).map(|index| Rc::clone(&hosts[index]));
+        }
         let random = || self.rng.borrow_mut().f64();
         let picked = members.groups().pick(members.availability().by_group(), random, |group, at| {
             let Group { hosts: of_group, weight_sums, .. } = group;

@@ -1,3 +1,4 @@
+mod hashing;
 mod overload;
 
 use std::net::IpAddr;
@@ -26,11 +27,12 @@ fn endpoint(number: u8, priority: u32) -> Arc<Endpoint> {
         identity: None,
         instance: None,
         workload_version: None,
+        hash_key: None,
     })
 }
 
 fn store(handle: &EndpointsHandle, list: impl IntoIterator<Item = Arc<Endpoint>>) {
-    handle.store(Endpoints::new(handle.load().version + 1, list.into_iter().collect(), 140));
+    handle.store(Endpoints::new(handle.load().version + 1, list.into_iter().collect(), 140, None));
 }
 
 /// A cluster of those endpoints, and where their updates go.
@@ -46,6 +48,7 @@ fn cluster(list: impl IntoIterator<Item = Arc<Endpoint>>) -> (Rc<Cluster>, Endpo
         overload: Default::default(),
         outlier: OutlierDetection::decode(Some(Default::default())).unwrap(),
         balancing: Balancing::Random,
+        hash_policies: Default::default(),
         protocol: UpstreamProtocol::Http1,
         connections: ConnectionSettings {
             idle_timeout: None,
@@ -68,7 +71,7 @@ fn cluster(list: impl IntoIterator<Item = Arc<Endpoint>>) -> (Rc<Cluster>, Endpo
 
 /// How many of a thousand requests go to endpoints whose number is `which`.
 fn share(cluster: &Cluster, which: impl Fn(u8) -> bool) -> usize {
-    let number = |_| match cluster.pick(&[], None, Probing::Never).unwrap().host.address.ip() {
+    let number = |_| match cluster.pick(&[], PickBy::default(), Probing::Never).unwrap().host.address.ip() {
         IpAddr::V4(address) => address.octets()[3],
         IpAddr::V6(_) => 0,
     };
@@ -99,7 +102,7 @@ async fn an_update_of_the_endpoints_adjusts_the_numbers_by_what_it_replaced() {
     let list: Vec<_> = (0..10).map(|number| endpoint(number, u32::from(number / 5))).collect();
     let (cluster, endpoints) = cluster(list.clone());
     let numbers = || {
-        cluster.pick(&[], None, Probing::Never).unwrap();
+        cluster.pick(&[], PickBy::default(), Probing::Never).unwrap();
         let members = cluster.members.borrow();
         (members.availability().by_group().to_vec(), members.availability().ejected().len())
     };
@@ -122,7 +125,7 @@ async fn a_host_that_returns_to_service_is_counted_again() {
     eject(&cluster, 0);
     tokio::time::advance(Duration::from_secs(60)).await;
     for _ in 0..3 {
-        let picked = cluster.pick(&[], None, Probing::Covered).unwrap().host;
+        let picked = cluster.pick(&[], PickBy::default(), Probing::Covered).unwrap().host;
         assert_eq!(picked.address, ([10, 0, 0, 0], 80).into(), "a probe");
         cluster.observe(&picked, Outcome::Success);
     }
