@@ -13,8 +13,12 @@ use outrigger_proto::xds::{cluster, types};
 
 use crate::field::{Unusable, number, positive_duration};
 
-/// The default and the maximum of the interval over which a budget counts.
-pub const WINDOW: Duration = Duration::from_secs(10);
+/// The default of the interval over which a budget counts.
+const WINDOW: Duration = Duration::from_secs(10);
+/// The maximum of that interval (GEP-3388).
+const LONGEST_WINDOW: Duration = Duration::from_secs(3600);
+/// The number of slots of a window.
+const SLOTS: u32 = 10;
 
 /// One retry, in millionths.
 const ONE: u64 = 1_000_000;
@@ -57,17 +61,23 @@ impl RetryBudget {
         // Without an interval, Envoy counts requests in flight. Counting over an interval allows more retries to services with
         // short requests, and never more than the same share of the requests sent.
         let window = positive_duration("budget_interval", budget_interval)?.unwrap_or(WINDOW);
-        if window > WINDOW {
-            return Err(Unusable::new("budget_interval", "is longer than 10s"));
+        if window > LONGEST_WINDOW {
+            return Err(Unusable::new("budget_interval", "is longer than an hour"));
         }
         let window_seconds = (window.as_secs() as u32).max(1);
         Ok(Self { share, min_concurrency: number(min_retry_concurrency).unwrap_or(3), window_seconds })
+    }
+
+    /// Returns the seconds of a slot of its windows.
+    fn slot_seconds(&self) -> u32 {
+        self.window_seconds.div_ceil(SLOTS)
     }
 }
 
 /// Counts a cluster's recent requests and retries. One per cluster name, for the lifetime of the process.
 ///
-/// The resolution is one second: a count is off by at most the requests of the current second.
+/// The resolution is one second, or a tenth of a longer interval: a count is off by at most the requests of the current slot. With
+/// an interval whose resolution is another, the counts begin anew.
 #[derive(Debug, Default)]
 pub struct RetryLedger {
     requests: Window,
@@ -82,7 +92,7 @@ pub struct RetryLedger {
 impl RetryLedger {
     /// Counts a request. Called once, at its first attempt. `now` is measured from any fixed moment.
     pub fn request(&self, budget: &RetryBudget, now: Duration) {
-        self.requests.add(now);
+        self.requests.add(now, budget.slot_seconds());
         if self.unpaid.load(Ordering::Relaxed) > 0 {
             let pay = |unpaid: u64| Some(unpaid.saturating_sub(budget.share.millionths().into()));
             // Never fails: `pay` always has a new value.
@@ -103,8 +113,8 @@ impl RetryLedger {
     ///
     /// Concurrent calls may each exceed the budget by one.
     pub fn retry(self: &Arc<Self>, budget: &RetryBudget, now: Duration) -> Option<RetryPermit> {
-        let retries = self.retries.sum(now, budget.window_seconds);
-        let requests = self.requests.sum(now, budget.window_seconds);
+        let retries = self.retries.sum(now, budget);
+        let requests = self.requests.sum(now, budget);
         let share = u64::from(budget.share.millionths());
         let in_share = self.unpaid.load(Ordering::Relaxed) == 0 && (retries + 1) * ONE <= requests * share;
         let floor = u64::from(budget.min_concurrency) * u64::from(budget.window_seconds);
@@ -119,7 +129,7 @@ impl RetryLedger {
             // Twice, because the requests that pay add to the window as well.
             self.unpaid.fetch_add(2 * ONE, Ordering::Relaxed);
         }
-        self.retries.add(now);
+        self.retries.add(now, budget.slot_seconds());
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Some(RetryPermit(self.clone()))
     }
@@ -141,28 +151,33 @@ impl Drop for RetryPermit {
     }
 }
 
-/// Counts per second. Each slot holds its second in the upper 32 bits and the count in the lower.
+/// Counts per slot of time. Each slot holds its number since the fixed moment in the upper 32 bits and the count in the lower.
 #[derive(Debug, Default)]
-struct Window([AtomicU64; WINDOW.as_secs() as usize]);
+struct Window([AtomicU64; SLOTS as usize]);
 
 impl Window {
-    fn add(&self, now: Duration) {
-        let second = now.as_secs() & 0xffff_ffff;
-        let slot = &self.0[(second % self.0.len() as u64) as usize];
+    fn add(&self, now: Duration, slot_seconds: u32) {
+        let number = slot_number(now, slot_seconds);
+        let slot = &self.0[(number % self.0.len() as u64) as usize];
         let count = |held: u64| {
-            let fresh = if held >> 32 == second { held & 0xffff_ffff } else { 0 };
-            Some(second << 32 | (fresh + 1).min(0xffff_ffff))
+            let fresh = if held >> 32 == number { held & 0xffff_ffff } else { 0 };
+            Some(number << 32 | (fresh + 1).min(0xffff_ffff))
         };
         // Never fails: `count` always has a new value.
         let _ = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
     }
 
-    fn sum(&self, now: Duration, seconds: u32) -> u64 {
-        let second = now.as_secs() & 0xffff_ffff;
-        let recent = |held: u64| second.checked_sub(held >> 32).is_some_and(|age| age < u64::from(seconds));
+    fn sum(&self, now: Duration, budget: &RetryBudget) -> u64 {
+        let number = slot_number(now, budget.slot_seconds());
+        let span = u64::from(budget.window_seconds.div_ceil(budget.slot_seconds()));
+        let recent = |held: u64| number.checked_sub(held >> 32).is_some_and(|age| age < span);
         let slots = self.0.iter().map(|slot| slot.load(Ordering::Relaxed));
         slots.filter(|held| recent(*held)).map(|held| held & 0xffff_ffff).sum()
     }
+}
+
+fn slot_number(now: Duration, slot_seconds: u32) -> u64 {
+    (now.as_secs() / u64::from(slot_seconds)) & 0xffff_ffff
 }
 
 #[cfg(test)]
@@ -191,6 +206,20 @@ mod tests {
         let allowed = (0..100).filter(|_| ledger.retry(&budget, at(14)).is_some()).count();
         assert_eq!(allowed, 20);
         assert!(ledger.retry(&budget, at(15)).is_none(), "the requests are forgotten after ten seconds");
+    }
+
+    #[test]
+    fn a_longer_interval_counts_over_all_of_it() {
+        let wire = cluster::circuit_breakers::thresholds::RetryBudget {
+            budget_percent: Some(types::Percent { value: 20.0 }),
+            min_retry_concurrency: Some(outrigger_proto::xds::protobuf::UInt32Value { value: 0 }),
+            budget_interval: Some(outrigger_proto::xds::protobuf::Duration { seconds: 3600, nanos: 0 }),
+        };
+        let (ledger, budget) = (Arc::new(RetryLedger::default()), RetryBudget::decode(wire).unwrap());
+        (0..100).for_each(|second| ledger.request(&budget, at(second * 30)));
+        let allowed = (0..100).filter(|_| ledger.retry(&budget, at(3599)).is_some()).count();
+        assert_eq!(allowed, 20);
+        assert!(ledger.retry(&budget, at(7200)).is_none(), "the requests are forgotten after an hour");
     }
 
     #[test]
@@ -257,7 +286,7 @@ mod tests {
                 cluster::circuit_breakers::thresholds::RetryBudget { budget_percent, ..Default::default() };
             assert_eq!(RetryBudget::decode(wire).unwrap_err().field, "budget_percent");
         }
-        let budget_interval = Some(outrigger_proto::xds::protobuf::Duration { seconds: 11, nanos: 0 });
+        let budget_interval = Some(outrigger_proto::xds::protobuf::Duration { seconds: 3601, nanos: 0 });
         let wire =
             cluster::circuit_breakers::thresholds::RetryBudget { budget_interval, ..Default::default() };
         assert_eq!(RetryBudget::decode(wire).unwrap_err().field, "budget_interval");
