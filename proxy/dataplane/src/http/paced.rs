@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::watchdog::Watchdog;
 
-/// The bytes of this time may pass at once, as in Envoy (`StreamRateLimiter`).
-const SLICE: Duration = Duration::from_millis(50);
+/// The bytes of one of so many parts of a second may pass at once, as in Envoy (`StreamRateLimiter`).
+const SLICES: u64 = 20;
+const SLICE: Duration = Duration::from_millis(1000 / SLICES);
 
 /// Returns a body that passes at this rate at most, in bytes per second.
 pub(super) fn paced(body: Body, rate: NonZeroU64) -> Body {
@@ -54,8 +55,7 @@ impl State {
                 other => return Poll::Ready(other),
             }
         }
-        let slice = SLICE.as_micros() as u64 * (self.rate.get() / 1024) / (1_000_000 / 1024);
-        let most = usize::try_from(slice).unwrap_or(usize::MAX).max(1);
+        let most = usize::try_from(self.rate.get() / SLICES).unwrap_or(usize::MAX).max(1);
         let bytes = self.rest.split_to(self.rest.len().min(most));
         let nanos = (bytes.len() as u64).saturating_mul(1_000_000_000) / self.rate;
         self.free_at = self.free_at.max(Instant::now()) + Duration::from_nanos(nanos);
@@ -86,7 +86,7 @@ mod tests {
         let mut body = paced(body, NonZeroU64::new(kib * 1024).unwrap());
         while let Some(frame) = body.frame().await {
             let Ok(Frame::Data(data)) = frame else { panic!("{frame:?}") };
-            assert!(data.len() as u64 <= kib * 1024 / 20 + 1);
+            assert!(data.len() as u64 <= kib * 1024 / SLICES);
             bytes += data.len();
         }
         (began.elapsed().as_secs_f64(), bytes)
