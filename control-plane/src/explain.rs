@@ -1,9 +1,12 @@
 //! Which policies apply to a service: what `/policies?service=shop/payments` returns and `outrigger policy explain` prints.
 
+use std::cmp::Reverse;
+
 use serde::{Deserialize, Serialize};
 
 use crate::admin_client::{AdminAddress, AdminError, ask};
 use crate::model::authorization::{Action, Authorization};
+use crate::model::backend_traffic::{BackendTraffic, RetryBudget};
 use crate::model::fault_injection::FaultInjection;
 use crate::model::mesh::{Mesh, ServiceEntry};
 use crate::model::policy::{Meaning, Place, Policy, ROOT_NAMESPACE};
@@ -30,11 +33,11 @@ pub struct AppliedPolicy {
     pub kind: String,
     /// Its namespace and name.
     pub name: String,
-    /// What it does: `Deny`, `Allow`, `Audit` or `Inject`.
+    /// What it does: `Deny`, `Allow`, `Audit` or `Inject`; the settings that it has.
     pub effect: String,
     /// What it is attached to: `mesh`, `namespace shop`, `Service payments, port 80`.
     pub attached_to: String,
-    /// The number of its rules, or of its faults.
+    /// The number of its rules, faults or settings.
     pub rules: usize,
     /// It was refused and has no good version, so that it denies everything.
     pub refused: bool,
@@ -81,12 +84,48 @@ pub(crate) fn explain(mesh: &Mesh, key: &ServiceKey) -> Option<ServicePolicies> 
     Some(ServicePolicies {
         service: format!("{}/{}", key.namespace, key.name),
         unmatched: if denies { "denied" } else { "allowed" }.into(),
-        policies: found.into_iter().map(|found| found.line).collect(),
+        policies: found.into_iter().map(|found| found.line).chain(of_callers(mesh, key)).collect(),
     })
 }
 
 /// The stage of what happens to requests that nothing has refused.
 const LAST: u8 = u8::MAX;
+
+/// Returns the policies about the callers of the Service. Which of them applies to a port is in docs/backend-traffic.md.
+fn of_callers(mesh: &Mesh, service: &ServiceKey) -> Vec<AppliedPolicy> {
+    let traffic = attached(mesh, service, Kind::BackendTrafficPolicy, BackendTraffic::settings);
+    let retries = attached(mesh, service, Kind::XBackendTrafficPolicy, |_: &RetryBudget| {
+        vec!["retryConstraint".into()]
+    });
+    [traffic, retries].concat()
+}
+
+/// Returns the policies of one kind that are attached to the Service itself or to a port of it.
+fn attached<S: Meaning>(
+    mesh: &Mesh,
+    service: &ServiceKey,
+    kind: Kind,
+    settings: impl Fn(&S) -> Vec<String>,
+) -> Vec<AppliedPolicy> {
+    let mut all = Vec::new();
+    for policy in mesh.policies::<S>(&service.namespace) {
+        let own = |place: &&Place| matches!(place, Place::Service { service: key, .. } if key == service);
+        for place in policy.places.iter().filter(own) {
+            let settings = settings(&policy.spec);
+            let line = AppliedPolicy {
+                kind: kind.name().into(),
+                name: policy.name.to_string(),
+                effect: settings.join(", "),
+                attached_to: place.to_string(),
+                rules: settings.len(),
+                refused: false,
+            };
+            all.push((Reverse(place.width()), line));
+        }
+    }
+    all.sort_by_key(|(width, _)| *width);
+    all.into_iter().map(|(_, line)| line).collect()
+}
 
 /// A policy that applies at one of its places.
 struct Found {
@@ -165,6 +204,39 @@ mod tests {
             "{{apiVersion: outrigger.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {{name: {name}, namespace: {namespace}}},
                spec: {{{spec}}}}}"
         )
+    }
+
+    #[test]
+    fn what_concerns_the_callers_follows() {
+        let traffic = |name: &str, target: &str, spec: &str| {
+            policy(
+                name,
+                "shop",
+                &format!("targetRefs: [{{group: '', kind: Service, name: {target}}}], {spec}"),
+            )
+            .replace("AuthorizationPolicy", "BackendTrafficPolicy")
+        };
+        let mut builder = MeshBuilder::default();
+        let named = service("payments", 80, "http").replace("[{port", "[{name: http, port");
+        builder.with(&[
+            &named,
+            &service("other", 80, "http"),
+            &policy("all", "shop", "action: Deny, rules: [{}]"),
+            &traffic("port", "payments, sectionName: http", "loadBalancer: {type: Random}"),
+            &traffic("service", "payments", "overload: Disabled, limits: {maxRetries: 1, maxRequests: 9}"),
+            &traffic("other", "other", "connectTimeout: 1s"),
+        ]);
+        let found = explain(&builder.mesh(), &ServiceKey::new("shop", "payments")).unwrap();
+        let line =
+            |policy: &AppliedPolicy| format!("{} {} by {}", policy.name, policy.effect, policy.attached_to);
+        assert_eq!(
+            found.policies.iter().map(line).collect::<Vec<_>>(),
+            [
+                "shop/all Deny by namespace shop",
+                "shop/service maxRequests 9, maxRetries 1, overload Disabled by Service payments",
+                "shop/port loadBalancer Random by Service payments, port 80",
+            ]
+        );
     }
 
     #[test]

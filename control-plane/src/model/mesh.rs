@@ -10,12 +10,13 @@ use imbl::OrdMap;
 use outrigger_core::Name;
 
 use super::address_index::AddressIndex;
+use super::caller_policies::{self, CallerPolicies};
 use super::changed_keys::changed_keys;
 use super::endpoint::{Endpoint, Endpoints};
 use super::policy::{Meaning, NamespacePolicies, Policy, ROOT_NAMESPACE};
 use super::registration::{NamespaceLabels, Registrations, WorkloadEntry, WorkloadKey};
 use super::route::{RouteTable, ServiceRoutes};
-use super::service::{Service, ServiceKey, ServiceType};
+use super::service::{Overload, Service, ServiceKey, ServiceType};
 
 /// One version of the mesh.
 #[derive(Debug, Clone, Default)]
@@ -76,6 +77,19 @@ impl Mesh {
     /// Returns the policies of a namespace that are of one kind, the oldest first.
     pub fn policies<S: Meaning>(&self, namespace: &Name) -> &[Policy<S>] {
         self.policies.get(namespace).map_or(&[], |policies| S::of(policies))
+    }
+
+    /// Returns the policies about the callers of a service port.
+    pub fn caller_policies(&self, key: &ServiceKey, port: u16) -> CallerPolicies<'_> {
+        let policies = self.policies.get(&key.namespace);
+        policies.map(|policies| CallerPolicies::of(policies, key, port)).unwrap_or_default()
+    }
+
+    /// Returns what the sidecars of a service port do about overload of the application: as its policy says, or else its annotation.
+    pub fn overload(&self, key: &ServiceKey, port: u16) -> Option<Overload> {
+        let entry = self.service(key)?;
+        let policy = self.caller_policies(key, port).traffic.and_then(|traffic| traffic.overload);
+        Some(policy.unwrap_or(entry.service.overload))
     }
 
     /// Returns the namespaces whose labels differ from those in an older version.
@@ -171,10 +185,9 @@ impl Mesh {
         &self.registrations
     }
 
-    /// Returns the workloads that were added, removed or changed, or that have other policies.
-    fn changed_workloads(&self, old: &Self) -> Vec<WorkloadKey> {
+    /// Returns the workloads that were added, removed or changed, or that have other policies in these namespaces.
+    fn changed_workloads(&self, old: &Self, namespaces: &[Name]) -> Vec<WorkloadKey> {
         let mut changed = self.registrations.changed_workloads(&old.registrations);
-        let namespaces = changed_keys(&old.policies, &self.policies, PartialEq::eq);
         if !namespaces.is_empty() {
             let all = namespaces.iter().any(|namespace| **namespace == *ROOT_NAMESPACE);
             let keys = self.registrations.workloads().map(|workload| &workload.key);
@@ -199,11 +212,17 @@ impl Mesh {
         endpoints.extend(pod_ips.iter().flat_map(|ip| self.services_of_pod(ip)).cloned());
         endpoints.sort_unstable();
         endpoints.dedup();
+        let namespaces = changed_keys(&old.policies, &self.policies, PartialEq::eq);
+        let callers = |namespace: &Name| {
+            let [old, new] = [old, self].map(|mesh| mesh.policies.get(namespace).map(|policies| &**policies));
+            caller_policies::changed(old, new)
+        };
         Changed {
             services: part(|a, b| a.service == b.service),
             endpoints,
             routes: part(|a, b| a.routes == b.routes),
-            workloads: self.changed_workloads(old),
+            callers: namespaces.iter().flat_map(callers).collect(),
+            workloads: self.changed_workloads(old, &namespaces),
             pod_ips: pod_ips.into_iter().collect(),
         }
     }
@@ -219,6 +238,8 @@ pub struct Changed {
     pub endpoints: Vec<ServiceKey>,
     /// Services with other routes.
     pub routes: Vec<ServiceKey>,
+    /// Services with other policies about their callers.
+    pub callers: Vec<ServiceKey>,
     /// Registered workloads that were added, removed or changed, or have other policies: their inbound resources change.
     pub workloads: Vec<WorkloadKey>,
     /// Addresses of pods that were added, removed or changed.
@@ -231,6 +252,7 @@ impl Changed {
         self.services.is_empty()
             && self.endpoints.is_empty()
             && self.routes.is_empty()
+            && self.callers.is_empty()
             && self.workloads.is_empty()
             && self.pod_ips.is_empty()
     }

@@ -14,7 +14,7 @@ use super::resource::policy::{PolicyRules, PolicySpec, TargetRef};
 use super::resource::reference::ParentRef;
 use super::resource::value::{Group, KindName, ObjectName, SectionName};
 use super::resource::{Kind, Metadata, ResourceId};
-use super::service::ServiceKey;
+use super::service::{ServiceKey, ServiceType};
 use super::status::{Condition, ConditionKind, ParentStatus, RouteStatus};
 
 /// Returns the active policies of a namespace, and the status of each.
@@ -23,18 +23,31 @@ pub(super) fn of_namespace(
     namespace: &Name,
 ) -> (NamespacePolicies, Vec<(ResourceId, RouteStatus)>) {
     let mut all: Vec<_> = inventory.policies(namespace).collect();
-    all.sort_by(|(a, _), (b, _)| seniority(a).cmp(&seniority(b)));
+    // Kinds in their order: what a BackendTrafficPolicy sets, an XBackendTrafficPolicy does not.
+    all.sort_by(|(a, _), (b, _)| (a.id.kind, seniority(a)).cmp(&(b.id.kind, seniority(b))));
     let (mut active, mut statuses, mut taken) = (NamespacePolicies::default(), Vec::new(), Taken::default());
     for (metadata, spec) in all {
         let merged = metadata.id.kind.is_merged();
         let attached = attach(inventory, metadata, &spec.targets, merged, &mut taken);
         let places = attached.iter().filter_map(|(_, place)| place.clone().ok()).flatten().collect();
+        if matches!(&spec.rules, PolicyRules::BackendTraffic(of) if of.retries.is_some()) {
+            let own = attached.iter().filter(|(_, found)| found.is_ok());
+            let retries = own.map(|(target, _)| (Kind::XBackendTrafficPolicy, target.clone()));
+            taken.extend(retries.map(|place| (place, metadata.id.clone())));
+        }
         statuses.push((metadata.id.clone(), status(metadata, spec, attached)));
         let name = PolicyName { namespace: namespace.clone(), name: metadata.id.name.clone() };
         match &spec.rules {
             PolicyRules::Authorization(of) => {
                 active.authorization.push(Policy { name, places, spec: Arc::clone(of) });
             }
+            PolicyRules::BackendTraffic(of) => {
+                active.backend_traffic.push(Policy { name, places, spec: Arc::clone(of) });
+            }
+            PolicyRules::RetryBudget(Some(of)) => {
+                active.retry_budgets.push(Policy { name, places, spec: Arc::clone(of) });
+            }
+            PolicyRules::RetryBudget(None) => {}
             PolicyRules::FaultInjection(of) => {
                 active.fault_injection.push(Policy { name, places, spec: Arc::clone(of) });
             }
@@ -44,7 +57,7 @@ pub(super) fn of_namespace(
 }
 
 /// The policies by kind and target, of those kinds of which one applies. None is the namespace.
-type Taken = BTreeMap<(Kind, Option<TargetRef>), Name>;
+type Taken = BTreeMap<(Kind, Option<TargetRef>), ResourceId>;
 
 /// Why a policy does not apply to a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,20 +86,27 @@ fn attach(
         };
         let place = (metadata.id.kind, target.cloned());
         let found = match (found, taken.get(&place)) {
-            (Ok(_), Some(winner)) if !merged => Err(NotAttached {
-                reason: "Conflicted",
-                message: format!("{} {winner} is older and has the same target", metadata.id.kind),
-            }),
+            (Ok(_), Some(winner)) if !merged => {
+                Err(NotAttached { reason: "Conflicted", message: conflict(metadata, winner) })
+            }
             (found, _) => found,
         };
         if found.is_ok() {
-            taken.insert(place, metadata.id.name.clone());
+            taken.insert(place, metadata.id.clone());
         }
         (target.cloned(), found)
     };
     match targets {
+        [] if metadata.id.kind.concerns_callers() => Vec::new(),
         [] => vec![one(None)],
         targets => targets.iter().map(|target| one(Some(target))).collect(),
+    }
+}
+
+fn conflict(metadata: &Metadata, ResourceId { kind, name, .. }: &ResourceId) -> String {
+    match *kind == metadata.id.kind {
+        true => format!("{kind} {name} is older and has the same target"),
+        false => format!("{kind} {name} has the same target and limits its retries"),
     }
 }
 
@@ -106,6 +126,13 @@ pub(super) fn places(
         TargetRef::Service { name, section } => {
             let service = ServiceKey { namespace: namespace.clone(), name: name.clone() };
             let found = inventory.service(&service).ok_or_else(|| not_found("Service", namespace, name))?;
+            let external = matches!(found.service_type, ServiceType::ExternalName(_));
+            if external && metadata.id.kind.concerns_callers() {
+                return Err(NotAttached {
+                    reason: "Invalid",
+                    message: format!("Service {name} is outside of the mesh (ExternalName)"),
+                });
+            }
             let port = match section {
                 None => None,
                 Some(section) => {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use outrigger_core::Name;
 
 use super::authorization::Authorization;
+use super::backend_traffic::{BackendTraffic, RetryBudget};
 use super::fault_injection::FaultInjection;
 use super::registration::{WorkloadEntry, WorkloadPort};
 use super::service::ServiceKey;
@@ -21,6 +22,10 @@ pub const ROOT_NAMESPACE: &str = "outrigger-system";
 pub struct NamespacePolicies {
     /// AuthorizationPolicies, the oldest first. All that apply to a place are merged.
     pub authorization: Vec<Policy<Authorization>>,
+    /// BackendTrafficPolicies. A Service has one at most, and each of its ports too.
+    pub backend_traffic: Vec<Policy<BackendTraffic>>,
+    /// XBackendTrafficPolicies with a retry constraint. A Service has one at most.
+    pub retry_budgets: Vec<Policy<RetryBudget>>,
     /// FaultInjectionPolicies, the oldest first. Of those that apply to a request, that of the narrowest place is used.
     pub fault_injection: Vec<Policy<FaultInjection>>,
 }
@@ -34,6 +39,18 @@ pub trait Meaning: Sized {
 impl Meaning for Authorization {
     fn of(policies: &NamespacePolicies) -> &[Policy<Self>] {
         &policies.authorization
+    }
+}
+
+impl Meaning for BackendTraffic {
+    fn of(policies: &NamespacePolicies) -> &[Policy<Self>] {
+        &policies.backend_traffic
+    }
+}
+
+impl Meaning for RetryBudget {
+    fn of(policies: &NamespacePolicies) -> &[Policy<Self>] {
+        &policies.retry_budgets
     }
 }
 

@@ -12,6 +12,8 @@ use crate::model::service::ServiceKey;
 
 /// The kinds that depend on endpoints: clusters have the identities of theirs.
 pub(super) const ENDPOINT_KINDS: [Kind; 2] = [Kind::Cluster, Kind::Endpoints];
+/// The kind that depends on the policies about callers.
+pub(super) const CALLER_KINDS: [Kind; 1] = [Kind::Cluster];
 /// The kinds that depend on routes.
 pub(super) const ROUTE_KINDS: [Kind; 2] = [Kind::Listener, Kind::Route];
 
@@ -60,11 +62,13 @@ impl Cache {
 
     /// Removes what a change of the mesh affects.
     pub(super) fn invalidate(&mut self, changed: &Changed) {
-        let Changed { services, endpoints, routes, workloads: _, pod_ips: _ } = changed; // inbound resources and those of pods are not kept
+        let Changed { services, endpoints, routes, callers, workloads: _, pod_ips: _ } = changed; // inbound resources and those of pods are not kept
         for key in services {
             self.services.remove(key);
         }
-        for (keys, kinds) in [(endpoints, ENDPOINT_KINDS), (routes, ROUTE_KINDS)] {
+        let parts: [(_, &[Kind]); 3] =
+            [(endpoints, &ENDPOINT_KINDS), (routes, &ROUTE_KINDS), (callers, &CALLER_KINDS)];
+        for (keys, kinds) in parts {
             for key in keys {
                 let Some(names) = self.services.get_mut(key) else { continue };
                 names.retain(|_, all| {

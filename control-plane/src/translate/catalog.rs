@@ -12,7 +12,7 @@ use outrigger_core::Name;
 use outrigger_core::dns_name::DNS_PREFIX;
 use outrigger_core::inbound_name::INBOUND_PREFIX;
 
-use super::cache::{Audience, Cache, ENDPOINT_KINDS, ROUTE_KINDS};
+use super::cache::{Audience, CALLER_KINDS, Cache, ENDPOINT_KINDS, ROUTE_KINDS};
 use super::destination::{Destination, Host, Target};
 use super::resource::{Kind, Resource};
 use super::scope::{Dialect, Location, MeshSettings, Mode, Scope, Viewer};
@@ -175,9 +175,13 @@ impl Catalog {
     }
 
     fn affected(&self, changed: &Changed, old: &Mesh, new: &Mesh) -> Affected {
-        let Changed { services, endpoints, routes, workloads, pod_ips } = changed;
-        let kinds: [(&[ServiceKey], &[Kind]); 3] =
-            [(services, &Kind::ALL), (endpoints, &ENDPOINT_KINDS), (routes, &ROUTE_KINDS)];
+        let Changed { services, endpoints, routes, callers, workloads, pod_ips } = changed;
+        let kinds: [(&[ServiceKey], &[Kind]); 4] = [
+            (services, &Kind::ALL),
+            (endpoints, &ENDPOINT_KINDS),
+            (routes, &ROUTE_KINDS),
+            (callers, &CALLER_KINDS),
+        ];
         let mut touched: HashMap<&ServiceKey, BTreeSet<Kind>> = HashMap::new();
         for (keys, kinds) in kinds {
             keys.iter().for_each(|key| touched.entry(key).or_default().extend(kinds));

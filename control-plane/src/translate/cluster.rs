@@ -26,11 +26,12 @@ use outrigger_proto::xds::upstream_http::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
 };
 
-use super::defaults;
+use super::balancing::load_balancing_policy;
 use super::destination::{Target, host};
 use super::endpoint::endpoints;
 use super::scope::Scope;
 use super::wire::{ads, any, duration, empty, exact, field, secret, transport_socket};
+use super::{backend_traffic, defaults};
 use crate::model::service::{AppProtocol, Service, ServicePort};
 
 /// The key of HTTP options in a cluster's protocol options.
@@ -43,7 +44,7 @@ pub(super) const SNI_SUFFIX: &str = ".mtls.outrigger.internal";
 /// Translates the cluster of a service port, or of one endpoint of it.
 pub(super) fn cluster(scope: Scope<'_>, target: &Target, service: &Service, port: &ServicePort) -> Cluster {
     let name = target.name(scope.domain());
-    Cluster {
+    let mut cluster = Cluster {
         name: name.to_string(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
         eds_cluster_config: Some(EdsClusterConfig { eds_config: ads(), ..Default::default() }),
@@ -51,7 +52,7 @@ pub(super) fn cluster(scope: Scope<'_>, target: &Target, service: &Service, port
         circuit_breakers: Some(defaults::circuit_breakers()),
         // With one endpoint there is no alternative: ejecting it would turn slow requests into failed ones.
         outlier_detection: target.only.is_none().then(defaults::outlier_detection),
-        load_balancing_policy: Some(defaults::load_balancing_policy(scope.dialect())),
+        load_balancing_policy: Some(load_balancing_policy(defaults::LOAD_BALANCER, scope.dialect())),
         typed_extension_protocol_options: protocol_options(port.protocol),
         transport_socket_matches: vec![
             TransportSocketMatch {
@@ -72,7 +73,10 @@ pub(super) fn cluster(scope: Scope<'_>, target: &Target, service: &Service, port
             },
         ],
         ..Default::default()
-    }
+    };
+    let policies = scope.mesh.caller_policies(&service.key, port.number);
+    backend_traffic::apply(&mut cluster, policies, scope.dialect());
+    cluster
 }
 
 /// Returns the protocol options for the application: the declared version of HTTP, or if none is declared, that of the client;

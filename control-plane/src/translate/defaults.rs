@@ -5,21 +5,20 @@ use std::time::Duration;
 
 use outrigger_proto::xds::cluster::circuit_breakers::Thresholds;
 use outrigger_proto::xds::cluster::circuit_breakers::thresholds::RetryBudget;
-use outrigger_proto::xds::cluster::{
-    CircuitBreakers, LoadBalancingPolicy, OutlierDetection, load_balancing_policy,
-};
-use outrigger_proto::xds::core::TypedExtensionConfig;
+use outrigger_proto::xds::cluster::{CircuitBreakers, OutlierDetection};
 use outrigger_proto::xds::route::RetryPolicy;
 use outrigger_proto::xds::route::retry_policy::RetryBackOff;
-use outrigger_proto::xds::type_url;
 use outrigger_proto::xds::types::Percent;
 
 use super::scope::Dialect;
-use super::wire::{boolean, duration, empty, uint};
+use super::wire::{boolean, duration, uint};
+use crate::model::backend_traffic::LoadBalancer;
 use crate::model::route::Retry;
 
 /// The name of a route that no resource asked for. It is in metrics and access logs beside the destination.
 pub(super) const ROUTE: &str = "default";
+/// How an endpoint is picked.
+pub(super) const LOAD_BALANCER: LoadBalancer = LoadBalancer::PeakEwma;
 /// The timeout of connecting to an endpoint.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The timeout of detecting HTTP on a port without a declared protocol. For a server that speaks first, a new client waits for
@@ -114,21 +113,4 @@ pub(super) fn outlier_detection() -> OutlierDetection {
         always_eject_one_host: boolean(false),
         ..Default::default()
     }
-}
-
-/// Power of two choices: by peak EWMA if the client supports it, else by requests in flight. A client uses the first policy that
-/// it knows, so both are sent.
-pub(super) fn load_balancing_policy(dialect: Dialect) -> LoadBalancingPolicy {
-    let policy = |name: &str, type_url| load_balancing_policy::Policy {
-        typed_extension_config: Some(TypedExtensionConfig {
-            name: name.into(),
-            typed_config: Some(empty(type_url)),
-        }),
-    };
-    let least_request = policy("envoy.load_balancing_policies.least_request", type_url::LEAST_REQUEST);
-    let policies = match dialect {
-        Dialect::Envoy => vec![least_request],
-        Dialect::Outrigger => vec![policy("outrigger.lb.peak_ewma", type_url::PEAK_EWMA), least_request],
-    };
-    LoadBalancingPolicy { policies }
 }

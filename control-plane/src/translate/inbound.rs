@@ -206,8 +206,8 @@ fn inspectors() -> Vec<ListenerFilter> {
 /// Returns metadata for our own proxy: what it does about overload of the application. Other clients ignore it. The application
 /// of undeclared ports has none, since several programs may serve them.
 fn overload_metadata(mesh: &Mesh, port: &WorkloadPort) -> Metadata {
-    let services = port.services.iter().filter_map(|key| mesh.service(key));
-    let mode = services.map(|entry| entry.service.overload).find(|mode| *mode != Overload::default());
+    let mut modes = port.services.iter().filter_map(|key| mesh.overload(key, port.service_port));
+    let mode = modes.find(|mode| *mode != Overload::default());
     let mode = Value { kind: Some(value::Kind::StringValue(mode.unwrap_or_default().name().into())) };
     let fields = Struct { fields: [(metadata::MODE.into(), mode)].into() };
     Metadata { filter_metadata: [(metadata::OVERLOAD.into(), fields)].into(), ..Default::default() }

@@ -80,6 +80,10 @@ impl RouteObject {
             generation: metadata["generation"].as_i64().unwrap_or_default(),
             shape,
             references: match shape {
+                // Other implementations have this kind too.
+                POLICY if id.kind == Kind::XBackendTrafficPolicy => {
+                    list("/spec/targetRefs").into_iter().filter(is_service).collect()
+                }
                 POLICY => ancestors(id, list("/spec/targetRefs")),
                 _ => list("/spec/parentRefs").into_iter().filter(is_service).collect(),
             },

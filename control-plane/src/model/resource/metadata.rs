@@ -32,6 +32,10 @@ pub enum Kind {
     ReferenceGrant,
     /// `outrigger.dev/v1alpha1` AuthorizationPolicy.
     AuthorizationPolicy,
+    /// `outrigger.dev/v1alpha1` BackendTrafficPolicy.
+    BackendTrafficPolicy,
+    /// `gateway.networking.x-k8s.io/v1alpha1` XBackendTrafficPolicy.
+    XBackendTrafficPolicy,
     /// `outrigger.dev/v1alpha1` FaultInjectionPolicy.
     FaultInjectionPolicy,
 }
@@ -53,8 +57,11 @@ const INJECT: &str = "outrigger.dev/inject";
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
+/// The group of the experimental kinds of Gateway API.
+const EXPERIMENTAL_GATEWAY: &str = "gateway.networking.x-k8s.io";
+
 /// The group of the policies.
-const OWN: &str = "outrigger.dev";
+pub(super) const OWN: &str = "outrigger.dev";
 
 /// The other kinds of Gateway API.
 const OTHER_GATEWAY_KINDS: [&str; 6] =
@@ -72,6 +79,8 @@ impl Kind {
             Self::TcpRoute => "TCPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::BackendTrafficPolicy => "BackendTrafficPolicy",
+            Self::XBackendTrafficPolicy => "XBackendTrafficPolicy",
             Self::FaultInjectionPolicy => "FaultInjectionPolicy",
         }
     }
@@ -83,7 +92,12 @@ impl Kind {
 
     /// Returns true for a kind that attaches to other resources by `targetRefs` (GEP-713).
     pub(crate) fn is_policy(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::FaultInjectionPolicy)
+        matches!(self, Self::AuthorizationPolicy | Self::FaultInjectionPolicy) || self.concerns_callers()
+    }
+
+    /// Returns true for a policy about the callers of Services. It names the Services, and never applies to a namespace.
+    pub(crate) fn concerns_callers(self) -> bool {
+        matches!(self, Self::BackendTrafficPolicy | Self::XBackendTrafficPolicy)
     }
 
     /// Returns true if all policies of this kind that apply to a place are merged. Of other kinds, the oldest policy of a target applies.
@@ -110,7 +124,7 @@ impl Kind {
     }
 
     /// Every kind, with its group and versions; those of Gateway API as the CRDs of 1.6 serve them.
-    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 9] = [
+    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 11] = [
         (Self::Namespace, "", &["v1"]),
         (Self::Service, "", &["v1"]),
         (Self::EndpointSlice, "discovery.k8s.io", &["v1"]),
@@ -119,6 +133,8 @@ impl Kind {
         (Self::TcpRoute, GATEWAY, &["v1", "v1alpha2"]),
         (Self::ReferenceGrant, GATEWAY, &["v1", "v1beta1"]),
         (Self::AuthorizationPolicy, OWN, &["v1alpha1"]),
+        (Self::BackendTrafficPolicy, OWN, &["v1alpha1"]),
+        (Self::XBackendTrafficPolicy, EXPERIMENTAL_GATEWAY, &["v1alpha1"]),
         (Self::FaultInjectionPolicy, OWN, &["v1alpha1"]),
     ];
 

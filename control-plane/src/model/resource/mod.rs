@@ -13,6 +13,12 @@ mod service;
 mod grpc_route;
 mod http_route;
 mod authorization_policy;
+mod backend_traffic_policy;
+mod x_backend_traffic_policy;
+mod outlier_detection;
+mod retry_budget;
+mod service_targets;
+mod bounded;
 mod fault_injection_policy;
 pub(super) mod policy;
 mod request_route;
@@ -37,6 +43,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use self::authorization_policy::AuthorizationPolicySpec;
+use self::backend_traffic_policy::BackendTrafficPolicySpec;
 pub(super) use self::endpoint_slice::EndpointSlice;
 use self::fault_injection_policy::FaultInjectionPolicySpec;
 use self::grpc_route::GrpcRouteSpec;
@@ -48,6 +55,7 @@ use self::policy::PolicySpec;
 pub(super) use self::reference_grant::ReferenceGrantSpec;
 use self::rule::RouteSpec;
 use self::tcp_route::TcpRouteSpec;
+use self::x_backend_traffic_policy::XBackendTrafficPolicySpec;
 use super::diagnostic::{Code, Problem};
 use super::registration::NamespaceLabels;
 use super::service::Service;
@@ -240,6 +248,8 @@ fn decode_body(kind: Kind, metadata: &Metadata, document: &Value) -> Result<Body
         Kind::TcpRoute => Body::Route(spec::<TcpRouteSpec>(document)?.0),
         Kind::ReferenceGrant => Body::ReferenceGrant(spec(document)?),
         Kind::AuthorizationPolicy => Body::Policy(spec::<AuthorizationPolicySpec>(document)?.0),
+        Kind::BackendTrafficPolicy => Body::Policy(spec::<BackendTrafficPolicySpec>(document)?.0),
+        Kind::XBackendTrafficPolicy => Body::Policy(spec::<XBackendTrafficPolicySpec>(document)?.0),
         Kind::FaultInjectionPolicy => Body::Policy(spec::<FaultInjectionPolicySpec>(document)?.0),
     })
 }

@@ -13,6 +13,7 @@ use super::Kind;
 use super::strict::at;
 use super::value::{Group, KindName, List, ObjectName, SectionName};
 use crate::model::authorization::Authorization;
+use crate::model::backend_traffic::{BackendTraffic, RetryBudget};
 use crate::model::fault_injection::FaultInjection;
 
 /// A decoded policy of any kind.
@@ -26,6 +27,9 @@ pub(crate) struct PolicySpec {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum PolicyRules {
     Authorization(Arc<Authorization>),
+    BackendTraffic(Arc<BackendTraffic>),
+    /// Of an XBackendTrafficPolicy; None if it has no retry constraint.
+    RetryBudget(Option<Arc<RetryBudget>>),
     FaultInjection(Arc<FaultInjection>),
 }
 
@@ -34,6 +38,7 @@ impl PolicySpec {
     pub(crate) fn stands_in(&self) -> bool {
         match &self.rules {
             PolicyRules::Authorization(spec) => spec.stands_in,
+            PolicyRules::BackendTraffic(_) | PolicyRules::RetryBudget(_) => false,
             PolicyRules::FaultInjection(_) => false,
         }
     }

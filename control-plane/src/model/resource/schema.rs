@@ -13,12 +13,14 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::authorization_policy::AuthorizationPolicySpec;
+use super::backend_traffic_policy::BackendTrafficPolicySpec;
 use super::fault_injection_policy::FaultInjectionPolicySpec;
 use super::grpc_route::GrpcRouteSpec;
 use super::http_route::HttpRouteSpec;
 use super::metadata::Kind;
 use super::reference_grant::ReferenceGrantSpec;
 use super::tcp_route::TcpRouteSpec;
+use super::x_backend_traffic_policy::XBackendTrafficPolicySpec;
 use crate::model::diagnostic::{Code, Problem};
 use crate::model::similar::did_you_mean;
 
@@ -150,6 +152,8 @@ fn of_kind(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
         Kind::TcpRoute => (route_fields::<TcpRouteSpec>(generator), vec!["spec"]),
         Kind::ReferenceGrant => (route_fields::<ReferenceGrantSpec>(generator), vec!["spec"]),
         Kind::AuthorizationPolicy => (route_fields::<AuthorizationPolicySpec>(generator), vec!["spec"]),
+        Kind::BackendTrafficPolicy => (route_fields::<BackendTrafficPolicySpec>(generator), vec!["spec"]),
+        Kind::XBackendTrafficPolicy => (route_fields::<XBackendTrafficPolicySpec>(generator), vec!["spec"]),
         Kind::FaultInjectionPolicy => (route_fields::<FaultInjectionPolicySpec>(generator), vec!["spec"]),
     };
     let metadata = json!({ "allOf": [generator.subschema_for::<ObjectMeta>()], "required": ["name"] });

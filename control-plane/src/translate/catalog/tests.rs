@@ -30,6 +30,7 @@ use crate::model::service::{AppProtocol, ServicePort, TargetPort};
 use crate::translate::scope::Dialect;
 
 mod authorization;
+mod callers;
 mod dns;
 mod faults;
 mod inbound;

@@ -217,6 +217,28 @@ fn a_policy_has_an_entry_for_each_target_or_for_its_namespace() {
 }
 
 #[test]
+fn a_policy_of_gateway_api_has_entries_for_its_services_alone() {
+    let mut model = Model::with_catalog();
+    let target = |group: &str, kind: &str, name: &str| json!({"group": group, "kind": kind, "name": name});
+    let service = target("", "Service", "catalog");
+    let targets = json!([target("example.com", "Backend", "b"), service]);
+    let next = |model: &mut Model, spec: Value| {
+        let object = json!({"apiVersion": "gateway.networking.x-k8s.io/v1alpha1", "kind": "XBackendTrafficPolicy",
+            "spec": spec, "metadata": {"name": "p", "namespace": "shop", "generation": 1, "resourceVersion": "7"}});
+        let id = ResourceId { kind: Kind::XBackendTrafficPolicy, namespace: "shop".into(), name: "p".into() };
+        let update = model.read(&object);
+        let (policy, statuses) =
+            (RouteObject::of(&id, &object).unwrap().decoded(&update), model.0.statuses());
+        policy.next_parents(statuses.get(&id).map(|status| &**status), None, NOW.parse().unwrap())
+    };
+    let accepted = next(&mut model, json!({"targetRefs": targets, "retryConstraint": {}})).unwrap();
+    assert_eq!((&accepted[0]["ancestorRef"], accepted.len()), (&service, 1));
+    assert_eq!(texts(&accepted), ["Accepted=True (Accepted) at 1: "]);
+    let sessions = json!({"targetRefs": [target("example.com", "Backend", "b")], "sessionPersistence": {}});
+    assert_eq!(next(&mut model, sessions), None, "it is for others");
+}
+
+#[test]
 fn a_refused_policy_names_the_field() {
     let mut model = Model::with_catalog();
     let next = next_of_policy(&mut model, &policy(json!({"action": "Permit"})));

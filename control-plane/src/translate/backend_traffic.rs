@@ -1,0 +1,139 @@
+//! The policies about the callers of a service port, in its cluster, which has the mesh's defaults.
+
+use outrigger_proto::xds::cluster::circuit_breakers::Thresholds;
+use outrigger_proto::xds::cluster::circuit_breakers::thresholds::RetryBudget as WireBudget;
+use outrigger_proto::xds::cluster::{Cluster, OutlierDetection as WireDetection};
+use outrigger_proto::xds::protobuf::UInt32Value;
+use outrigger_proto::xds::types::Percent;
+
+use super::balancing::load_balancing_policy;
+use super::scope::Dialect;
+use super::wire::{duration, uint};
+use crate::model::backend_traffic::{
+    BackendTraffic, Ejection, FailurePercentage, Limits, OutlierDetection, RetryBudget, RetryLimit,
+    SuccessRate,
+};
+use crate::model::caller_policies::CallerPolicies;
+
+/// Changes the cluster as the policies say. What they do not set stays.
+pub(super) fn apply(cluster: &mut Cluster, policies: CallerPolicies<'_>, dialect: Dialect) {
+    let CallerPolicies { traffic, retry_budget } = policies;
+    if let Some(traffic) = traffic {
+        apply_traffic(cluster, traffic, dialect);
+    }
+    let limit = traffic.and_then(|traffic| traffic.retries.as_ref());
+    for thresholds in thresholds(cluster) {
+        match (limit, retry_budget) {
+            (Some(RetryLimit::InFlight(max)), _) => {
+                thresholds.retry_budget = None;
+                thresholds.max_retries = uint(*max);
+            }
+            (Some(RetryLimit::Budget(budget)), _) | (None, Some(budget)) => set_budget(thresholds, budget),
+            (None, None) => {}
+        }
+    }
+}
+
+fn apply_traffic(cluster: &mut Cluster, traffic: &BackendTraffic, dialect: Dialect) {
+    let BackendTraffic {
+        load_balancer,
+        limits: Limits { connections, pending_requests, requests },
+        retries: _, // set by the caller
+        outlier_detection,
+        connect_timeout,
+        overload: _, // concerns the sidecars of the service itself
+    } = traffic;
+    if let Some(balancer) = load_balancer {
+        cluster.load_balancing_policy = Some(load_balancing_policy(*balancer, dialect));
+    }
+    if let Some(timeout) = connect_timeout {
+        cluster.connect_timeout = duration(*timeout);
+    }
+    for thresholds in thresholds(cluster) {
+        set(&mut thresholds.max_connections, *connections);
+        set(&mut thresholds.max_pending_requests, *pending_requests);
+        set(&mut thresholds.max_requests, *requests);
+    }
+    match (outlier_detection, &mut cluster.outlier_detection) {
+        (OutlierDetection::Off, detection) => *detection = None,
+        (OutlierDetection::On(ejection), Some(detection)) => set_ejection(detection, ejection),
+        (OutlierDetection::On(_), None) => {} // the cluster of one endpoint
+    }
+}
+
+fn thresholds(cluster: &mut Cluster) -> impl Iterator<Item = &mut Thresholds> {
+    cluster.circuit_breakers.iter_mut().flat_map(|breakers| &mut breakers.thresholds)
+}
+
+fn set_budget(thresholds: &mut Thresholds, budget: &RetryBudget) {
+    let RetryBudget { percent, interval, min_retry_rate } = budget;
+    let wire = thresholds.retry_budget.get_or_insert_with(WireBudget::default);
+    if let Some(percent) = percent {
+        wire.budget_percent = Some(Percent { value: f64::from(*percent) });
+    }
+    if let Some(interval) = interval {
+        wire.budget_interval = duration(*interval);
+    }
+    set(&mut wire.min_retry_concurrency, min_retry_rate.map(|rate| rate.per_second()));
+}
+
+fn set_ejection(wire: &mut WireDetection, ejection: &Ejection) {
+    let Ejection {
+        interval,
+        base_ejection_time,
+        max_ejection_time,
+        max_ejection_percent,
+        consecutive_5xx,
+        consecutive_gateway_errors,
+        consecutive_local_origin_failures,
+        failure_percentage,
+        success_rate,
+    } = ejection;
+    for (field, value) in [
+        (&mut wire.interval, interval),
+        (&mut wire.base_ejection_time, base_ejection_time),
+        (&mut wire.max_ejection_time, max_ejection_time),
+    ] {
+        if let Some(value) = value {
+            *field = duration(*value);
+        }
+    }
+    set(&mut wire.max_ejection_percent, *max_ejection_percent);
+    for (limit, enforced, value) in [
+        (&mut wire.consecutive_5xx, &mut wire.enforcing_consecutive_5xx, consecutive_5xx),
+        (
+            &mut wire.consecutive_gateway_failure,
+            &mut wire.enforcing_consecutive_gateway_failure,
+            consecutive_gateway_errors,
+        ),
+        (
+            &mut wire.consecutive_local_origin_failure,
+            &mut wire.enforcing_consecutive_local_origin_failure,
+            consecutive_local_origin_failures,
+        ),
+    ] {
+        match value {
+            None => {}
+            Some(0) => *enforced = uint(0),
+            Some(failures) => (*limit, *enforced) = (uint(*failures), uint(100)),
+        }
+    }
+    if let Some(FailurePercentage { threshold, minimum_hosts, request_volume }) = failure_percentage {
+        wire.failure_percentage_threshold = uint(*threshold);
+        set(&mut wire.failure_percentage_minimum_hosts, *minimum_hosts);
+        set(&mut wire.failure_percentage_request_volume, *request_volume);
+    }
+    if let Some(SuccessRate { minimum_hosts, request_volume, stdev_factor }) = success_rate {
+        wire.enforcing_success_rate = uint(100);
+        wire.enforcing_local_origin_success_rate = uint(100);
+        set(&mut wire.success_rate_minimum_hosts, *minimum_hosts);
+        set(&mut wire.success_rate_request_volume, *request_volume);
+        set(&mut wire.success_rate_stdev_factor, *stdev_factor);
+    }
+}
+
+fn set(field: &mut Option<UInt32Value>, value: Option<u32>) {
+    if let Some(value) = value {
+        *field = uint(value);
+    }
+}
