@@ -58,6 +58,8 @@ const KINDS: [Kind; 3] = [
 struct Figures {
     /// Responses in time, a second, during the overload.
     in_time: f64,
+    /// Those of each second.
+    by_second: String,
     /// The share of the second caller's requests that were answered in time, in percent.
     second: f64,
     refused: usize,
@@ -71,17 +73,17 @@ struct Figures {
 /// Measures all kinds with each proxy, and prints a table.
 pub(super) async fn run(outrigger: &Path, offered: u32, proxies: &[Proxy]) -> Result<(), String> {
     println!(
-        "| applications | proxy | in time, answers/s | second caller in time, % | refused | timed out | recovered after s | refused then |\n\
-         |---|---|--:|--:|--:|--:|--:|--:|"
+        "| applications | proxy | in time, answers/s | of these in each second | second caller in time, % | refused | timed out | recovered after s | refused then |\n\
+         |---|---|--:|---|--:|--:|--:|--:|--:|"
     );
     for kind in KINDS {
         for proxy in proxies {
             eprintln!("overload, {}: {}", kind.name, proxy.name());
-            let Figures { in_time, second, refused, late, recovered, refused_after } =
+            let Figures { in_time, by_second, second, refused, late, recovered, refused_after } =
                 measure(outrigger, proxy, kind, offered / kind.share).await?;
             let recovered = recovered.map_or("never".into(), |time| format!("{:.2}", time.as_secs_f64()));
             println!(
-                "| {} | {} | {in_time:.0} | {second:.0} | {refused} | {late} | {recovered} | {refused_after} |",
+                "| {} | {} | {in_time:.0} | {by_second} | {second:.0} | {refused} | {late} | {recovered} | {refused_after} |",
                 kind.name,
                 proxy.name(),
             );
@@ -121,7 +123,13 @@ async fn measure(outrigger: &Path, proxy: &Proxy, kind: Kind, offered: u32) -> R
     let after = load::run(TARGET, plan(300, LENGTH)).await;
     topology.stop().await?;
     let count = |samples: &[Sample], which: fn(&Sample) -> bool| samples.iter().filter(|s| which(s)).count();
+    let in_second = |second: u64| {
+        let began = |sample: &&Sample| sample.sent.as_secs() == second && in_time(sample);
+        (during.iter().filter(began).count() + of_second.iter().filter(began).count()).to_string()
+    };
+    let by_second: Vec<_> = (0..LENGTH.as_secs()).map(in_second).collect();
     Ok(Figures {
+        by_second: by_second.join(" "),
         in_time: (count(&during, in_time) + count(&of_second, in_time)) as f64 / LENGTH.as_secs_f64(),
         second: 100.0 * count(&of_second, in_time) as f64 / of_second.len().max(1) as f64,
         refused: count(&during, refused),
