@@ -136,6 +136,8 @@ pub(crate) fn passthrough_cluster() -> Option<Arc<ClusterConfig>> {
         outlier: None,
         balancing: Balancing::Random,
         hash_policies: Default::default(),
+        health_check: None,
+        panic: Default::default(),
         protocol: UpstreamProtocol::AsDownstream,
         connections: ConnectionSettings {
             idle_timeout: None,

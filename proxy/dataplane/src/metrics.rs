@@ -298,6 +298,14 @@ counters! {
         tls_ok,
         /// TLS handshakes that failed, wrong identities included.
         tls_failed,
+        /// Active health checks that passed.
+        checks_passed,
+        /// Active health checks that failed.
+        checks_failed,
+        /// Gauge: endpoints that fail active health checks.
+        failing_checks,
+        /// Picks among all endpoints, because too few passed their health checks.
+        panics,
     }
 }
 

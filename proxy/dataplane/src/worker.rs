@@ -155,6 +155,8 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
     };
     let mut cleanup = tokio::time::interval(CLEANUP_INTERVAL);
     let mut watching = true;
+    let mut snapshots = context.view.subscribe();
+    clusters.follow_checked(&context.view.snapshot());
     accepting.follow(&listeners.borrow_and_update().clone());
     loop {
         tokio::select! {
@@ -168,6 +170,7 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
                 // The server is gone; what listens goes on until drain.
                 Err(_) => watching = false,
             },
+            Ok(()) = snapshots.changed() => clusters.follow_checked(&context.view.snapshot()),
             _ = cleanup.tick() => clusters.tidy(),
             inquiry = inquiries.recv() => answer(inquiry, &clusters),
             () = &mut called => {

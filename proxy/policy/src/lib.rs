@@ -26,6 +26,7 @@ pub mod circuit_breaker;
 pub mod overload;
 pub mod retry_budget;
 pub mod blame;
+pub mod health_check;
 pub mod outlier;
 pub mod verdict;
 pub mod key_source;

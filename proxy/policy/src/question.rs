@@ -159,7 +159,7 @@ fn milliseconds(timeout: Duration) -> HeaderValue {
 }
 
 /// The authority is the name of the cluster, as in Envoy. Characters that no authority may have become `-`.
-fn of_cluster(name: &str) -> Result<Authority, Unusable> {
+pub(crate) fn of_cluster(name: &str) -> Result<Authority, Unusable> {
     let legal = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_') { c } else { '-' };
     let name: String = name.chars().map(legal).collect();
     Authority::try_from(name).map_err(|_| Unusable::new("envoy_grpc.cluster_name", "gives no authority"))

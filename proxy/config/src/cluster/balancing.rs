@@ -6,18 +6,20 @@
 use outrigger_policy::field::{Unusable, number, required, unpack, unsupported, unsupported_any};
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{
-    cluster as wire_cluster, core, lb_common, least_request, random, round_robin, type_url, wrr_locality,
+    cluster as wire_cluster, core, lb_common, least_request, random, round_robin, type_url, types,
+    wrr_locality,
 };
 use wire_cluster::cluster::common_lb_config::ConsistentHashingLbConfig;
 use wire_cluster::cluster::{CommonLbConfig, LbConfig, LbPolicy};
 
 use super::picking::Picking;
-use super::{Balancing, hashing};
+use super::{Balancing, PanicThreshold, hashing};
 
 /// The settings common to all policies, as far as they are honoured.
 #[derive(Debug, Clone)]
 struct Common {
     locality_weighted: bool,
+    panic: PanicThreshold,
     consistent_hashing: Option<ConsistentHashingLbConfig>,
 }
 
@@ -29,9 +31,9 @@ impl Picking {
         lb_config: Option<LbConfig>,
         common: Option<CommonLbConfig>,
     ) -> Result<Self, Unusable> {
-        let Common { locality_weighted, consistent_hashing } =
+        let Common { locality_weighted, panic, consistent_hashing } =
             common_config(common.unwrap_or_default()).map_err(|bad| bad.within("common_lb_config"))?;
-        match policies {
+        let picking = match policies {
             Some(list) => first_known(list, |any| Self::known(any, locality_weighted))
                 .map_err(|bad| bad.within("load_balancing_policy")),
             None => {
@@ -42,7 +44,8 @@ impl Picking {
                 };
                 Ok(Self { hashes_names, ..picking })
             }
-        }
+        };
+        Ok(Self { panic, ..picking? })
     }
 
     /// Decodes one policy. Returns `None` if it is unknown. `common` applies to our own policy, which has no settings.
@@ -161,13 +164,10 @@ fn older(lb_policy: i32, config: Option<LbConfig>) -> Result<Balancing, Unusable
 fn common_config(wire: CommonLbConfig) -> Result<Common, Unusable> {
     use wire_cluster::cluster::common_lb_config::LocalityConfigSpecifier;
     let CommonLbConfig {
-        // Below this threshold Envoy also uses unhealthy endpoints. Here ejected ones are used if no others are left, and those
-        // that the control plane marks unhealthy never: a request fails only if there is no endpoint to use.
-        healthy_panic_threshold: _,
+        healthy_panic_threshold,
         // Each assignment is published when received; merging them would only save work.
         update_merge_window: _,
-        // Applies only with active health checks, which are refused.
-        ignore_new_hosts_until_first_hc: _,
+        ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change,
         consistent_hashing_lb_config,
         // Applies only to filters that choose an endpoint, which are refused.
@@ -180,7 +180,14 @@ fn common_config(wire: CommonLbConfig) -> Result<Common, Unusable> {
         // Needs a local cluster, which Envoy's bootstrap names. Without one Envoy ignores this, too.
         Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) | None => false,
     };
-    Ok(Common { locality_weighted, consistent_hashing: consistent_hashing_lb_config })
+    let threshold = match healthy_panic_threshold {
+        // Ejected endpoints are used if no others are left, and those that the control plane marks unhealthy never, whatever this is.
+        Some(types::Percent { value }) if (0.0..=100.0).contains(&value) => value,
+        Some(_) => return Err(Unusable::new("healthy_panic_threshold", "must be from 0 to 100")),
+        None => PanicThreshold::default().threshold,
+    };
+    let panic = PanicThreshold { threshold, ignores_new: ignore_new_hosts_until_first_hc };
+    Ok(Common { locality_weighted, panic, consistent_hashing: consistent_hashing_lb_config })
 }
 
 /// Returns whether localities are weighted. Zone-aware balancing is ignored for the reason given in [`common_config`].

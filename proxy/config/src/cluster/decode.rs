@@ -8,6 +8,7 @@ use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_policy::field::{
     Unusable, each, non_empty, number, positive_duration, required, unsupported, unsupported_any,
 };
+use outrigger_policy::health_check::HealthCheck;
 use outrigger_policy::outlier::OutlierDetection;
 use outrigger_policy::overload::OverloadMode;
 use outrigger_proto::xds::{cluster as wire_cluster, core, metadata as keys};
@@ -77,7 +78,7 @@ impl Compiled {
             protocol_selection,
             upstream_connection_options,
             close_connections_on_host_health_failure,
-            // There are no active health checks whose result could outlive an endpoint.
+            // An endpoint that discovery has removed gets no requests, whatever its health.
             ignore_health_on_host_removal: _,
             filters,
             load_balancing_policy,
@@ -97,7 +98,6 @@ impl Compiled {
         } = wire;
         unsupported_any(&[
             ("transport_socket_matcher", transport_socket_matcher.is_some()),
-            ("health_checks", !health_checks.is_empty()),
             // These two have no effect if they are empty.
             ("upstream_bind_config", upstream_bind_config.is_some_and(|of| of != Default::default())),
             ("lb_subset_config", lb_subset_config.is_some_and(|of| of != Default::default())),
@@ -165,6 +165,8 @@ impl Compiled {
             overload: overload(metadata)?,
             outlier: OutlierDetection::decode(outlier_detection)
                 .map_err(|bad| bad.within("outlier_detection"))?,
+            health_check: HealthCheck::decode(health_checks)?.map(Arc::new),
+            panic: picking.panic,
             balancing: picking.policy,
             hash_policies: picking.hash_policies,
             protocol: http.protocol,

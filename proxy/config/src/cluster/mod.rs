@@ -16,6 +16,7 @@ use arc_swap::{ArcSwap, Guard};
 use outrigger_core::Name;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_policy::hash_policy::HashPolicies;
+use outrigger_policy::health_check::HealthCheck;
 use outrigger_policy::outlier::OutlierDetection;
 use outrigger_policy::overload::OverloadMode;
 
@@ -42,6 +43,10 @@ pub struct Cluster {
     pub overload: OverloadMode,
     /// When endpoints are ejected; `None` is never.
     pub outlier: Option<OutlierDetection>,
+    /// How endpoints are checked actively.
+    pub health_check: Option<Arc<HealthCheck>>,
+    /// When endpoints are used although they fail these checks.
+    pub panic: PanicThreshold,
     /// The load balancing policy.
     pub balancing: Balancing,
     /// The hashes of requests, if they are not those of the route. Only for [`Balancing::Hashing`].
@@ -50,6 +55,21 @@ pub struct Cluster {
     pub protocol: UpstreamProtocol,
     /// Settings of its connections.
     pub connections: ConnectionSettings,
+}
+
+/// When endpoints are used although they fail active health checks (`CommonLbConfig`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PanicThreshold {
+    /// If fewer endpoints pass than this percentage, all are used; 0 is never (`healthy_panic_threshold`).
+    pub threshold: f64,
+    /// Whether endpoints that were never checked are not used even then (`ignore_new_hosts_until_first_hc`).
+    pub ignores_new: bool,
+}
+
+impl Default for PanicThreshold {
+    fn default() -> Self {
+        Self { threshold: 50.0, ignores_new: false }
+    }
 }
 
 /// The source of a cluster's endpoints.

@@ -2,7 +2,7 @@
 
 use outrigger_policy::hash_policy::HashPolicies;
 
-use super::Balancing;
+use super::{Balancing, PanicThreshold};
 
 /// A decoded load balancing policy.
 #[derive(Debug, Clone)]
@@ -14,11 +14,18 @@ pub(super) struct Picking {
     pub(super) hashes_names: bool,
     /// The hashes of requests, if they are not those of routes.
     pub(super) hash_policies: HashPolicies,
+    pub(super) panic: PanicThreshold,
 }
 
 impl Picking {
     /// Creates the policy with the hashes of routes and addresses.
     pub(super) fn new(policy: Balancing, locality_weighted: bool) -> Self {
-        Self { policy, locality_weighted, hashes_names: false, hash_policies: HashPolicies::default() }
+        Self {
+            policy,
+            locality_weighted,
+            hashes_names: false,
+            hash_policies: HashPolicies::default(),
+            panic: PanicThreshold::default(),
+        }
     }
 }

@@ -71,7 +71,10 @@ fn bad_manager(change: impl FnOnce(&mut hcm::HttpConnectionManager)) -> String {
 fn clusters() {
     use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
     assert_eq!(bad_cluster(|wire| wire.name = "other".into()), "name");
-    assert_eq!(bad_cluster(|wire| wire.health_checks = vec![Default::default()]), "health_checks");
+    assert_eq!(
+        bad_cluster(|wire| wire.health_checks = vec![Default::default()]),
+        "health_checks[0].interval"
+    );
     let subsets = cluster::cluster::LbSubsetConfig { list_as_any: true, ..Default::default() };
     assert_eq!(bad_cluster(|wire| wire.lb_subset_config = Some(subsets)), "lb_subset_config");
     assert_eq!(bad_cluster(|wire| wire.connect_timeout = seconds(0)), "connect_timeout");

@@ -96,11 +96,11 @@ fn a_refused_resource_keeps_its_last_good_version_and_disturbs_no_other() {
     let mut builder = cart();
     let before = build(&mut builder);
     let mut bad = cart_cluster();
-    bad.health_checks = vec![Default::default()];
+    bad.close_connections_on_host_health_failure = true;
     let mut good = app_cluster();
     good.name = "good".into();
     let refused = apply(&mut builder, CART, "2", cluster_body(bad)).unwrap();
-    assert_eq!(refused.to_string(), "health_checks: is not supported");
+    assert_eq!(refused.to_string(), "close_connections_on_host_health_failure: is not supported");
     accept(&mut builder, "good", "1", cluster_body(good));
     let after = build(&mut builder);
     assert!(Arc::ptr_eq(after.cluster(CART).unwrap(), before.cluster(CART).unwrap()));

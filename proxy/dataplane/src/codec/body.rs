@@ -10,9 +10,10 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use outrigger_core::error::Failure;
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::reason::Reason;
 
 /// A frame of a body.
 #[derive(Debug, Clone)]
@@ -128,6 +129,22 @@ impl Body {
         self.length
     }
 
+    /// Reads all of it, at most `longest` bytes. Returns the bytes and the trailers.
+    pub(crate) async fn read_all(mut self, longest: usize) -> Result<(Bytes, HeaderMap), Failure> {
+        let (mut all, mut trailers) = (BytesMut::new(), HeaderMap::new());
+        while let Some(frame) = self.frame().await {
+            match frame? {
+                Frame::Data(data) if all.len() + data.len() > longest => {
+                    let what = "the reply of the service is too long";
+                    return Err(Failure::upstream(Reason::UpstreamProtocolError, Reached::Maybe, what));
+                }
+                Frame::Data(data) => all.extend_from_slice(&data),
+                Frame::Trailers(fields) => trailers = fields,
+            }
+        }
+        Ok((all.freeze(), trailers))
+    }
+
     /// Returns the next frame, or `None` at the end. After an error the body has ended. Cancel-safe.
     pub(crate) async fn frame(&mut self) -> Option<Result<Frame, Failure>> {
         poll_fn(|cx| self.poll_frame(cx)).await
@@ -189,7 +206,7 @@ mod tests {
     struct Gone;
     impl Source for Gone {
         fn poll_frame(&self, _: u64, _: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
-            Poll::Ready(Some(Err(Failure::local(outrigger_core::reason::Reason::LocalError, "gone"))))
+            Poll::Ready(Some(Err(Failure::local(Reason::LocalError, "gone"))))
         }
     }
 

@@ -7,8 +7,8 @@ use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Version};
+use bytes::Bytes;
+use http::Version;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::peer::PeerKey;
@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use super::attempt::{self, Response, STALE_WITHIN};
 use super::request_context::RequestContext;
 use crate::codec::answer::Payload;
-use crate::codec::body::{Body, Frame};
+use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, Scheme};
 use crate::context::Context;
 use crate::upstream::bounds::Peer;
@@ -147,24 +147,9 @@ impl Asked {
             let what = "a tunnel instead of a reply";
             return Err(Failure::upstream(Reason::UpstreamProtocolError, Reached::Maybe, what));
         };
-        let (body, trailers) = self.read(body).await?;
+        let (body, trailers) = body.read_all(self.longest_reply).await?;
         drop(exchange);
         Ok((facts, ServiceReply { status: head.status, fields: head.headers, body, trailers }))
-    }
-
-    async fn read(&self, mut body: Body) -> Result<(Bytes, HeaderMap), Failure> {
-        let (mut all, mut trailers) = (BytesMut::new(), HeaderMap::new());
-        while let Some(frame) = body.frame().await {
-            match frame? {
-                Frame::Data(data) if all.len() + data.len() > self.longest_reply => {
-                    let what = "the reply of the service is too long";
-                    return Err(Failure::upstream(Reason::UpstreamProtocolError, Reached::Maybe, what));
-                }
-                Frame::Data(data) => all.extend_from_slice(&data),
-                Frame::Trailers(fields) => trailers = fields,
-            }
-        }
-        Ok((all.freeze(), trailers))
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

@@ -1,6 +1,6 @@
 //! One endpoint of a cluster, as seen by one worker: its load, its connections, and its health, which all workers share.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use outrigger_config::endpoint::{Endpoint, HealthStatus};
 use outrigger_core::Name;
 use outrigger_core::error::{Failure, Side};
 use outrigger_core::reason::Reason;
+use outrigger_policy::health_check::Checked;
 use outrigger_policy::outlier::Health;
 use tokio::time::Instant;
 
@@ -31,6 +32,8 @@ pub(crate) struct Host {
     pub(super) load: Load,
     pub(super) silence: Rc<Silence>,
     pub(super) health: Arc<Health>,
+    /// What active checks have found. `None` if it is not checked.
+    pub(super) checked: RefCell<Option<Arc<Checked>>>,
     pub(super) pool: Rc<Pool>,
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod host;
+mod checks;
 pub(crate) mod pool;
 mod balance;
 mod silence;

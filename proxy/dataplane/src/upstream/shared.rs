@@ -6,11 +6,13 @@
 //! cluster for a while. Workers hold handles, so that the lock of the map is taken only for new clusters and endpoints.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use foldhash::HashMap;
 use outrigger_core::Name;
+use outrigger_policy::health_check::Checked;
 use outrigger_policy::outlier::{Ejections, Health};
 use outrigger_policy::overload::Limiter;
 use outrigger_policy::retry_budget::RetryLedger;
@@ -65,7 +67,10 @@ pub(super) struct SharedCluster {
     pub(super) limiter: Arc<Limiter>,
     pub(super) ledger: Arc<RetryLedger>,
     pub(super) ejections: Arc<Ejections>,
+    /// Whether the cluster has had a request. Only with active health checks.
+    pub(super) used: Arc<AtomicBool>,
     endpoints: Mutex<HashMap<SocketAddr, Weak<Health>>>,
+    checked: Mutex<HashMap<SocketAddr, Weak<Checked>>>,
 }
 
 impl SharedClusters {
@@ -158,6 +163,20 @@ impl SharedCluster {
         let health = Arc::new(Health::new(Arc::clone(&self.ejections)));
         endpoints.insert(address, Arc::downgrade(&health));
         health
+    }
+}
+
+impl SharedCluster {
+    /// Returns what active checks have found of an endpoint, creating it if no worker uses it.
+    pub(super) fn checked(&self, address: SocketAddr) -> Arc<Checked> {
+        let mut all = locked(&self.checked);
+        if let Some(checked) = all.get(&address).and_then(Weak::upgrade) {
+            return checked;
+        }
+        all.retain(|_, checked| checked.strong_count() > 0);
+        let checked = Arc::new(Checked::new(Arc::clone(&self.ejections)));
+        all.insert(address, Arc::downgrade(&checked));
+        checked
     }
 }
 

@@ -279,6 +279,7 @@ pub fn endpoint(address: SocketAddr) -> Endpoint {
         instance: None,
         workload_version: None,
         hash_key: None,
+        health_check: Default::default(),
     }
 }
 
@@ -301,6 +302,8 @@ pub fn cluster(name: &str, list: impl IntoIterator<Item = Endpoint>) -> Cluster 
         outlier: None,
         balancing: Balancing::PeakEwma,
         hash_policies: Default::default(),
+        health_check: None,
+        panic: Default::default(),
         protocol: UpstreamProtocol::Http1,
         connections: ConnectionSettings {
             idle_timeout: None,

@@ -82,9 +82,14 @@ impl Ejections {
         self.total.load(Relaxed)
     }
 
-    /// Returns a number that changes when an endpoint is ejected, returns to service or pushes back.
+    /// Returns a number that changes when an endpoint is ejected, returns to service, pushes back, or passes or fails its health checks.
     pub fn changes(&self) -> u64 {
         self.changes.load(Relaxed)
+    }
+
+    /// Counts a change that active health checks have found.
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Relaxed);
     }
 
     /// Counts an ejection.

@@ -99,6 +99,10 @@ fn used(totals: &ClusterTotals, ejections: Value) -> Value {
         connect_failed,
         tls_ok,
         tls_failed,
+        checks_passed,
+        checks_failed,
+        failing_checks,
+        panics,
     } = totals;
     json!({
         "attempts": attempts,
@@ -116,6 +120,10 @@ fn used(totals: &ClusterTotals, ejections: Value) -> Value {
         "connect_failures": connect_failed,
         "tls_handshakes": tls_ok,
         "tls_failures": tls_failed,
+        "health_checks_passed": checks_passed,
+        "health_checks_failed": checks_failed,
+        "endpoints_failing_checks": failing_checks,
+        "panics": panics,
     })
 }
 

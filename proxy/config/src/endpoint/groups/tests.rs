@@ -14,6 +14,7 @@ fn endpoint(at: usize, priority: u32, zone: &str, locality_weight: Option<u32>) 
         instance: None,
         workload_version: None,
         hash_key: None,
+        health_check: Default::default(),
     })
 }
 

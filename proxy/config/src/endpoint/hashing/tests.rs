@@ -19,6 +19,7 @@ fn endpoint(number: usize, weight: u32) -> Arc<Endpoint> {
         instance: None,
         workload_version: None,
         hash_key: None,
+        health_check: Default::default(),
     })
 }
 

@@ -80,6 +80,9 @@ pub fn places() -> Vec<Place> {
                 of.load_assignment = Some(assignment(CART, &["10.0.0.9:80"]));
             })
             .probe("metadata", |of: &mut cluster::Cluster| of.metadata = Some(overload("observe")))
+            .probe("health_checks", |of: &mut cluster::Cluster| {
+                of.health_checks = vec![super::health_checks::check()]
+            })
             .probe("lb_policy", |of: &mut cluster::Cluster| *of = older(LbPolicy::Random, None))
             .probe("ring_hash_lb_config", |of: &mut cluster::Cluster| {
                 of.lb_config = Some(LbConfig::RingHashLbConfig(Default::default()))
@@ -167,7 +170,7 @@ pub fn places() -> Vec<Place> {
             .harmless("every cluster is warmed before a route may name it", &["wait_for_warm_on_init"])
             .harmless("nothing is kept of an original destination", &["cleanup_interval"])
             .harmless(
-                "there are no active health checks whose verdict could outlast an endpoint",
+                "an endpoint that discovery removes gets no requests, whatever its health",
                 &["ignore_health_on_host_removal"],
             )
             .harmless("load reports are not sent", &["lrs_server", "lrs_report_endpoint_metrics"])
@@ -213,12 +216,10 @@ pub fn places() -> Vec<Place> {
             CommonLbConfig::default(),
             in_common,
         )
-        .harmless(
-            "ejected endpoints are asked when no other is left, unhealthy ones never",
-            &["healthy_panic_threshold"],
-        )
+        .probe("healthy_panic_threshold", |of: &mut CommonLbConfig| {
+            of.healthy_panic_threshold = Some(types::Percent { value: 7.0 });
+        })
         .harmless("each assignment is published as it comes", &["update_merge_window"])
-        .harmless("goes with active health checks, which are refused", &["ignore_new_hosts_until_first_hc"])
         .harmless(HASHING, &["consistent_hashing_lb_config"])
         .harmless("for filters that choose an endpoint, which are refused", &["override_host_status"])
         .harmless("needs a local cluster, without which Envoy ignores it too", &["zone_aware_lb_config"]),
@@ -387,7 +388,7 @@ fn outlier_detection() -> Place {
         of.enforcing_consecutive_gateway_failure = number(100);
     })
     .harmless(
-        "there are no active health checks that could end an ejection",
+        "requests end an ejection, not checks: what they ask is not what failed",
         &["successful_active_health_check_uneject_host"],
     )
 }

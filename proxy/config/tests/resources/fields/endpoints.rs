@@ -99,8 +99,27 @@ pub fn places() -> Vec<Place> {
                 ..lb_endpoint()
             })
         })
-        .harmless("there are no active health checks", &["health_check_config"])
+        .probe("health_check_config", |of: &mut endpoint::Endpoint| {
+            of.health_check_config =
+                Some(endpoint::endpoint::HealthCheckConfig { port_value: 7, ..Default::default() });
+        })
         .harmless("is hashed if the cluster says so; routes do not rewrite hosts to it", &["hostname"])
         .harmless("its instance is its name", &["observability_name"]),
+        Place::new(
+            "Endpoint.HealthCheckConfig",
+            "envoy.config.endpoint.v3.Endpoint.HealthCheckConfig",
+            Default::default(),
+            move |of: endpoint::endpoint::HealthCheckConfig| {
+                in_lb_endpoint(endpoint::LbEndpoint {
+                    host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(
+                        endpoint::Endpoint { health_check_config: Some(of), ..host() },
+                    )),
+                    ..lb_endpoint()
+                })
+            },
+        )
+        .probe("address", |of: &mut endpoint::endpoint::HealthCheckConfig| {
+            of.address = address("10.0.0.9:80")
+        }),
     ]
 }

@@ -11,6 +11,7 @@ mod endpoints;
 mod ext_authz;
 mod filters;
 mod hashing;
+mod health_checks;
 mod hosts;
 mod listeners;
 mod managers;
@@ -61,6 +62,7 @@ fn places() -> Vec<Place> {
         routes::places(),
         clusters::places(),
         hashing::places(),
+        health_checks::places(),
         upstream_http::places(),
         endpoints::places(),
     ];

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use outrigger_config::cluster::Cluster as Config;
 use outrigger_config::endpoint::groups::Groups;
 use tokio::time::Instant;
 
@@ -14,6 +15,55 @@ use crate::upstream::host::Host;
 
 /// The shortest time between two counts.
 const COUNTED_EVERY: Duration = Duration::from_millis(100);
+
+/// Which hosts may be picked, as far as active checks are concerned. If fewer pass than the panic threshold says, all are used, since
+/// so many failures are more likely due to the checks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Allowed {
+    /// Those that pass. All, if there are no checks.
+    #[default]
+    Passing,
+    /// All but those that were never checked (`ignore_new_hosts_until_first_hc`), since too few pass.
+    Checked,
+    /// All, since too few pass.
+    All,
+}
+
+impl Allowed {
+    /// Returns whether a host is allowed.
+    pub(super) fn allows(self, host: &Host) -> bool {
+        match &*host.checked.borrow() {
+            None => true,
+            Some(checked) => match self {
+                Self::Passing => checked.is_healthy(),
+                Self::Checked => !checked.is_pending(),
+                Self::All => true,
+            },
+        }
+    }
+
+    /// Returns what is allowed in a panic. `None` if the threshold is 0: then there is none.
+    pub(super) fn in_panic(config: &Config) -> Option<Self> {
+        let all = if config.panic.ignores_new { Self::Checked } else { Self::All };
+        (config.panic.threshold > 0.0).then_some(all)
+    }
+
+    /// Returns what is allowed with these hosts.
+    pub(super) fn now(config: &Config, hosts: &[Rc<Host>]) -> Self {
+        let Some(panic) = Self::in_panic(config).filter(|_| config.health_check.is_some()) else {
+            return Self::Passing;
+        };
+        let counted = hosts.iter().filter(|host| host.takes_new && panic.allows(host));
+        let (all, passing) = counted.fold((0u32, 0u32), |(all, passing), host| {
+            (all + 1, passing + u32::from(Self::Passing.allows(host)))
+        });
+        if f64::from(passing) * 100.0 < f64::from(all) * config.panic.threshold {
+            panic
+        } else {
+            Self::Passing
+        }
+    }
+}
 
 /// Numbers of available hosts, and which hosts are ejected.
 #[derive(Debug, Default)]
@@ -23,12 +73,22 @@ pub(super) struct Availability {
     ejected: Vec<Rc<Host>>,
     /// `Ejections::changes` when the hosts were last counted, and when that was. `None` if they must be counted.
     counted: Option<(u64, Instant)>,
+    allowed: Allowed,
 }
 
 impl Availability {
     /// Returns the number of available hosts of each group.
     pub(super) fn by_group(&self) -> &[usize] {
         &self.by_group
+    }
+
+    /// Returns which hosts active checks allow, as counted last.
+    pub(super) fn allowed(&self) -> Allowed {
+        self.allowed
+    }
+
+    pub(super) fn set_allowed(&mut self, allowed: Allowed) {
+        self.allowed = allowed;
     }
 
     /// Returns the hosts that are ejected.

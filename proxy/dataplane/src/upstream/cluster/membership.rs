@@ -13,7 +13,7 @@ use outrigger_config::endpoint::groups::Groups;
 use outrigger_config::endpoint::{Endpoint, Endpoints};
 use tokio::time::Instant;
 
-use super::availability::Availability;
+use super::availability::{Allowed, Availability};
 use crate::upstream::host::Host;
 
 /// The hosts of a cluster.
@@ -29,6 +29,16 @@ impl Membership {
     /// Returns the hosts, in the order of their endpoints.
     pub(super) fn hosts(&self) -> &[Rc<Host>] {
         &self.hosts
+    }
+
+    /// Returns the endpoints with their hosts.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&Endpoint, &Rc<Host>)> {
+        self.endpoints.list.iter().map(|endpoint| &**endpoint).zip(&self.hosts)
+    }
+
+    /// The hosts must be counted before the next pick.
+    pub(super) fn forget_counts(&mut self) {
+        self.availability.reset();
     }
 
     /// Returns their groups.
@@ -52,7 +62,14 @@ impl Membership {
     }
 
     /// Counts the available hosts. `changes` is that of the cluster's ejections.
-    pub(super) fn count(&mut self, changes: u64, now: Instant, is_available: impl Fn(&Host) -> bool) {
+    pub(super) fn count(
+        &mut self,
+        changes: u64,
+        now: Instant,
+        allowed: Allowed,
+        is_available: impl Fn(&Host) -> bool,
+    ) {
+        self.availability.set_allowed(allowed);
         self.availability.count(self.endpoints.groups(), &self.hosts, changes, now, is_available);
     }
 

@@ -5,6 +5,7 @@
 
 mod pick;
 mod judge;
+mod checked;
 mod membership;
 mod availability;
 
@@ -33,6 +34,7 @@ use super::answers::Answers;
 use super::balance::Balancer;
 use super::balance::load::Load;
 use super::bounds::{Bounds, Exhausted, Peer, RequestPermit};
+use super::checks::Checks;
 use super::dial::{Dialer, Target, TlsTarget};
 use super::host::Host;
 use super::overload::{Overload, Running};
@@ -56,6 +58,8 @@ pub(crate) struct Clusters {
     budget: Arc<ConnectionBudget>,
     /// The pools of all clusters.
     pools: Rc<Siblings>,
+    /// The clusters whose endpoints are checked although no request uses them.
+    kept: RefCell<Vec<Rc<Cluster>>>,
 }
 
 /// One cluster.
@@ -82,6 +86,9 @@ pub(crate) struct Cluster {
     used: Cell<Instant>,
     answers: Rc<Answers>,
     overload: Rc<Overload>,
+    budget: Arc<ConnectionBudget>,
+    /// The checks that this worker makes, by endpoint, with the connections for requests to it.
+    checks: RefCell<HashMap<SocketAddr, (Rc<Pool>, Checks)>>,
 }
 
 impl Clusters {
@@ -92,7 +99,15 @@ impl Clusters {
         dialer: Rc<Dialer>,
         budget: Arc<ConnectionBudget>,
     ) -> Rc<Self> {
-        Rc::new(Self { clusters: RefCell::default(), shared, metrics, dialer, budget, pools: Rc::default() })
+        Rc::new(Self {
+            clusters: RefCell::default(),
+            shared,
+            metrics,
+            dialer,
+            budget,
+            pools: Rc::default(),
+            kept: RefCell::default(),
+        })
     }
 
     /// Returns the state of the cluster that `config` describes, updated to it.
@@ -122,6 +137,8 @@ impl Clusters {
             used: Cell::new(Instant::now()),
             answers: Rc::default(),
             overload,
+            budget: Arc::clone(&self.budget),
+            checks: RefCell::default(),
         });
         self.clusters.borrow_mut().insert(config.name.clone(), Rc::clone(&cluster));
         cluster
@@ -228,6 +245,7 @@ impl Cluster {
                 instance: None,
                 workload_version: None,
                 hash_key: None,
+                health_check: Default::default(),
             };
             Rc::new(self.host(&endpoint, self.target(&endpoint), None))
         };
@@ -263,6 +281,7 @@ impl Cluster {
         if Arc::ptr_eq(&self.config.borrow(), config) {
             return;
         }
+        let before = self.config.borrow().health_check.clone();
         self.bounds.set_limits(&config.breakers);
         self.overload.set(config.overload);
         let unlisted = self.unlisted.borrow();
@@ -273,7 +292,9 @@ impl Cluster {
         if self.config.borrow().balancing != config.balancing {
             self.balancer.replace(Balancer::new(config.balancing));
         }
+        drop((unlisted, members));
         self.config.replace(Arc::clone(config));
+        self.follow_checks(before.as_ref());
     }
 
     fn follow_endpoints(&self, now: Moment) {
@@ -285,7 +306,8 @@ impl Cluster {
             }
             Arc::clone(&current)
         };
-        let is_available = |host: &Host| self.is_available(host, now);
+        let allowed = self.members.borrow().availability().allowed();
+        let is_available = |host: &Host| self.is_available(host, now) && allowed.allows(host);
         self.members.borrow_mut().follow(endpoints, is_available, |endpoint, before| {
             let target = self.target(endpoint);
             match before.filter(|host| *host.pool.target() == target) {
@@ -293,6 +315,7 @@ impl Cluster {
                 before => Rc::new(self.host(endpoint, target, before.map(|host| &**host))),
             }
         });
+        self.run_checks();
     }
 
     fn target(&self, endpoint: &Endpoint) -> Target {
@@ -334,6 +357,7 @@ impl Cluster {
             load: Load::new(endpoint.weight, now),
             silence,
             health: self.state.health(endpoint.address),
+            checked: RefCell::new(self.checked(endpoint)),
             pool,
         }
     }
@@ -342,6 +366,7 @@ impl Cluster {
         let moment = Moment::at(now, &self.shared);
         self.follow_endpoints(moment);
         self.count_all_hosts(moment);
+        self.run_checks();
         self.bounds.tidy();
         self.overload.round();
         self.compare();

@@ -13,6 +13,7 @@ use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
 use super::Cluster;
+use super::availability::Allowed;
 use super::membership::Membership;
 use crate::upstream::balance::Candidates;
 use crate::upstream::host::Host;
@@ -73,6 +74,10 @@ impl Cluster {
         self.follow_endpoints(now);
         self.count_hosts(now);
         let members = &*self.members.borrow();
+        let allowed = members.availability().allowed();
+        if self.config.borrow().health_check.is_some() {
+            self.note_pick(allowed);
+        }
         let hash = members.hashes().then(|| by.hash.unwrap_or_else(|| self.rng.borrow_mut().u64(..)));
         if attempted.is_empty()
             && let Some(host) = self.probed(members, hash, now, probing)
@@ -80,12 +85,13 @@ impl Cluster {
             return Ok(Picked { host, doubted: None });
         }
         let doubted = Cell::new(None);
-        let serving = |host: &Rc<Host>| is_in_service(host) && !host.health.is_pushed_back(now.since_start);
+        let in_service = |host: &Rc<Host>| is_in_service(host) && allowed.allows(host);
+        let serving = |host: &Rc<Host>| in_service(host) && !host.health.is_pushed_back(now.since_start);
         let answering = |host: &Rc<Host>| match self.doubt(host, now) {
             None => serving(host),
             Some(doubt) => {
                 // A host that is ejected for failures or pushes back is not suspected of silence.
-                if host.takes_new && (serving(host) || host.health.is_silent()) {
+                if host.takes_new && allowed.allows(host) && (serving(host) || host.health.is_silent()) {
                     doubted.set(Some(Rc::clone(host)));
                 }
                 serving(host) && !doubt.avoided
@@ -95,14 +101,17 @@ impl Cluster {
         let again = !attempted.is_empty();
         let choose = |usable: &dyn Fn(&Rc<Host>) -> bool| self.choose(members, hash, now, usable);
         // If no host is healthy, any host may be picked: an ejection is a guess, and an error is certain. Hosts that push
-        // back, but work, are picked before that.
+        // back, but work, are picked before that. Hosts that fail active checks are picked only in a panic.
+        let in_panic = Allowed::in_panic(&self.config.borrow()).unwrap_or_default();
+        let at_all = |host: &Rc<Host>| host.takes_new && in_panic.allows(host);
         let host = choose(&|host| fresh(host) && answering(host))
             .or_else(|| again.then(|| choose(&answering)).flatten())
             .or_else(|| choose(&|host| fresh(host) && serving(host)))
             .or_else(|| again.then(|| choose(&serving)).flatten())
-            .or_else(|| choose(&|host| fresh(host) && is_in_service(host)))
-            .or_else(|| choose(&|host| fresh(host) && host.takes_new))
-            .or_else(|| choose(&|host| host.takes_new))
+            .or_else(|| choose(&|host| fresh(host) && in_service(host)))
+            .or_else(|| choose(&|host| fresh(host) && host.takes_new && allowed.allows(host)))
+            .or_else(|| choose(&|host| fresh(host) && at_all(host)))
+            .or_else(|| choose(&at_all))
             .ok_or_else(|| {
                 let empty = members.hosts().is_empty();
                 none(if empty { "the cluster has no endpoint" } else { "no endpoint is healthy" })
@@ -121,10 +130,12 @@ impl Cluster {
     /// Counts the available hosts.
     pub(super) fn count_all_hosts(&self, now: Moment) {
         let changes = self.state.ejections.changes();
-        self.members.borrow_mut().count(changes, now.clock, |host| self.is_available(host, now));
+        let allowed = Allowed::now(&self.config.borrow(), self.members.borrow().hosts());
+        let is_available = |host: &Host| self.is_available(host, now) && allowed.allows(host);
+        self.members.borrow_mut().count(changes, now.clock, allowed, is_available);
     }
 
-    /// Returns whether the host gets its share of requests.
+    /// Returns whether the host gets its share of requests, as far as active checks are not concerned.
     pub(super) fn is_available(&self, host: &Host, now: Moment) -> bool {
         is_in_service(host)
             && !host.health.is_pushed_back(now.since_start)
@@ -144,7 +155,7 @@ impl Cluster {
         now: Moment,
         probing: Probing,
     ) -> Option<Rc<Host>> {
-        let ejected = members.availability().ejected();
+        let (ejected, allowed) = (members.availability().ejected(), members.availability().allowed());
         if probing == Probing::Never || ejected.is_empty() {
             return None;
         }
@@ -155,7 +166,10 @@ impl Cluster {
             None => true,
         };
         let due = |host: &&Rc<Host>| {
-            host.takes_new && is_own(host) && host.health.claim_probe(now.since_start, covered)
+            host.takes_new
+                && allowed.allows(host)
+                && is_own(host)
+                && host.health.claim_probe(now.since_start, covered)
         };
         ejected.iter().find(due).map(Rc::clone)
     }

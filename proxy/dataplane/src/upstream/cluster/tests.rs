@@ -28,6 +28,7 @@ fn endpoint(number: u8, priority: u32) -> Arc<Endpoint> {
         instance: None,
         workload_version: None,
         hash_key: None,
+        health_check: Default::default(),
     })
 }
 
@@ -49,6 +50,8 @@ fn cluster(list: impl IntoIterator<Item = Arc<Endpoint>>) -> (Rc<Cluster>, Endpo
         outlier: OutlierDetection::decode(Some(Default::default())).unwrap(),
         balancing: Balancing::Random,
         hash_policies: Default::default(),
+        health_check: None,
+        panic: Default::default(),
         protocol: UpstreamProtocol::Http1,
         connections: ConnectionSettings {
             idle_timeout: None,

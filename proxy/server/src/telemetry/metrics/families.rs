@@ -150,6 +150,10 @@ pub(super) fn upstream(
             connect_failed: _,
             tls_ok: _,
             tls_failed: _,
+            checks_passed: _,
+            checks_failed: _,
+            failing_checks: _,
+            panics: _,
         } = totals;
     };
     let by_cluster = |value: fn(&ClusterTotals) -> u64| -> Vec<(Labels, f64)> {
@@ -160,6 +164,14 @@ pub(super) fn upstream(
     let ejections = ejections
         .iter()
         .map(|((cluster, kind), count)| (labels([("cluster", cluster), ("kind", kind)]), *count as f64));
+    // Only of clusters with checks: the others have none.
+    let checks = clusters.iter().flat_map(|(name, totals)| {
+        let outcomes = [("passed", totals.checks_passed), ("failed", totals.checks_failed)];
+        outcomes
+            .into_iter()
+            .filter(|_| totals.checks_passed + totals.checks_failed > 0)
+            .map(|(outcome, count)| (labels([("cluster", name), ("outcome", outcome)]), count as f64))
+    });
     vec![
         counter("outrigger_upstream_attempts_total", "Attempts begun", |of| of.attempts),
         counter("outrigger_upstream_retries_total", "Attempts after the first", |of| of.retries),
@@ -182,6 +194,17 @@ pub(super) fn upstream(
             |of| of.overload_refused,
         ),
         Family::counter("outrigger_upstream_ejections_total", "Endpoints ejected", ejections),
+        Family::counter("outrigger_upstream_health_checks_total", "Active health checks", checks),
+        gauge(
+            "outrigger_upstream_endpoints_failing_checks",
+            "Endpoints that fail active health checks",
+            |of| of.failing_checks,
+        ),
+        counter(
+            "outrigger_upstream_panics_total",
+            "Picks among all endpoints because too few passed their health checks",
+            |of| of.panics,
+        ),
         counter("outrigger_upstream_connections_opened_total", "Connections established", |of| {
             of.connections_total
         }),

@@ -1,0 +1,136 @@
+//! Active health checks of a cluster's hosts: which of them this worker makes, and which hosts they leave for picks.
+//!
+//! Checks start when the cluster is configured, and for new endpoints within a second.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use outrigger_config::cluster::Cluster as Config;
+use outrigger_config::endpoint::Endpoint;
+use outrigger_config::snapshot::Snapshot;
+use outrigger_policy::health_check::{Checked, HealthCheck};
+use tokio::time::Instant;
+
+use super::availability::Allowed;
+use super::{Cluster, Clusters};
+use crate::socket::address::EndpointAddress;
+use crate::upstream::bounds::Bounds;
+use crate::upstream::checks::{Checking, Checks};
+use crate::upstream::host::Host;
+use crate::upstream::pool::{Pool, PoolSettings};
+use crate::upstream::shared::Moment;
+
+impl Clusters {
+    /// Keeps the clusters of a snapshot that have active checks, and starts these. Called for each new snapshot.
+    pub(crate) fn follow_checked(&self, snapshot: &Snapshot) {
+        let now = Moment::at(Instant::now(), &self.shared);
+        let checked = snapshot.clusters.values().filter(|config| config.health_check.is_some());
+        let kept = checked.map(|config| {
+            let cluster = self.cluster(config);
+            cluster.follow_endpoints(now);
+            cluster
+        });
+        let kept = kept.collect();
+        self.kept.replace(kept);
+    }
+}
+
+impl Cluster {
+    /// Records a pick in a cluster with checks.
+    pub(super) fn note_pick(&self, allowed: Allowed) {
+        if !self.state.used.load(Relaxed) {
+            self.state.used.store(true, Relaxed);
+        }
+        if allowed != Allowed::Passing {
+            self.series.panics.increment();
+        }
+    }
+
+    /// Applies a changed configuration of checks. Hosts that were in use without checks stay in use until they fail.
+    pub(super) fn follow_checks(&self, before: Option<&Arc<HealthCheck>>) {
+        if before == self.config.borrow().health_check.as_ref() {
+            return;
+        }
+        self.checks.borrow_mut().clear();
+        for (endpoint, host) in self.members.borrow().pairs() {
+            host.checked.replace(self.checked(endpoint));
+            if before.is_none() {
+                host.checked.borrow().iter().for_each(|checked| checked.assume_healthy());
+            }
+        }
+        self.members.borrow_mut().forget_counts();
+        self.run_checks();
+    }
+
+    /// Returns what checks have found of an endpoint, or `None` if it is not checked.
+    pub(super) fn checked(&self, endpoint: &Endpoint) -> Option<Arc<Checked>> {
+        let is_checked = self.config.borrow().health_check.is_some() && !endpoint.health_check.disabled;
+        is_checked.then(|| self.state.checked(endpoint.address))
+    }
+
+    /// Starts checks of hosts that no worker checks, and ends those of hosts that have left.
+    pub(super) fn run_checks(&self) {
+        let config = self.config.borrow();
+        let Some(check) = &config.health_check else { return };
+        let members = self.members.borrow();
+        let mut running = self.checks.borrow_mut();
+        running.retain(|address, (of, _)| {
+            members.hosts().iter().any(|host| host.address == *address && Rc::ptr_eq(&host.pool, of))
+        });
+        for (endpoint, host) in members.pairs() {
+            let checked = host.checked.borrow();
+            if let Some(checked) = &*checked
+                && !running.contains_key(&host.address)
+                && let Some(claim) = checked.claim()
+            {
+                let checks = Checks::start(self.checking(check, &config, endpoint, host), claim);
+                running.insert(host.address, (Rc::clone(&host.pool), checks));
+            }
+        }
+    }
+
+    fn checking(
+        &self,
+        check: &Arc<HealthCheck>,
+        config: &Config,
+        endpoint: &Endpoint,
+        host: &Host,
+    ) -> Checking {
+        let of = &endpoint.health_check;
+        let mut address = of.address.unwrap_or(endpoint.address);
+        // The port of the endpoint comes before that of the cluster, as in Envoy.
+        if let Some(port) = of.port.or(check.port) {
+            address.set_port(port);
+        }
+        let mut target = host.pool.target().clone();
+        target.address = EndpointAddress(address);
+        let (settings, series) = (PoolSettings::of(config), Arc::clone(&self.series));
+        let (dialer, budget, limits) =
+            (Rc::clone(&self.dialer), Arc::clone(&self.budget), config.breakers.clone());
+        let pool = move || {
+            let bounds = Bounds::new(&limits, Arc::default(), Arc::clone(&budget));
+            let (settings, dialer) = (settings.clone(), Rc::clone(&dialer));
+            // Counted nowhere: these are no connections for requests.
+            let pool = Pool::new(
+                target.clone(),
+                settings,
+                dialer,
+                Rc::clone(&bounds),
+                Rc::default(),
+                Rc::default(),
+                Arc::default(),
+            );
+            (pool, bounds)
+        };
+        Checking {
+            cluster: self.name.clone(),
+            endpoint: endpoint.address,
+            hostname: of.hostname.clone(),
+            check: Arc::clone(check),
+            pool: Box::new(pool),
+            used: Arc::clone(&self.state.used),
+            series,
+        }
+    }
+}
