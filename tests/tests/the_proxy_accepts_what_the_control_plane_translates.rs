@@ -151,6 +151,8 @@ fn every_filter() -> Value {
         {"type": "URLRewrite", "urlRewrite": {"hostname": "example.com",
             "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": ""}}},
         {"type": "CORS", "cors": cors},
+        {"type": "ExternalAuth", "externalAuth": {"protocol": "HTTP", "backendRef": {"name": "other", "port": 80},
+            "http": {"path": "/check", "allowedHeaders": ["a"]}, "forwardBody": {"maxSize": 9}}},
     ])
 }
 
@@ -216,11 +218,9 @@ fn every_policy() -> Vec<Value> {
                 "spec": {"action": action, "targetRefs": targets, "rules": rules}})
         })
     };
-    let faults = json!({"apiVersion": "outrigger.dev/v1alpha1", "kind": "FaultInjectionPolicy",
-        "metadata": {"name": "faults", "namespace": "shop"},
-        "spec": {"targetRefs": targets, "headers": [{"name": "O", "value": "p"}, {"name": "q", "type": "RegularExpression", "value": "r|s"}],
-            "delay": {"duration": "100ms", "percent": 1}, "abort": {"grpcStatus": 14, "percent": 100},
-            "bandwidth": {"kibPerSecond": 1, "percent": 50}, "maxActiveFaults": 1}});
+    let faults = json!({"apiVersion": "outrigger.dev/v1alpha1", "kind": "FaultInjectionPolicy", "metadata": {"name": "faults", "namespace": "shop"},
+        "spec": {"targetRefs": targets, "headers": to[1]["headers"], "delay": {"duration": "100ms", "percent": 1}, "maxActiveFaults": 1,
+            "abort": {"grpcStatus": 14, "percent": 100}, "bandwidth": {"kibPerSecond": 1, "percent": 50}}});
     ["Allow", "Deny", "Audit"].iter().flat_map(policy).chain([faults]).collect()
 }
 

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use outrigger_core::Name;
 
 use super::inventory::{Inventory, Route as Attached, backend_key};
-use super::resource::reference::{BackendRef, ParentRef};
-use super::resource::rule::{BackendSpec, RuleSpec};
+use super::resource::reference::ParentRef;
+use super::resource::rule::{BackendSpec, NamedBackend, RuleSpec};
 use super::resource::{Kind, Metadata, MirrorSpec};
 use super::route::{
-    BackendTarget, InvalidBackend, Mirror, PortRoutes, Route, RouteAction, RouteTable, RouteTarget,
-    ServiceRoutes, TcpRoute, WeightedBackend,
+    BackendTarget, ExternalAuth, InvalidBackend, Mirror, PortRoutes, Route, RouteAction, RouteTable,
+    RouteTarget, ServiceRoutes, TcpRoute, WeightedBackend,
 };
 use super::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType};
 
@@ -158,10 +158,15 @@ fn action(inventory: &Inventory, route: Attached<'_>, parent: &ServiceKey, rule:
     let RuleSpec { name: _, matches: _, filters, backends: backend_specs, timeouts, retry } = rule;
     let mut plain = filters.plain.clone();
     let mirror = |mirror: &MirrorSpec| Mirror {
-        target: resolve(inventory, route, parent, &mirror.backend),
+        target: resolve(inventory, route, parent, (&mirror.backend).into()),
         share: mirror.share,
     };
     plain.mirrors = filters.mirrors.iter().map(mirror).collect();
+    plain.external_auth = filters.external_auth.as_ref().map(|auth| ExternalAuth {
+        target: resolve(inventory, route, parent, auth.named()),
+        protocol: auth.protocol.clone(),
+        longest_body: auth.longest_body,
+    });
     let target = match &filters.redirect {
         Some(redirect) => RouteTarget::Redirect(redirect.clone()),
         None => RouteTarget::Forward(backends(inventory, route, parent, backend_specs)),
@@ -177,7 +182,7 @@ fn backends(
 ) -> Vec<WeightedBackend> {
     let one = |BackendSpec { reference, weight, filters }: &BackendSpec| WeightedBackend {
         weight: *weight,
-        target: resolve(inventory, route, parent, reference),
+        target: resolve(inventory, route, parent, reference.into()),
         filters: filters.clone(),
     };
     specs.iter().map(one).collect()
@@ -188,7 +193,7 @@ pub(super) fn resolve(
     inventory: &Inventory,
     route: Attached<'_>,
     parent: &ServiceKey,
-    backend: &BackendRef,
+    NamedBackend { reference: backend, gets_grpc }: NamedBackend<'_>,
 ) -> Result<BackendTarget, InvalidBackend> {
     let (true, Some(port)) = (backend.is_service(), backend.port) else {
         return Err(InvalidBackend::InvalidKind);
@@ -205,7 +210,8 @@ pub(super) fn resolve(
     }
     let port_of_backend = service.port(port).ok_or(InvalidBackend::BackendNotFound)?;
     let supported = match (kind, port_of_backend.protocol) {
-        (Kind::HttpRoute | Kind::GrpcRoute, AppProtocol::Tcp) | (Kind::GrpcRoute, AppProtocol::Http) => false,
+        (Kind::HttpRoute | Kind::GrpcRoute, AppProtocol::Tcp) => false,
+        (_, AppProtocol::Http) if gets_grpc || kind == Kind::GrpcRoute => false,
         // A port that serves requests accepts no opaque bytes, except if this very route makes it opaque.
         (Kind::TcpRoute, AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc) => {
             let mut parents = route.spec.parents.0.iter().filter(|parent| parent.is_service());

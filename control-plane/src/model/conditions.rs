@@ -115,8 +115,13 @@ fn resolved_refs(inventory: &Inventory, route: Attached<'_>, parent: &ParentRef)
         message,
         observed_generation: route.metadata.generation,
     };
-    let fails = |backend| resolve(inventory, route, &parent, backend).err().map(|why| (backend, why));
-    let mut failures = route.spec.backends().filter_map(fails).peekable();
+    let backends = route.spec.backends();
+    let mut failures = backends
+        .filter_map(|backend| {
+            let why = resolve(inventory, route, &parent, backend).err()?;
+            Some((backend.reference, why))
+        })
+        .peekable();
     let Some((_, first)) = failures.peek().copied() else {
         return condition(true, "ResolvedRefs", String::new());
     };

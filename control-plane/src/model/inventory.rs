@@ -121,7 +121,8 @@ impl Inventory {
                     update(&mut self.attached, &key, id, enter);
                     touched.routes.insert(key);
                 }
-                for backend in spec.backends().filter(|backend| backend.is_service()) {
+                let backends = spec.backends().map(|backend| backend.reference);
+                for backend in backends.filter(|backend| backend.is_service()) {
                     update(&mut self.referring, &backend_key(metadata, backend), id, enter);
                 }
             }

@@ -192,6 +192,8 @@ pub struct Filters {
     pub mirrors: Vec<Mirror>,
     /// Answers to cross-origin requests of browsers.
     pub cors: Option<Cors>,
+    /// A service that decides about the requests.
+    pub external_auth: Option<ExternalAuth>,
 }
 
 /// Changes of headers: removed, then set, then added. Names are lower case.
@@ -261,6 +263,40 @@ pub struct Mirror {
     pub target: Result<BackendTarget, InvalidBackend>,
     /// The share of requests that is copied.
     pub share: Percentage,
+}
+
+/// External authorization (GEP-1494).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalAuth {
+    /// The service port that decides, or why it cannot be used. Then no request passes.
+    pub target: Result<BackendTarget, InvalidBackend>,
+    /// How it is asked.
+    pub protocol: AuthProtocol,
+    /// The longest body of a request that it sees, in bytes; a longer one is refused. 0: it sees none.
+    pub longest_body: u32,
+}
+
+/// How an authorization service is asked. Names of headers are in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthProtocol {
+    /// By `envoy.service.auth.v3.Authorization/Check`.
+    Grpc {
+        /// The headers that it sees, or all if there are none.
+        allowed_headers: Vec<Name>,
+    },
+    /// By a request like the one that it decides about.
+    Http(HttpAuth),
+}
+
+/// How an authorization service is asked over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpAuth {
+    /// What is put before the request's path: empty, or without a trailing slash.
+    pub path_prefix: Name,
+    /// The headers that it sees besides those that it always does.
+    pub allowed_headers: Vec<Name>,
+    /// The headers of its reply that are copied into the request, or all that fit if there are none.
+    pub allowed_response_headers: Vec<Name>,
 }
 
 /// The answer to cross-origin requests of browsers (GEP-1767).

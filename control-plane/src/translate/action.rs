@@ -19,6 +19,7 @@ use outrigger_proto::xds::types::FractionalPercent;
 use outrigger_proto::xds::types::fractional_percent::DenominatorType;
 
 use super::destination::Target;
+use super::external_auth::ExternalAuths;
 use super::scope::{Dialect, Scope};
 use super::wire::{any, boolean, duration, exact, matching, regex, strings, uint};
 use super::{defaults, matching as matches};
@@ -31,9 +32,17 @@ use crate::model::route::{
 pub(super) const INVALID_BACKEND: &str = "outrigger.invalid-backend";
 
 /// Translates a route of a target.
-pub(super) fn route(scope: Scope<'_>, of: &Route, target: &Target) -> route::Route {
-    let Filters { request_headers, response_headers, rewrite: _, mirrors: _, cors } = &of.action.filters;
+pub(super) fn route(
+    scope: Scope<'_>,
+    of: &Route,
+    target: &Target,
+    authorization: &ExternalAuths<'_>,
+) -> route::Route {
+    let Filters { request_headers, response_headers, rewrite: _, mirrors: _, cors, external_auth } =
+        &of.action.filters;
     let action = match &of.action.target {
+        // Nobody can allow its requests.
+        _ if external_auth.as_ref().is_some_and(|auth| auth.target.is_err()) => unusable(scope),
         RouteTarget::Redirect(redirect) => {
             route::route::Action::Redirect(redirection(redirect, &of.matches.path, target.port))
         }
@@ -50,6 +59,7 @@ pub(super) fn route(scope: Scope<'_>, of: &Route, target: &Target) -> route::Rou
         typed_per_filter_config: cors
             .iter()
             .map(|cors| (extension::CORS.into(), cors_policy(cors)))
+            .chain(authorization.of_route(of))
             .collect(),
         ..Default::default()
     }

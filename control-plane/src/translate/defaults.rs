@@ -34,6 +34,8 @@ pub(super) const NO_IDLE_TIMEOUT: Duration = Duration::ZERO;
 /// The upgrades that are allowed on every listener: all that the application accepts. `websocket` is named too, for proxies that
 /// do not support `*`.
 pub(super) const UPGRADES: [&str; 2] = ["websocket", "*"];
+/// How long an authorization service may take. Gateway API has no field for it. Envoy's 200 ms would be short for the first connection.
+pub(super) const EXTERNAL_AUTHORIZATION_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a client may keep the addresses of a host: the minimum of Envoy's API (`DnsVirtualDomain.answer_ttl`).
 pub(super) const DNS_TTL: Duration = Duration::from_secs(30);
 /// The maximum number of retries.

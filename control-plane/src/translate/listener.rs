@@ -10,6 +10,7 @@ use outrigger_proto::xds::listener::{
 };
 use outrigger_proto::xds::metadata;
 use outrigger_proto::xds::protobuf::{Struct, Value, value};
+use outrigger_proto::xds::route::RouteConfiguration;
 use outrigger_proto::xds::tcp_proxy::TcpProxy;
 use outrigger_proto::xds::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
 use outrigger_proto::xds::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster};
@@ -18,9 +19,10 @@ use outrigger_proto::xds::type_url;
 use super::action::{INVALID_BACKEND, cluster_name, uses_cors};
 use super::defaults::{DETECTION_TIMEOUT, NO_IDLE_TIMEOUT, UPGRADES};
 use super::destination::Target;
+use super::external_auth::ExternalAuths;
 use super::route;
 use super::scope::Scope;
-use super::wire::{ads, any, duration, empty};
+use super::wire::{ads, any, boolean, duration, empty};
 use crate::model::route::{RouteTable, TcpRoute};
 use crate::model::service::{AppProtocol, ServicePort};
 
@@ -42,9 +44,22 @@ pub(super) fn destination(scope: Scope<'_>, asked: &str, target: &Target, port: 
         (_, AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc) => (true, false),
     };
     if http {
+        let authorization = ExternalAuths::of(table);
         let cors = matches!(table, Some(RouteTable::Http(routes)) if uses_cors(routes));
-        let rds = Rds { config_source: ads(), route_config_name: canonical.to_string() };
-        let manager = connection_manager(&canonical, &canonical, RouteSpecifier::Rds(rds), cors);
+        // A listener and its routes change together, so that no request passes between them without authorization.
+        let inline = (!authorization.is_empty()).then(|| route::route_configuration(scope, target)).flatten();
+        let routes = match inline {
+            Some(table) => {
+                RouteSpecifier::RouteConfig(RouteConfiguration { validate_clusters: boolean(false), ..table })
+            }
+            None => {
+                RouteSpecifier::Rds(Rds { config_source: ads(), route_config_name: canonical.to_string() })
+            }
+        };
+        let mut manager = connection_manager(&canonical, &canonical, routes, cors);
+        // After CORS, which answers preflight requests, and before the router.
+        let at = manager.http_filters.len().saturating_sub(1);
+        manager.http_filters.splice(at..at, authorization.filters(scope.domain()));
         listener.api_listener =
             Some(ApiListener { api_listener: Some(any(type_url::HTTP_CONNECTION_MANAGER, &manager)) });
     }

@@ -19,6 +19,8 @@ mod listener;
 mod dns;
 mod route;
 mod action;
+mod external_auth;
+mod other_names;
 mod matching;
 mod cluster;
 mod backend_traffic;

@@ -4,6 +4,7 @@ use outrigger_proto::xds::route::{Route, RouteConfiguration, VirtualHost};
 
 use super::action;
 use super::destination::Target;
+use super::external_auth::ExternalAuths;
 use super::scope::Scope;
 use crate::model::route::RouteTable;
 use crate::model::service::ServiceType;
@@ -11,10 +12,12 @@ use crate::model::service::ServiceType;
 /// Translates the route configuration of a target. Returns None if the port carries opaque bytes.
 pub(super) fn route_configuration(scope: Scope<'_>, target: &Target) -> Option<RouteConfiguration> {
     let name = target.name(scope.domain());
-    let routes = match table(scope, target) {
+    let table = table(scope, target);
+    let authorization = ExternalAuths::of(table);
+    let routes = match table {
         None => vec![action::straight_to(scope, &name)],
         Some(RouteTable::Http(routes)) => {
-            routes.iter().map(|route| action::route(scope, route, target)).collect()
+            routes.iter().map(|route| action::route(scope, route, target, &authorization)).collect()
         }
         Some(RouteTable::Tcp(_)) => return None,
     };

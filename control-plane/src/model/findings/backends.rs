@@ -6,7 +6,7 @@ use crate::model::backend_message::backend_message;
 use crate::model::diagnostic::{Code, Problem};
 use crate::model::inventory::{Inventory, Route, backend_key};
 use crate::model::resource::reference::BackendRef;
-use crate::model::resource::rule::RuleSpec;
+use crate::model::resource::rule::{NamedBackend, RuleSpec};
 use crate::model::route::InvalidBackend;
 
 /// Returns the problems of a route's rules. A route without a Service as parent has none: its backends are not the mesh's.
@@ -16,10 +16,10 @@ pub(super) fn of(inventory: &Inventory, route: Route<'_>) -> Vec<Problem> {
     if parents.is_empty() {
         return Vec::new();
     }
-    let invalid = |backend: &BackendRef, field: String| {
+    let invalid = |backend: NamedBackend<'_>, field: String| {
         let fails = |parent| resolve(inventory, route, &route.parent(parent), backend).err();
         let why = parents.iter().copied().find_map(fails)?;
-        Some(problem(inventory, route, backend, field, why))
+        Some(problem(inventory, route, backend.reference, field, why))
     };
     let mut problems = Vec::new();
     if route.spec.rules.is_empty() {
@@ -28,13 +28,15 @@ pub(super) fn of(inventory: &Inventory, route: Route<'_>) -> Vec<Problem> {
     for (at, rule) in route.spec.rules.iter().enumerate() {
         let field = format!("spec.rules[{at}]");
         let backends = rule.backends.iter().enumerate();
-        problems.extend(
-            backends.filter_map(|(at, backend)| {
-                invalid(&backend.reference, format!("{field}.backendRefs[{at}]"))
-            }),
-        );
+        problems.extend(backends.filter_map(|(at, backend)| {
+            invalid((&backend.reference).into(), format!("{field}.backendRefs[{at}]"))
+        }));
         let mirrors = rule.filters.mirrors.iter();
-        problems.extend(mirrors.filter_map(|mirror| invalid(&mirror.backend, format!("{field}.filters"))));
+        problems.extend(
+            mirrors.filter_map(|mirror| invalid((&mirror.backend).into(), format!("{field}.filters"))),
+        );
+        let auth = rule.filters.external_auth.iter();
+        problems.extend(auth.filter_map(|auth| invalid(auth.named(), format!("{field}.filters"))));
         problems.extend(of_rule(rule, &field));
     }
     problems
@@ -90,5 +92,29 @@ fn problem(
     match help {
         Some(help) => problem.help(help),
         None => problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::mesh_builder::MeshBuilder;
+    use crate::model::mesh_builder::testing::{route, service};
+
+    #[test]
+    fn the_service_of_external_authorization_is_checked() {
+        let auth = "protocol: GRPC, grpc: {}, backendRef: {name: auht, port: 9000}";
+        let rule = format!(
+            "{{filters: [{{type: ExternalAuth, externalAuth: {{{auth}}}}}], backendRefs: [{{name: cart, port: 80}}]}}"
+        );
+        let mut builder = MeshBuilder::default();
+        builder.with(&[
+            &service("cart", 80, "http"),
+            &service("auth", 9000, "grpc"),
+            &route("HTTPRoute", "r", "name: cart", &rule),
+        ]);
+        let findings = builder.findings();
+        let [finding] = &findings[..] else { panic!("{findings:?}") };
+        assert_eq!(finding.problem.field, "spec.rules[0].filters.name");
+        assert_eq!(finding.problem.help.as_deref(), Some("did you mean auth?"));
     }
 }

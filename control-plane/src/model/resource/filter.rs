@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, de};
 
 use super::cors::WireCors;
+use super::external_auth::{ExternalAuthSpec, WireExternalAuth};
 use super::header_changes::WireHeaderChanges;
 use super::mirror::{MirrorSpec, WireMirror};
 use super::rewrite::{WireRedirect, WireRewrite};
@@ -16,9 +17,10 @@ use crate::model::route::{Cors, Filters, HeaderChanges, Redirect, Rewrite};
 /// The filters of a rule by type. Each at most once, except mirrors.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct RuleFilters {
-    /// All but mirrors, whose backends are not resolved yet, and the redirect.
+    /// All but the redirect, and those whose backends are not resolved yet.
     pub(crate) plain: Filters,
     pub(crate) mirrors: Vec<MirrorSpec>,
+    pub(crate) external_auth: Option<ExternalAuthSpec>,
     pub(crate) redirect: Option<Redirect>,
 }
 
@@ -41,6 +43,7 @@ impl RuleFilters {
                 HttpFilter::RequestRedirect(redirect) => all.redirect = Some(redirect),
                 HttpFilter::UrlRewrite(rewrite) => all.plain.rewrite = Some(rewrite),
                 HttpFilter::Cors(cors) => all.plain.cors = Some(cors),
+                HttpFilter::ExternalAuth(auth) => all.external_auth = Some(auth),
             }
         }
         if all.redirect.is_some() && all.plain.rewrite.is_some() {
@@ -76,6 +79,7 @@ pub(crate) enum HttpFilter {
     RequestRedirect(Redirect),
     UrlRewrite(Rewrite),
     Cors(Cors),
+    ExternalAuth(ExternalAuthSpec),
 }
 
 impl HttpFilter {
@@ -87,6 +91,7 @@ impl HttpFilter {
             Self::RequestRedirect(_) => "RequestRedirect",
             Self::UrlRewrite(_) => "URLRewrite",
             Self::Cors(_) => "CORS",
+            Self::ExternalAuth(_) => "ExternalAuth",
         }
     }
 }
@@ -104,9 +109,10 @@ impl From<GrpcFilter> for HttpFilter {
 impl<'de> Deserialize<'de> for GrpcFilter {
     fn deserialize<D: de::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         match HttpFilter::deserialize(from)? {
-            HttpFilter::RequestRedirect(_) | HttpFilter::UrlRewrite(_) | HttpFilter::Cors(_) => {
-                Err(de::Error::custom("a GRPCRoute has no filter of this type"))
-            }
+            HttpFilter::RequestRedirect(_)
+            | HttpFilter::UrlRewrite(_)
+            | HttpFilter::Cors(_)
+            | HttpFilter::ExternalAuth(_) => Err(de::Error::custom("a GRPCRoute has no filter of this type")),
             filter => Ok(Self(filter)),
         }
     }
@@ -122,8 +128,7 @@ struct WireFilter {
     request_redirect: Option<WireRedirect>,
     url_rewrite: Option<WireRewrite>,
     cors: Option<WireCors>,
-    #[schemars(skip)]
-    external_auth: Option<Unsupported>,
+    external_auth: Option<WireExternalAuth>,
     #[schemars(skip)]
     extension_ref: Option<Unsupported>,
 }
@@ -138,7 +143,6 @@ enum FilterType {
     UrlRewrite,
     #[serde(rename = "CORS")]
     Cors,
-    #[schemars(skip)]
     ExternalAuth,
     #[schemars(skip)]
     ExtensionRef,
@@ -156,7 +160,7 @@ impl TryFrom<WireFilter> for HttpFilter {
             request_redirect,
             url_rewrite,
             cors,
-            external_auth: None,
+            external_auth,
             extension_ref: None,
         } = wire;
         let given = [
@@ -166,6 +170,7 @@ impl TryFrom<WireFilter> for HttpFilter {
             request_redirect.is_some(),
             url_rewrite.is_some(),
             cors.is_some(),
+            external_auth.is_some(),
         ];
         if given.iter().filter(|given| **given).count() > 1 {
             return Err("has fields of several types".into());
@@ -188,7 +193,9 @@ impl TryFrom<WireFilter> for HttpFilter {
                 Self::UrlRewrite(url_rewrite.ok_or_else(|| missing("urlRewrite"))?.into())
             }
             FilterType::Cors => Self::Cors(cors.ok_or_else(|| missing("cors"))?.0),
-            FilterType::ExternalAuth => return Err("ExternalAuth is not supported yet".into()),
+            FilterType::ExternalAuth => {
+                Self::ExternalAuth(external_auth.ok_or_else(|| missing("externalAuth"))?.0)
+            }
             FilterType::ExtensionRef => return Err("ExtensionRef is not supported yet".into()),
         })
     }
@@ -217,7 +224,7 @@ mod tests {
                 &at(".extensionRef"),
                 "not supported",
             ),
-            ("type: ExternalAuth, externalAuth: {protocol: GRPC}", &at(".externalAuth"), "not supported yet"),
+            ("type: ExternalAuth", &at(""), "the type requires externalAuth"),
             (
                 "type: RequestRedirect, requestRedirect: {statusCode: 300}",
                 &at(".requestRedirect.statusCode"),

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::named_match::{NamedMatch, first_of_each_name};
+use super::path::check_path;
 use super::strict::at;
 use super::value::{HeaderValue, List, Text, check_regex, refuse_repeated};
 use crate::model::route::{PathMatch, RouteMatch};
@@ -95,33 +96,6 @@ impl TryFrom<WirePath> for Path {
             }),
         }))
     }
-}
-
-/// Checks a path that is not a regular expression by the CRD's rules: absolute, of valid characters, normalized.
-fn check_path(path: &str) -> Result<(), String> {
-    if !path.starts_with('/') {
-        return Err("does not start with '/'".into());
-    }
-    for part in ["//", "/./", "/../", "%2f", "%2F", "#"] {
-        if path.contains(part) {
-            return Err(format!("contains {part:?}"));
-        }
-    }
-    if path.ends_with("/..") || path.ends_with("/.") {
-        return Err("ends with a dot segment".into());
-    }
-    let mut bytes = path.bytes();
-    while let Some(byte) = bytes.next() {
-        let hex = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_hexdigit());
-        let legal = match byte {
-            b'%' => hex(bytes.next()) && hex(bytes.next()),
-            byte => byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@".contains(&byte),
-        };
-        if !legal {
-            return Err("contains a character that is invalid in a path".into());
-        }
-    }
-    Ok(())
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -4,10 +4,11 @@ use std::cmp::Reverse;
 
 use outrigger_core::Name;
 
+use super::external_auth::ExternalAuthSpec;
 use super::filter::{HttpFilter, RuleFilters};
 use super::reference::{BackendRef, ParentRefs, WeightedRef};
 use super::value::List;
-use crate::model::route::{Filters, PathMatch, Retry, RouteMatch, Timeouts};
+use crate::model::route::{AuthProtocol, Filters, PathMatch, Retry, RouteMatch, Timeouts};
 
 /// A route of any kind.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,12 +51,39 @@ impl BackendSpec {
     }
 }
 
+/// A backend that a route names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NamedBackend<'a> {
+    pub(crate) reference: &'a BackendRef,
+    /// It gets gRPC calls, whatever the kind of the route.
+    pub(crate) gets_grpc: bool,
+}
+
+impl<'a> From<&'a BackendRef> for NamedBackend<'a> {
+    fn from(reference: &'a BackendRef) -> Self {
+        Self { reference, gets_grpc: false }
+    }
+}
+
+impl ExternalAuthSpec {
+    /// Returns the service that decides.
+    pub(crate) fn named(&self) -> NamedBackend<'_> {
+        NamedBackend {
+            reference: &self.backend,
+            gets_grpc: matches!(self.protocol, AuthProtocol::Grpc { .. }),
+        }
+    }
+}
+
 impl RouteSpec {
-    /// Returns every backend that the route names, including mirrors.
-    pub(crate) fn backends(&self) -> impl Iterator<Item = &BackendRef> {
+    /// Returns every backend that the route names, including those of filters.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = NamedBackend<'_>> {
         self.rules.iter().flat_map(|rule| {
             let forwarded = rule.backends.iter().map(|backend| &backend.reference);
-            forwarded.chain(rule.filters.mirrors.iter().map(|mirror| &mirror.backend))
+            let plain = forwarded.chain(rule.filters.mirrors.iter().map(|mirror| &mirror.backend));
+            plain
+                .map(NamedBackend::from)
+                .chain(rule.filters.external_auth.iter().map(ExternalAuthSpec::named))
         })
     }
 }

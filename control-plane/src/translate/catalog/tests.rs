@@ -32,6 +32,7 @@ use crate::translate::scope::Dialect;
 mod authorization;
 mod callers;
 mod dns;
+mod external_auth;
 mod faults;
 mod inbound;
 mod location;

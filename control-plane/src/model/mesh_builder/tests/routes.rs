@@ -170,6 +170,34 @@ fn a_parent_that_cannot_accept_the_route_has_a_reason() {
 }
 
 #[test]
+fn the_service_of_external_authorization_is_resolved_like_a_backend() {
+    let grant = "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant,
+        metadata: {name: g, namespace: archive}, spec: {from: [{group: gateway.networking.k8s.io,
+        kind: HTTPRoute, namespace: shop}], to: [{group: '', kind: Service}]}}";
+    for (protocol, backend, expected) in [
+        ("GRPC", "name: auth, port: 80", "True (ResolvedRefs)"),
+        ("GRPC", "name: cart, port: 80", "False (UnsupportedProtocol): the protocol of Service shop/cart:80"),
+        ("HTTP", "name: cart, port: 80", "True (ResolvedRefs)"),
+        ("HTTP", "name: nobody, port: 80", "False (BackendNotFound): there is no Service shop/nobody"),
+        ("GRPC", "name: old, namespace: archive, port: 80", "False (RefNotPermitted)"),
+    ] {
+        let field = protocol.to_ascii_lowercase();
+        let auth = format!("protocol: {protocol}, {field}: {{}}, backendRef: {{{backend}}}");
+        let rules = format!("{{filters: [{{type: ExternalAuth, externalAuth: {{{auth}}}}}], {TO_CART}}}");
+        let services = [service("auth", 80, "grpc"), service("old.archive", 80, "grpc")];
+        let mut builder = shop(&[&http("r", &rules), &services[0], &services[1]]);
+        let resolved = |builder: &MeshBuilder| builder.conditions("HTTPRoute shop/r")[1].clone();
+        let condition = resolved(&builder);
+        assert!(condition.starts_with(&format!("ResolvedRefs={expected}")), "{backend}: {condition}");
+        builder.with(&[grant]);
+        assert_eq!(
+            resolved(&builder).contains("=True"),
+            !expected.contains("BackendNotFound") && !expected.contains("Unsupported")
+        );
+    }
+}
+
+#[test]
 fn a_backend_that_cannot_be_used_keeps_its_share_and_is_named() {
     let grant = "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant,
         metadata: {name: g, namespace: archive}, spec: {from: [{group: gateway.networking.k8s.io,

@@ -126,7 +126,7 @@ fn filters_whose_field_does_not_fit_their_type() {
             ),
             (
                 "type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: b, port: 1}, http: {path: '/{}'}}",
-                &format!("{at}.externalAuth"),
+                &format!("{at}.externalAuth.http.path"),
             ),
         ],
     );

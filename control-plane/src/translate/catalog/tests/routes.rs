@@ -152,7 +152,7 @@ fn a_redirects_port_is_written_where_the_scheme_does_not_imply_it() {
         let matches = at(PathMatch::Prefix("/".into()));
         let route = Route { id: "r".into(), matches, action: Arc::new(action) };
         let target = Target::service(ServiceKey::new("shop", "cart"), service_port);
-        match crate::translate::action::route(scope, &route, &target).action {
+        match crate::translate::action::route(scope, &route, &target, &Default::default()).action {
             Some(Action::Redirect(made)) => made.port_redirect,
             other => panic!("{other:?}"),
         }
