@@ -1,7 +1,5 @@
 //! FaultInjectionPolicies, from a file to what callers see.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
-
 use std::path::Path;
 
 use outrigger_test_support::application::Application;
