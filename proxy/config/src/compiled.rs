@@ -199,7 +199,7 @@ fn handler_references<'a>(
     clusters: &mut Vec<&'a Name>,
 ) {
     clusters.extend(handler.tcp_clusters());
-    clusters.extend(handler.filters().filter_map(|filter| filter.config.cluster()));
+    clusters.extend(handler.filters().flat_map(|filter| filter.config.clusters()));
     match handler.routes() {
         Some(RouteSource::Named(name)) => drop(names.insert((Kind::Route, name.clone()))),
         Some(RouteSource::Inline(table)) => clusters.extend(table.clusters()),

@@ -204,13 +204,14 @@ impl FilterConfig {
         }
     }
 
-    /// Returns the cluster that it sends questions to.
-    pub fn cluster(&self) -> Option<&Name> {
+    /// Returns the clusters that it sends questions to.
+    pub fn clusters(&self) -> Vec<&Name> {
         match self {
-            Self::ExtAuthz(of) => of.cluster(),
-            Self::GlobalRateLimit(of) => of.cluster(),
-            Self::Cors(_) | Self::Jwt(_) | Self::ApiKey(_) | Self::Rbac(_) => None,
-            Self::LocalRateLimit(_) | Self::Fault(_) => None,
+            Self::ExtAuthz(of) => of.cluster().into_iter().collect(),
+            Self::GlobalRateLimit(of) => of.cluster().into_iter().collect(),
+            Self::Jwt(of) => of.clusters().collect(),
+            Self::Cors(_) | Self::ApiKey(_) | Self::Rbac(_) => Vec::new(),
+            Self::LocalRateLimit(_) | Self::Fault(_) => Vec::new(),
         }
     }
 

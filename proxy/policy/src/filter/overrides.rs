@@ -56,7 +56,7 @@ impl FilterOverrides {
 
     /// Returns the clusters that filters send questions to for a request.
     pub fn clusters(&self) -> impl Iterator<Item = &Name> {
-        self.configs().filter_map(|(_, config)| config.cluster())
+        self.configs().flat_map(|(_, config)| config.clusters())
     }
 
     /// Returns the configuration of `filter` for a request, or `None` if the filter is disabled for it.

@@ -15,6 +15,7 @@ use std::time::UNIX_EPOCH;
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use outrigger_core::Name;
 use outrigger_core::reason::Reason;
 use outrigger_proto::xds::jwt_authn;
 
@@ -96,6 +97,15 @@ impl Jwt {
             Wire::Disabled(false) => Err(Unusable::new("disabled", "must be true")),
             Wire::RequirementName(name) => Ok(Self::Named(non_empty("requirement_name", name)?.into())),
         }
+    }
+
+    /// Returns the clusters that keys are fetched from.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Name> {
+        let providers = match self {
+            Self::Listener(filter) => &*filter.providers,
+            Self::Disabled | Self::Named(_) => &[],
+        };
+        providers.iter().filter_map(Provider::cluster)
     }
 
     /// Decides about a request. `listener` has the providers. Adds `WWW-Authenticate` to the response of a refused one.

@@ -125,6 +125,14 @@ impl Provider {
         })
     }
 
+    /// Returns the cluster that its keys are fetched from.
+    pub(super) fn cluster(&self) -> Option<&Name> {
+        match &self.keys {
+            Keys::Configured(_) => None,
+            Keys::Fetched(keys) => Some(keys.cluster()),
+        }
+    }
+
     /// Returns the fields that only this filter sets.
     pub(super) fn own_fields(&self) -> impl Iterator<Item = &HeaderName> {
         let payload = self.payload_field.iter().map(|(name, _)| name);
