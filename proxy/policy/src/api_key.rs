@@ -2,7 +2,7 @@
 //!
 //! Only the SHA-256 of each key is kept, and the hash of what a request sends is compared with every one of them in constant time. So the time
 //! of an answer says nothing of the keys, and grows with their number. The request's own value of the field with the client's name is
-//! replaced.
+//! replaced. A control plane that keeps hashes itself sends `sha256:` and 64 digits in place of a key, which Envoy does not know.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -162,13 +162,36 @@ impl Credential {
     fn decode(wire: api_key_auth::Credential) -> Result<Self, Unusable> {
         let api_key_auth::Credential { key, client } = wire;
         let key = non_empty("key", key)?;
-        let mut hash = [0; 32];
-        hash.copy_from_slice(digest(&SHA256, key.as_bytes()).as_ref());
+        let hash = match key.strip_prefix("sha256:") {
+            Some(digits) => hash(digits).ok_or_else(|| {
+                Unusable::new("key", "is no hash: sha256: comes before 64 hexadecimal digits in lower case")
+            })?,
+            None => hash_of(&key),
+        };
         let client = non_empty("client", client)?;
         let value = HeaderValue::try_from(&client)
             .map_err(|_| Unusable::new("client", "holds a character that no header may have"))?;
         Ok(Self { hash, client: client.into(), value })
     }
+}
+
+fn hash_of(key: &str) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, key.as_bytes()).as_ref());
+    hash
+}
+
+/// Reads a hash of 64 hexadecimal digits in lower case.
+fn hash(digits: &str) -> Option<[u8; 32]> {
+    let legal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if digits.len() != 64 || !digits.bytes().all(legal) {
+        return None;
+    }
+    let mut hash = [0; 32];
+    for (at, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(hash)
 }
 
 impl fmt::Debug for Credential {
@@ -296,6 +319,32 @@ mod tests {
         let unconfigured = ApiKeys::decode(api_key_auth::ApiKeyAuth::default()).unwrap();
         let key = fields(&[("x-key", "k1")]);
         assert_eq!(run(&unconfigured, &unconfigured, "/", &key).unwrap_err(), 401);
+    }
+
+    #[test]
+    fn a_hash_stands_for_its_key_and_is_none_itself() {
+        let digits: String = hash_of("k1").iter().map(|byte| format!("{byte:02x}")).collect();
+        let of = |key: &str| {
+            let credentials = vec![credential(key, "ann")];
+            ApiKeys::decode(api_key_auth::ApiKeyAuth {
+                credentials,
+                key_sources: sources(),
+                forwarding: None,
+            })
+        };
+        let filter = of(&format!("sha256:{digits}")).unwrap();
+        assert!(run(&filter, &filter, "/", &fields(&[("x-key", "k1")])).is_ok());
+        let mut headers = HeaderMap::new();
+        headers.insert("x-key", HeaderValue::try_from(format!("sha256:{digits}")).unwrap());
+        assert_eq!(run(&filter, &filter, "/", &headers).unwrap_err(), 401);
+        for bad in [
+            "sha256:",
+            "sha256:k1",
+            &format!("sha256:{}", digits.to_uppercase()),
+            &format!("sha256:{}", &digits[1..]),
+        ] {
+            assert_eq!(of(bad).unwrap_err().field, "credentials[0].key", "{bad}");
+        }
     }
 
     #[test]
