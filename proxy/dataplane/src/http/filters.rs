@@ -12,6 +12,7 @@ use outrigger_core::reason::Reason;
 use outrigger_policy::descriptor::RouteDescriptors;
 use outrigger_policy::filter::overrides::FilterOverrides;
 use outrigger_policy::filter::{FilterConfig, HttpFilter};
+use outrigger_policy::rbac::Asked;
 use outrigger_policy::verdict::{FilterRequest, Heard, Refusal, RequestChanges, Response, Verdict};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -87,7 +88,8 @@ impl Deciding<'_> {
     fn first(&self, cx: &mut RequestContext<'_>) -> Verdict {
         if let FilterConfig::Rbac(rbac) = self.config {
             // The record has the names of policies, which a verdict does not.
-            let decision = rbac.decide(&cx.on.client.source(), Some(&cx.head.view()));
+            let asked = Asked { head: &cx.head.view(), claims: &cx.claims };
+            let decision = rbac.decide(&cx.on.client.source(), Some(asked));
             cx.journal.authorized(decision);
             return decision.verdict();
         }

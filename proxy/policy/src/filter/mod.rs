@@ -22,7 +22,7 @@ use crate::field::{Unusable, unpack};
 use crate::global_rate_limit::GlobalRateLimit;
 use crate::jwt::Jwt;
 use crate::local_rate_limit::LocalRateLimit;
-use crate::rbac::Rbac;
+use crate::rbac::{Asked, Rbac};
 use crate::verdict::{FilterRequest, Heard, ResponseChanges, Verdict};
 
 /// A filter of a listener.
@@ -154,7 +154,10 @@ impl FilterConfig {
             // A configuration has the type of its filter (`FilterOverrides::resolve`). Alone, each refuses every request.
             (Self::Jwt(of), _) => of.decide(of, request, changes),
             (Self::ApiKey(of), _) => of.decide(of, request, changes),
-            (Self::Rbac(rbac), _) => rbac.decide(&request.source, Some(&request.head)).verdict(),
+            (Self::Rbac(rbac), _) => {
+                let asked = Asked { head: &request.head, claims: request.claims };
+                rbac.decide(&request.source, Some(asked)).verdict()
+            }
             (Self::ExtAuthz(of), Self::ExtAuthz(listener)) => of.decide(listener, request),
             (Self::GlobalRateLimit(of), Self::GlobalRateLimit(listener)) => of.decide(listener, request),
             // A route replaces the configuration of the same filter only.

@@ -7,8 +7,10 @@ use ipnet::IpNet;
 use outrigger_core::matcher::StringMatcher;
 use outrigger_proto::xds::{core, matcher, rbac, route, types};
 
+use super::Asked;
+use super::claims::ClaimMatcher;
 use crate::field::{Unusable, each, number, required};
-use crate::header_match::{Head, HeaderMatcher};
+use crate::header_match::HeaderMatcher;
 use crate::string_match;
 use crate::verdict::Source;
 
@@ -37,26 +39,29 @@ pub(super) enum Condition {
     /// A verified identity. With a matcher, on its URI.
     Authenticated(Option<StringMatcher>),
     CallerIp(IpNet),
+    /// On a claim of a verified token.
+    Claim(ClaimMatcher),
     /// On the server name of the TLS handshake; empty if there was none.
     ServerName(StringMatcher),
 }
 
 impl Condition {
     /// Returns whether a connection, and the request on it if there is one, satisfies the condition.
-    pub(super) fn holds(&self, source: &Source<'_>, head: Option<&Head<'_>>) -> bool {
+    pub(super) fn holds(&self, source: &Source<'_>, asked: Option<Asked<'_>>) -> bool {
         match self {
             Self::Always => true,
-            Self::Each(all) => all.iter().all(|of| of.holds(source, head)),
-            Self::OneOf(all) => all.iter().any(|of| of.holds(source, head)),
-            Self::Not(inner) => !inner.holds(source, head),
-            Self::Header(matcher) => head.is_some_and(|head| matcher.matches(head)),
-            Self::Path(matcher) => head.is_some_and(|head| matcher.matches(path(head.path))),
+            Self::Each(all) => all.iter().all(|of| of.holds(source, asked)),
+            Self::OneOf(all) => all.iter().any(|of| of.holds(source, asked)),
+            Self::Not(inner) => !inner.holds(source, asked),
+            Self::Header(matcher) => asked.is_some_and(|asked| matcher.matches(asked.head)),
+            Self::Path(matcher) => asked.is_some_and(|asked| matcher.matches(path(asked.head.path))),
             Self::DestinationIp(net) => contains(net, source.destination.ip()),
             Self::DestinationPort(ports) => ports.contains(&source.destination.port().into()),
             Self::Authenticated(matcher) => source
                 .identity
                 .is_some_and(|id| matcher.as_ref().is_none_or(|matcher| matcher.matches(id.as_str()))),
             Self::CallerIp(net) => contains(net, source.address),
+            Self::Claim(matcher) => asked.is_some_and(|asked| matcher.matches(asked.claims)),
             Self::ServerName(matcher) => matcher.matches(source.server_name.unwrap_or_default()),
         }
     }
@@ -122,9 +127,16 @@ impl Condition {
             Identifier::RemoteIp(wire) => network("remote_ip", wire).map(Self::CallerIp),
             Identifier::Header(wire) => header(wire, on),
             Identifier::UrlPath(wire) => url_path(wire, on),
-            Identifier::Metadata(_) => unsupported("metadata"),
+            Identifier::Metadata(wire) => claim("metadata", wire, on),
+            Identifier::SourcedMetadata(rbac::SourcedMetadata { metadata_matcher, metadata_source }) => {
+                if metadata_source != rbac::MetadataSource::Dynamic as i32 {
+                    let why = "ROUTE is not supported: routes have no metadata to compare";
+                    return Err(Unusable::new("sourced_metadata.metadata_source", why));
+                }
+                let field = "sourced_metadata.metadata_matcher";
+                claim(field, required(field, metadata_matcher)?, on)
+            }
             Identifier::FilterState(_) => unsupported("filter_state"),
-            Identifier::SourcedMetadata(_) => unsupported("sourced_metadata"),
             Identifier::Custom(_) => unsupported("custom"),
         }
     }
@@ -171,6 +183,11 @@ fn url_path(wire: matcher::PathMatcher, on: Scope) -> Result<Condition, Unusable
     let matcher::PathMatcher { rule } = wire;
     let matcher::path_matcher::Rule::Path(path) = required("url_path.rule", rule)?;
     string_match::decode(path).map(Condition::Path).map_err(|bad| bad.within("url_path.path"))
+}
+
+fn claim(field: &str, wire: matcher::MetadataMatcher, on: Scope) -> Result<Condition, Unusable> {
+    needs_request(field, on)?;
+    ClaimMatcher::decode(wire).map(Condition::Claim).map_err(|bad| bad.within(field))
 }
 
 /// Decodes a range of addresses. Bits beyond the prefix are ignored, as in Envoy.

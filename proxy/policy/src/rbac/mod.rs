@@ -4,6 +4,7 @@
 //! Rules that are only audited (`shadow_rules`) are evaluated in the same way and refuse nothing.
 
 mod condition;
+mod claims;
 
 use http::StatusCode;
 use outrigger_core::Name;
@@ -12,7 +13,7 @@ use outrigger_proto::xds::{network_rbac, rbac, rbac_filter};
 
 use crate::field::{Unusable, each, non_empty, required, unsupported, unsupported_any};
 use crate::header_match::Head;
-use crate::verdict::{Refusal, Source, Verdict};
+use crate::verdict::{NamedClaims, Refusal, Source, Verdict};
 use condition::{Condition, Scope};
 
 /// The name of no policy: what refuses a request that no policy of an `ALLOW` filter matches, as in Envoy's logs.
@@ -24,6 +25,15 @@ pub struct Rbac {
     /// Without rules, everything is allowed.
     enforced: Option<Rules>,
     audited: Option<Rules>,
+}
+
+/// What a caller asks for: a request, and the claims of its verified tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Its head.
+    pub head: &'a Head<'a>,
+    /// The claims of its verified tokens.
+    pub claims: &'a [NamedClaims],
 }
 
 /// What the rules of a filter, or of several, decide about a request or connection.
@@ -112,10 +122,10 @@ impl Rbac {
     }
 
     /// Decides about a connection, or about a request on it.
-    pub fn decide(&self, source: &Source<'_>, head: Option<&Head<'_>>) -> Decision<'_> {
+    pub fn decide(&self, source: &Source<'_>, asked: Option<Asked<'_>>) -> Decision<'_> {
         Decision {
-            denied_by: self.enforced.as_ref().and_then(|rules| rules.denied_by(source, head)),
-            audit_denied_by: self.audited.as_ref().and_then(|rules| rules.denied_by(source, head)),
+            denied_by: self.enforced.as_ref().and_then(|rules| rules.denied_by(source, asked)),
+            audit_denied_by: self.audited.as_ref().and_then(|rules| rules.denied_by(source, asked)),
         }
     }
 }
@@ -154,8 +164,8 @@ impl Rules {
     }
 
     /// Returns the policy that refuses a request or connection, or [`NONE`] if no policy allows it.
-    fn denied_by(&self, source: &Source<'_>, head: Option<&Head<'_>>) -> Option<&Name> {
-        let matching = self.policies.iter().find(|policy| policy.matches(source, head));
+    fn denied_by(&self, source: &Source<'_>, asked: Option<Asked<'_>>) -> Option<&Name> {
+        let matching = self.policies.iter().find(|policy| policy.matches(source, asked));
         match (self.action, matching) {
             (Action::Allow, Some(_)) | (Action::Deny, None) => None,
             (Action::Allow, None) => Some(&self.none),
@@ -184,8 +194,8 @@ impl Policy {
         })
     }
 
-    fn matches(&self, source: &Source<'_>, head: Option<&Head<'_>>) -> bool {
-        self.permissions.holds(source, head) && self.principals.holds(source, head)
+    fn matches(&self, source: &Source<'_>, asked: Option<Asked<'_>>) -> bool {
+        self.permissions.holds(source, asked) && self.principals.holds(source, asked)
     }
 }
 

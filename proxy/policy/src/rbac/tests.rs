@@ -70,7 +70,7 @@ fn decide(of: &Rbac, identity: Option<&SpiffeId>, address: &str, headers: &Heade
         Head { method: &Method::GET, scheme: "http", authority: "stock", path: "/orders/7?all", headers };
     let source =
         Source { identity, address, destination, server_name: Some("stock.shop"), ..Source::STRANGER };
-    match of.decide(&source, Some(&head)).verdict() {
+    match of.decide(&source, Some(Asked { head: &head, claims: &[] })).verdict() {
         Verdict::Admit => true,
         Verdict::Refuse(refusal) => {
             assert_eq!((refusal.reason, refusal.status.as_u16()), (Reason::AccessDenied, 403));
@@ -177,6 +177,44 @@ fn each_condition_on_the_caller_holds_as_specified() {
     }
 }
 
+/// The condition that the claim `sub` is `ann`.
+fn of_ann(filter: &str) -> matcher::MetadataMatcher {
+    use matcher::metadata_matcher::{PathSegment, path_segment::Segment};
+    let path = ["jwt", "sub"].map(|key| PathSegment { segment: Some(Segment::Key(key.into())) }).into();
+    let sub = matcher::value_matcher::MatchPattern::StringMatch(text(MatchPattern::Exact("ann".into())));
+    let value = Some(matcher::ValueMatcher { match_pattern: Some(sub) });
+    matcher::MetadataMatcher { filter: filter.into(), path, value, invert: false }
+}
+
+#[test]
+#[expect(deprecated, reason = "the older form is still sent")]
+fn a_caller_is_known_by_the_claims_of_its_token() {
+    const TOKENS: &str = "envoy.filters.http.jwt_authn";
+    let sourced = |metadata_source| {
+        let metadata_matcher = Some(of_ann(TOKENS));
+        Identifier::SourcedMetadata(rbac::SourcedMetadata { metadata_matcher, metadata_source })
+    };
+    let headers = HeaderMap::new();
+    let head = Head { method: &Method::GET, scheme: "http", authority: "a", path: "/", headers: &headers };
+    let claims = |sub: &str| {
+        let claims = serde_json::Map::from_iter([("sub".to_owned(), sub.into())]);
+        [("jwt".into(), std::sync::Arc::new(claims))]
+    };
+    for identifier in [Identifier::Metadata(of_ann(TOKENS)), sourced(0)] {
+        let of = filter(rbac::rbac::Action::Allow, vec![policy(Rule::Any(true), identifier)]).unwrap();
+        let admits = |claims: &[NamedClaims]| {
+            of.decide(&Source::STRANGER, Some(Asked { head: &head, claims })).denied_by.is_none()
+        };
+        assert!(admits(&claims("ann")) && !admits(&claims("bob")) && !admits(&[]));
+    }
+    let refused = |identifier| {
+        let of = filter(rbac::rbac::Action::Allow, vec![policy(Rule::Any(true), identifier)]);
+        of.unwrap_err().field.replace("rules.policies[\"0\"].", "")
+    };
+    assert_eq!(refused(sourced(1)), "principals[0].sourced_metadata.metadata_source");
+    assert_eq!(refused(Identifier::Metadata(of_ann("envoy.lua"))), "principals[0].metadata.filter");
+}
+
 #[test]
 fn rules_that_cannot_be_enforced_are_refused_by_field() {
     use rbac::rbac::Action::Allow;
@@ -269,6 +307,9 @@ fn a_filter_of_connections_has_no_conditions_on_requests() {
         assert_eq!(refused(rule, Identifier::Any(true)), field);
     }
     assert_eq!(refused(Rule::Any(true), Identifier::Header(header())), "principals[0].header");
+    let metadata_matcher = Some(of_ann("envoy.filters.http.jwt_authn"));
+    let claim = Identifier::SourcedMetadata(rbac::SourcedMetadata { metadata_matcher, metadata_source: 0 });
+    assert_eq!(refused(Rule::Any(true), claim), "principals[0].sourced_metadata.metadata_matcher");
     let of = connection(Rule::DestinationPort(80), Identifier::RemoteIp(range("127.0.0.0", 8))).unwrap();
     assert_eq!(names(of.decide(&Source::STRANGER, None)), (Some("p"), None));
     let elsewhere = Source { address: [10, 0, 0, 1].into(), ..Source::STRANGER };

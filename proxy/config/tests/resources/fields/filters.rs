@@ -7,6 +7,7 @@ use outrigger_proto::xds::protobuf::{self, Any};
 use outrigger_proto::xds::rbac::{self, permission::Rule, principal::Identifier};
 use outrigger_proto::xds::{core, hcm, matcher, network_rbac, rbac_filter, route, type_url, types};
 
+use super::claims::{claim, sourced};
 use super::listeners::{METRICS, in_listener};
 use super::managers::in_http_filter;
 use super::place::Place;
@@ -66,7 +67,7 @@ fn in_permission(of: rbac::Permission) -> (String, Any) {
     in_policy(rbac::Policy { permissions: vec![of], ..policy() })
 }
 
-fn in_principal(of: rbac::Principal) -> (String, Any) {
+pub fn in_principal(of: rbac::Principal) -> (String, Any) {
     in_policy(rbac::Policy { principals: vec![of], ..policy() })
 }
 
@@ -181,6 +182,8 @@ fn rbac_places() -> Vec<Place> {
             .probe("direct_remote_ip", caller(|| Identifier::DirectRemoteIp(addresses())))
             .probe("remote_ip", caller(|| Identifier::RemoteIp(addresses())))
             .probe("header", caller(|| Identifier::Header(field())))
+            .probe("metadata", caller(|| Identifier::Metadata(claim())))
+            .probe("sourced_metadata", caller(|| Identifier::SourcedMetadata(sourced(claim()))))
             .probe("url_path", caller(|| Identifier::UrlPath(path()))),
         Place::new(
             "Principal.Authenticated",
@@ -215,7 +218,7 @@ const COUNTED: &str = "refusals are counted by policy";
 const RUNTIME: &str = "there is no runtime layer, so that the key never has a value";
 
 pub fn places() -> Vec<Place> {
-    [rbac_places(), fault_places()].into_iter().flatten().collect()
+    [rbac_places(), super::claims::places(), fault_places()].into_iter().flatten().collect()
 }
 
 fn fault_places() -> Vec<Place> {

@@ -5,6 +5,7 @@
 //! in the API, or that is accepted without effect and without a reason, fails the test.
 
 mod authentication;
+mod claims;
 mod clusters;
 pub mod descriptors;
 mod endpoints;
