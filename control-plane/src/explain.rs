@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use serde::{Deserialize, Serialize};
 
 use crate::admin_client::{AdminAddress, AdminError, ask};
+use crate::model::authentication::Authentication;
 use crate::model::authorization::{Action, Authorization};
 use crate::model::backend_traffic::{BackendTraffic, RetryBudget};
 use crate::model::fault_injection::FaultInjection;
@@ -22,7 +23,8 @@ pub struct ServicePolicies {
     pub service: String,
     /// What happens to a request that no policy matches: `allowed` or `denied`.
     pub unmatched: String,
-    /// The policies in the order in which they are applied. Of the same effect, those of the mesh come first, then wider places.
+    /// The policies in the order in which they are applied. Of the same effect, those of the mesh come first, then wider places. Of kinds that
+    /// are not merged, the last one that has a request applies to it.
     pub policies: Vec<AppliedPolicy>,
 }
 
@@ -33,11 +35,12 @@ pub struct AppliedPolicy {
     pub kind: String,
     /// Its namespace and name.
     pub name: String,
-    /// What it does: `Deny`, `Allow`, `Audit` or `Inject`; the settings that it has.
+    /// What it does: `Deny`, `Allow`, `Audit` or `Inject`; whether requests need credentials: `Required`, `Optional` or `Off`; the settings that
+    /// it has.
     pub effect: String,
     /// What it is attached to: `mesh`, `namespace shop`, `Service payments, port 80`.
     pub attached_to: String,
-    /// The number of its rules, faults or settings.
+    /// The number of its rules, of its ways to authenticate, of its faults or settings.
     pub rules: usize,
     /// It was refused and has no good version, so that it denies everything.
     pub refused: bool,
@@ -68,14 +71,18 @@ pub(crate) fn service_of(query: &str) -> Option<ServiceKey> {
 /// Returns the policies of a service. Returns None if there is no such service.
 pub(crate) fn explain(mesh: &Mesh, key: &ServiceKey) -> Option<ServicePolicies> {
     let service = mesh.service(key)?;
-    let mut found = of_kind(mesh, service, Kind::AuthorizationPolicy, |spec: &Authorization| {
+    let mut found = of_kind(mesh, service, Kind::AuthenticationPolicy, |spec: &Authentication| {
+        let rules = spec.issuers.len() + usize::from(spec.api_keys.is_some());
+        (0, spec.mode.name(), rules, spec.stands_in)
+    });
+    found.extend(of_kind(mesh, service, Kind::AuthorizationPolicy, |spec: &Authorization| {
         let stage = match spec.action {
-            Action::Deny => 0,
-            Action::Allow => 1,
-            Action::Audit => 2,
+            Action::Deny => 1,
+            Action::Allow => 2,
+            Action::Audit => 3,
         };
         (stage, spec.action.name(), spec.rules.len(), spec.stands_in)
-    });
+    }));
     found.extend(of_kind(mesh, service, Kind::FaultInjectionPolicy, |spec: &FaultInjection| {
         (LAST, "Inject", spec.count(), false)
     }));
@@ -256,6 +263,8 @@ mod tests {
             &policy("route", "shop", &format!("action: Deny, rules: [{{}}], {}", to("HTTPRoute", "r"))),
             &policy("other", "shop", &format!("action: Deny, rules: [{{}}], {}", to("Service", "other"))),
             &policy("elsewhere", "office", "action: Allow"),
+            &policy("off", "shop", &format!("mode: 'Off', {}", to("HTTPRoute", "r")))
+                .replace("AuthorizationPolicy", "AuthenticationPolicy"),
         ]);
         let explained = |name: &str| explain(&builder.mesh(), &ServiceKey::new("shop", name)).unwrap();
         let payments = explained("payments");
@@ -267,6 +276,7 @@ mod tests {
         assert_eq!(
             lines,
             [
+                "Off shop/off by route httproute/shop/r",
                 "Deny outrigger-system/mesh by mesh",
                 "Deny shop/route by route httproute/shop/r",
                 "Allow shop/allow by Service payments",

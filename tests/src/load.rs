@@ -36,16 +36,22 @@ impl Load {
 
     /// Starts sending requests to `host` through the sidecar at `outbound`.
     pub fn start(outbound: SocketAddr, host: &str) -> Self {
+        Self::with_fields(outbound, host, "")
+    }
+
+    /// The same, with more fields in each request, each with its line end.
+    pub fn with_fields(outbound: SocketAddr, host: &str, fields: &str) -> Self {
         let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let mut clients = JoinSet::new();
         for method in ["GET", "POST"].repeat(CLIENTS) {
-            let (stop, answered, host) = (Arc::clone(&stop), Arc::clone(&answered), host.to_owned());
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            let head = format!("Host: {host}\r\n{fields}");
             clients.spawn(async move {
                 let mut result = LoadResult::default();
                 let mut client = Client::connect(outbound).await;
                 while !stop.load(Ordering::Relaxed) {
                     result.sent += 1;
-                    let lost = one(&mut client, method, &host).await.err();
+                    let lost = one(&mut client, method, &head).await.err();
                     answered.fetch_add(1, Ordering::Relaxed);
                     if let Some(lost) = lost {
                         if method == "GET" {
@@ -89,9 +95,9 @@ impl LoadResult {
     }
 }
 
-async fn one(client: &mut Client, method: &str, host: &str) -> Result<(), String> {
+async fn one(client: &mut Client, method: &str, head: &str) -> Result<(), String> {
     let length = if method == "GET" { "" } else { "Content-Length: 0\r\n" };
-    client.send(format!("{method} /load HTTP/1.1\r\nHost: {host}\r\n{length}\r\n")).await;
+    client.send(format!("{method} /load HTTP/1.1\r\n{head}{length}\r\n")).await;
     match client.try_response().await {
         Some(answer) if answer.status == 200 => Ok(()),
         Some(answer) => Err(format!("{method}: {} {}", answer.status, answer.reason())),

@@ -58,6 +58,17 @@ pub struct Source {
     pub spiffe_ids: Vec<SpiffeMatch>,
     /// The addresses of the connections.
     pub cidrs: Vec<IpNet>,
+    /// Claims of verified tokens: all must match.
+    pub claims: Vec<ClaimMatch>,
+}
+
+/// A claim, which is one of some texts or a list with one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimMatch {
+    /// The names that lead to it, at least one.
+    pub path: Vec<Name>,
+    /// The texts, at least one.
+    pub values: Vec<Name>,
 }
 
 /// A service account of the mesh's trust domain.

@@ -215,6 +215,13 @@ pub(crate) mod testing {
             self
         }
 
+        /// Applies what stands for a refused policy.
+        pub(crate) fn with_refused(&mut self, yaml: &str) -> &mut Self {
+            let resource = read(yaml).remove(0).stand_in.unwrap();
+            self.apply([(resource.metadata.id.clone(), Some(resource))]);
+            self
+        }
+
         /// Removes a resource.
         pub(crate) fn without(&mut self, yaml: &str) -> &mut Self {
             self.apply([(resource(yaml).metadata.id.clone(), None)]);

@@ -17,6 +17,7 @@ pub mod mesh;
 pub mod caller_policies;
 pub mod policy;
 pub mod registration;
+pub mod authentication;
 pub mod authorization;
 pub mod backend_traffic;
 pub mod fault_injection;

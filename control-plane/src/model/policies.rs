@@ -38,6 +38,9 @@ pub(super) fn of_namespace(
         statuses.push((metadata.id.clone(), status(metadata, spec, attached)));
         let name = PolicyName { namespace: namespace.clone(), name: metadata.id.name.clone() };
         match &spec.rules {
+            PolicyRules::Authentication(of) => {
+                active.authentication.push(Policy { name, places, spec: Arc::clone(of) });
+            }
             PolicyRules::Authorization(of) => {
                 active.authorization.push(Policy { name, places, spec: Arc::clone(of) });
             }

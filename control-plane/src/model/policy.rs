@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use outrigger_core::Name;
 
+use super::authentication::Authentication;
 use super::authorization::Authorization;
 use super::backend_traffic::{BackendTraffic, RetryBudget};
 use super::fault_injection::FaultInjection;
@@ -20,6 +21,8 @@ pub const ROOT_NAMESPACE: &str = "outrigger-system";
 /// The active policies of one namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NamespacePolicies {
+    /// AuthenticationPolicies, the oldest first. Of those that apply to a place, that of the narrowest place is in force.
+    pub authentication: Vec<Policy<Authentication>>,
     /// AuthorizationPolicies, the oldest first. All that apply to a place are merged.
     pub authorization: Vec<Policy<Authorization>>,
     /// BackendTrafficPolicies. A Service has one at most, and each of its ports too.
@@ -34,6 +37,12 @@ pub struct NamespacePolicies {
 pub trait Meaning: Sized {
     /// Returns the policies of this kind, the oldest first.
     fn of(policies: &NamespacePolicies) -> &[Policy<Self>];
+}
+
+impl Meaning for Authentication {
+    fn of(policies: &NamespacePolicies) -> &[Policy<Self>] {
+        &policies.authentication
+    }
 }
 
 impl Meaning for Authorization {

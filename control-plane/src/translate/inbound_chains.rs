@@ -145,7 +145,7 @@ impl PortChains<'_> {
     }
 
     fn bytes(&self) -> Vec<Filter> {
-        let mut filters = self.policies.network_filters(&self.stat());
+        let mut filters = self.policies.network_filters(&self.stat(), self.http);
         filters.push(tcp_filter(&self.stat(), ClusterSpecifier::Cluster(self.cluster.into())));
         filters
     }

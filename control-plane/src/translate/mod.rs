@@ -11,6 +11,8 @@ mod pod;
 mod inbound;
 mod inbound_chains;
 mod port_policies;
+mod authentication;
+mod token;
 mod authorization;
 mod rbac;
 mod fault;

@@ -9,10 +9,12 @@ use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::route;
 
 use super::applied::Applied;
+use super::authentication::Authenticated;
 use super::authorization::Access;
 use super::fault;
 use super::matching;
 use super::scope::Scope;
+use crate::model::authentication::Authentication;
 use crate::model::authorization::Authorization;
 use crate::model::fault_injection::FaultInjection;
 use crate::model::registration::{WorkloadEntry, WorkloadPort};
@@ -21,6 +23,7 @@ use crate::model::route::{Route, RouteTable};
 /// The policies that apply to a port.
 #[derive(Debug)]
 pub(super) struct PortPolicies<'a> {
+    authenticated: Authenticated<'a>,
     access: Access<'a>,
     faults: Applied<'a, FaultInjection>,
     /// The routes of the port's service, up to the last that is a target.
@@ -36,8 +39,9 @@ impl<'a> PortPolicies<'a> {
         ports: &[&WorkloadPort],
     ) -> Self {
         let authorization = Applied::<Authorization>::of(scope.mesh, workload, ports);
+        let authentication = Applied::<Authentication>::of(scope.mesh, workload, ports);
         let faults = Applied::<FaultInjection>::of(scope.mesh, workload, ports);
-        let restricts = |route: &Route| authorization.has(route);
+        let restricts = |route: &Route| authentication.has(route) || authorization.has(route);
         let is_target = |route: &Route| restricts(route) || faults.has(route);
         let namespace = workload.key.identity.namespace();
         let mut tables: Vec<&'a [Route]> = Vec::new();
@@ -66,7 +70,8 @@ impl<'a> PortPolicies<'a> {
         }
         let trust_domain = scope.settings.trust_domain.as_str();
         let access = Access::new(authorization, &routes, trust_domain, port, closed);
-        Self { access, faults, routes }
+        let authenticated = Authenticated::new(authentication, &routes, scope);
+        Self { authenticated, access, faults, routes }
     }
 
     /// Returns the HTTP filters, in order: none without a policy.
@@ -74,15 +79,20 @@ impl<'a> PortPolicies<'a> {
         let filter = |(name, config): (&str, Any)| HttpFilter {
             name: name.into(),
             config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+            disabled: self.authenticated.is_disabled(name),
             ..Default::default()
         };
         let faults = fault::filters(&self.faults, &self.routes);
-        self.access.filters().into_iter().chain(faults).map(filter).collect()
+        let access = self.authenticated.filters().into_iter().chain(self.access.filters());
+        access.chain(faults).map(filter).collect()
     }
 
     /// Returns the network filters of a chain of opaque bytes, in order: none without a policy.
-    pub(super) fn network_filters(&self, stat: &str) -> Vec<Filter> {
-        self.access.network_filters(stat)
+    ///
+    /// `beside_requests` is true if the port serves requests too, which then must not be sent as opaque bytes.
+    pub(super) fn network_filters(&self, stat: &str, beside_requests: bool) -> Vec<Filter> {
+        let authenticated = self.authenticated.network_filter(stat, beside_requests);
+        authenticated.into_iter().chain(self.access.network_filters(stat)).collect()
     }
 
     /// Returns the routes that a route to the application becomes: one for each route of the service up to the last that is a target, then the
@@ -92,13 +102,19 @@ impl<'a> PortPolicies<'a> {
             let mut matcher = matching::route_match(&of.matches);
             let base = to_application.r#match.as_ref();
             matcher.grpc = matcher.grpc.or_else(|| base.and_then(|base| base.grpc));
-            let configs = self.access.of_route(of).into_iter().chain(fault::of_route(&self.faults, of));
+            let access = self.authenticated.of_route(of).into_iter().chain(self.access.of_route(of));
+            let configs = access.chain(fault::of_route(&self.faults, of));
             route::Route {
                 r#match: Some(matcher),
                 typed_per_filter_config: configs.map(|(name, config)| (name.to_owned(), config)).collect(),
+                request_headers_to_remove: self.authenticated.headers_to_remove(Some(of)),
                 ..to_application.clone()
             }
         };
-        self.routes.iter().map(one).chain([to_application.clone()]).collect()
+        let rest = route::Route {
+            request_headers_to_remove: self.authenticated.headers_to_remove(None),
+            ..to_application.clone()
+        };
+        self.routes.iter().map(one).chain([rest]).collect()
     }
 }

@@ -8,11 +8,12 @@ use outrigger_core::Name;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::claim::OneClaim;
 use super::http_match::{Method, Path};
 use super::named_match::{NamedMatch, first_of_each_name};
 use super::policy::{PolicyRules, PolicySpec, TargetRefs};
 use super::strict::at;
-use super::value::{HeaderValue, Hostname, List, NamespaceName, ObjectName, Port, Text, Unsupported};
+use super::value::{HeaderValue, Hostname, List, NamespaceName, ObjectName, Port, Text};
 use crate::model::authorization::{
     Action, Authorization, AuthorizationRule, Operation, ServiceAccount, Source, SpiffeMatch,
 };
@@ -83,8 +84,7 @@ struct WireSource {
     namespaces: Option<List<NamespaceName, 1, 64>>,
     spiffe_ids: Option<List<SpiffePattern, 1, 64>>,
     cidrs: Option<List<Cidr, 1, 64>>,
-    #[schemars(skip)]
-    claims: Option<Unsupported>,
+    claims: Option<List<OneClaim, 1, 16>>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -98,7 +98,7 @@ impl TryFrom<WireSource> for OneSource {
     type Error = String;
 
     fn try_from(wire: WireSource) -> Result<Self, String> {
-        let WireSource { service_accounts, namespaces, spiffe_ids, cidrs, claims: None } = wire;
+        let WireSource { service_accounts, namespaces, spiffe_ids, cidrs, claims } = wire;
         let account = |WireAccount { namespace, name }| ServiceAccount {
             namespace: namespace.map(|namespace| namespace.0),
             name: name.0,
@@ -108,6 +108,7 @@ impl TryFrom<WireSource> for OneSource {
             namespaces: items(namespaces, |name| name.0),
             spiffe_ids: items(spiffe_ids, |id| id.0),
             cidrs: items(cidrs, |cidr| cidr.0),
+            claims: items(claims, |claim| claim.0),
         };
         match source == Source::default() {
             true => Err("has no condition: a rule without from matches every caller".into()),
@@ -246,6 +247,7 @@ mod tests {
     use super::super::testing::{check_table, read};
     use super::super::{Body, Outcome};
     use super::*;
+    use crate::model::authorization::ClaimMatch;
 
     const POLICY: &str =
         "{apiVersion: outrigger.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {name: a}, spec: {@}}";
@@ -264,7 +266,8 @@ mod tests {
         let spec = authorization(
             "action: Allow, rules: [{from: [{serviceAccounts: [{name: cart}, {namespace: office, name: web}],
                 namespaces: [shop], spiffeIds: ['spiffe://a/ns/b/sa/c', 'spiffe://a/ns/b/*'],
-                cidrs: ['10.1.2.3/8', '::1']}],
+                cidrs: ['10.1.2.3/8', '::1'],
+                claims: [{name: sub, values: [ann]}, {path: [realm, roles], values: [a, b]}]}],
               to: [{ports: [80], hosts: ['*.shop'], methods: [GET], paths: [{value: /a/}],
                 headers: [{name: X-A, value: b}], grpcMethods: [{service: a.B, method: C}, {service: a.D}]}]}]",
         );
@@ -283,6 +286,11 @@ mod tests {
             from[0].cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["10.0.0.0/8", "::1/128"]
         );
+        let claim = |path: &[&str], values: &[&str]| ClaimMatch {
+            path: path.iter().map(|name| (*name).into()).collect(),
+            values: values.iter().map(|value| (*value).into()).collect(),
+        };
+        assert_eq!(from[0].claims, [claim(&["sub"], &["ann"]), claim(&["realm", "roles"], &["a", "b"])]);
         let paths = [
             PathMatch::Prefix("/a".into()),
             PathMatch::Exact("/a.B/C".into()),
@@ -314,11 +322,7 @@ mod tests {
                 ),
                 ("action: Allow, rules: [{to: [{}]}]", "spec.rules[0].to[0]", "no condition"),
                 ("action: Allow, rules: [{to: [{path: []}]}]", "spec.rules[0].to[0].path", "unknown field"),
-                (
-                    "action: Allow, rules: [{from: [{claims: []}]}]",
-                    "spec.rules[0].from[0].claims",
-                    "not supported yet",
-                ),
+                ("action: Allow, rules: [{from: [{claims: []}]}]", "spec.rules[0].from[0].claims", "0 items"),
             ],
         );
     }
@@ -340,6 +344,12 @@ mod tests {
             ),
             ("from: [{cidrs: ['10.0.0.0/33']}]", "spec.rules[0].from[0].cidrs[0]", "not a range"),
             ("from: [{namespaces: ['Shop']}]", "spec.rules[0].from[0].namespaces[0]", "not a DNS label"),
+            ("from: [{claims: [{values: [a]}]}]", "spec.rules[0].from[0].claims[0]", "one of name and path"),
+            (
+                "from: [{claims: [{name: a, values: []}]}]",
+                "spec.rules[0].from[0].claims[0].values",
+                "0 items",
+            ),
             ("to: [{ports: [0]}]", "spec.rules[0].to[0].ports[0]", "not between"),
             ("to: [{hosts: ['shop:80']}]", "spec.rules[0].to[0].hosts[0]", "not a host name"),
             ("to: [{methods: [get]}]", "spec.rules[0].to[0].methods[0]", "unknown value"),

@@ -46,7 +46,7 @@ impl TryFrom<Fields> for WireHeaderChanges {
 
 /// Headers that frame a message, belong to one connection, or name the destination (which URLRewrite changes). The data plane
 /// rejects a route that changes them, and with it all routes of the service, so they are refused here.
-const NOT_MODIFIABLE: [&str; 9] = [
+pub(super) const NOT_MODIFIABLE: [&str; 9] = [
     "host",
     "connection",
     "content-length",

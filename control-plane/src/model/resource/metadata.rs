@@ -30,6 +30,8 @@ pub enum Kind {
     TcpRoute,
     /// `gateway.networking.k8s.io/v1` (and `v1beta1`) ReferenceGrant.
     ReferenceGrant,
+    /// `outrigger.dev/v1alpha1` AuthenticationPolicy.
+    AuthenticationPolicy,
     /// `outrigger.dev/v1alpha1` AuthorizationPolicy.
     AuthorizationPolicy,
     /// `outrigger.dev/v1alpha1` BackendTrafficPolicy.
@@ -78,6 +80,7 @@ impl Kind {
             Self::GrpcRoute => "GRPCRoute",
             Self::TcpRoute => "TCPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::AuthenticationPolicy => "AuthenticationPolicy",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::BackendTrafficPolicy => "BackendTrafficPolicy",
             Self::XBackendTrafficPolicy => "XBackendTrafficPolicy",
@@ -92,7 +95,11 @@ impl Kind {
 
     /// Returns true for a kind that attaches to other resources by `targetRefs` (GEP-713).
     pub(crate) fn is_policy(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::FaultInjectionPolicy) || self.concerns_callers()
+        let of_servers = matches!(
+            self,
+            Self::AuthenticationPolicy | Self::AuthorizationPolicy | Self::FaultInjectionPolicy
+        );
+        of_servers || self.concerns_callers()
     }
 
     /// Returns true for a policy about the callers of Services. It names the Services, and never applies to a namespace.
@@ -124,7 +131,7 @@ impl Kind {
     }
 
     /// Every kind, with its group and versions; those of Gateway API as the CRDs of 1.6 serve them.
-    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 11] = [
+    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 12] = [
         (Self::Namespace, "", &["v1"]),
         (Self::Service, "", &["v1"]),
         (Self::EndpointSlice, "discovery.k8s.io", &["v1"]),
@@ -132,6 +139,7 @@ impl Kind {
         (Self::GrpcRoute, GATEWAY, &["v1"]),
         (Self::TcpRoute, GATEWAY, &["v1", "v1alpha2"]),
         (Self::ReferenceGrant, GATEWAY, &["v1", "v1beta1"]),
+        (Self::AuthenticationPolicy, OWN, &["v1alpha1"]),
         (Self::AuthorizationPolicy, OWN, &["v1alpha1"]),
         (Self::BackendTrafficPolicy, OWN, &["v1alpha1"]),
         (Self::XBackendTrafficPolicy, EXPERIMENTAL_GATEWAY, &["v1alpha1"]),

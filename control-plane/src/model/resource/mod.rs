@@ -12,6 +12,7 @@ mod endpoint_slice;
 mod service;
 mod grpc_route;
 mod http_route;
+mod authentication_policy;
 mod authorization_policy;
 mod backend_traffic_policy;
 mod x_backend_traffic_policy;
@@ -28,6 +29,9 @@ mod tcp_route;
 mod reference_grant;
 pub(super) mod rule;
 mod filter;
+mod claim;
+mod credential_place;
+mod jwks;
 mod header_changes;
 mod mirror;
 mod external_auth;
@@ -44,6 +48,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use self::authentication_policy::AuthenticationPolicySpec;
 use self::authorization_policy::AuthorizationPolicySpec;
 use self::backend_traffic_policy::BackendTrafficPolicySpec;
 pub(super) use self::endpoint_slice::EndpointSlice;
@@ -249,6 +254,7 @@ fn decode_body(kind: Kind, metadata: &Metadata, document: &Value) -> Result<Body
         Kind::GrpcRoute => Body::Route(spec::<GrpcRouteSpec>(document)?.0),
         Kind::TcpRoute => Body::Route(spec::<TcpRouteSpec>(document)?.0),
         Kind::ReferenceGrant => Body::ReferenceGrant(spec(document)?),
+        Kind::AuthenticationPolicy => Body::Policy(spec::<AuthenticationPolicySpec>(document)?.0),
         Kind::AuthorizationPolicy => Body::Policy(spec::<AuthorizationPolicySpec>(document)?.0),
         Kind::BackendTrafficPolicy => Body::Policy(spec::<BackendTrafficPolicySpec>(document)?.0),
         Kind::XBackendTrafficPolicy => Body::Policy(spec::<XBackendTrafficPolicySpec>(document)?.0),

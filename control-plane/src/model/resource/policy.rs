@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::Kind;
 use super::strict::at;
 use super::value::{Group, KindName, List, ObjectName, SectionName};
+use crate::model::authentication::Authentication;
 use crate::model::authorization::Authorization;
 use crate::model::backend_traffic::{BackendTraffic, RetryBudget};
 use crate::model::fault_injection::FaultInjection;
@@ -26,6 +27,7 @@ pub(crate) struct PolicySpec {
 /// What a policy means, by kind.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum PolicyRules {
+    Authentication(Arc<Authentication>),
     Authorization(Arc<Authorization>),
     BackendTraffic(Arc<BackendTraffic>),
     /// Of an XBackendTrafficPolicy; None if it has no retry constraint.
@@ -37,6 +39,7 @@ impl PolicySpec {
     /// Returns true if it stands for a policy that was refused.
     pub(crate) fn stands_in(&self) -> bool {
         match &self.rules {
+            PolicyRules::Authentication(spec) => spec.stands_in,
             PolicyRules::Authorization(spec) => spec.stands_in,
             PolicyRules::BackendTraffic(_) | PolicyRules::RetryBudget(_) => false,
             PolicyRules::FaultInjection(_) => false,
@@ -152,7 +155,12 @@ fn target(wire: WireTarget) -> Result<TargetRef, (&'static str, String)> {
 /// those cannot be read. Returns None for kinds that do not fail closed, and for a policy that only audits.
 pub(super) fn stand_in(kind: Kind, document: &serde_json::Value) -> Option<PolicySpec> {
     let rules = match kind {
-        _ if document.pointer("/spec/action").is_some_and(|action| action == "Audit") => return None,
+        Kind::AuthenticationPolicy => PolicyRules::Authentication(Authentication::stand_in().into()),
+        Kind::AuthorizationPolicy
+            if document.pointer("/spec/action").is_some_and(|action| action == "Audit") =>
+        {
+            return None;
+        }
         Kind::AuthorizationPolicy => PolicyRules::Authorization(Authorization::stand_in().into()),
         _ => return None,
     };

@@ -12,6 +12,7 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Map, Value, json};
 
+use super::authentication_policy::AuthenticationPolicySpec;
 use super::authorization_policy::AuthorizationPolicySpec;
 use super::backend_traffic_policy::BackendTrafficPolicySpec;
 use super::fault_injection_policy::FaultInjectionPolicySpec;
@@ -151,6 +152,7 @@ fn of_kind(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
         Kind::GrpcRoute => (route_fields::<GrpcRouteSpec>(generator), vec!["spec"]),
         Kind::TcpRoute => (route_fields::<TcpRouteSpec>(generator), vec!["spec"]),
         Kind::ReferenceGrant => (route_fields::<ReferenceGrantSpec>(generator), vec!["spec"]),
+        Kind::AuthenticationPolicy => (route_fields::<AuthenticationPolicySpec>(generator), vec!["spec"]),
         Kind::AuthorizationPolicy => (route_fields::<AuthorizationPolicySpec>(generator), vec!["spec"]),
         Kind::BackendTrafficPolicy => (route_fields::<BackendTrafficPolicySpec>(generator), vec!["spec"]),
         Kind::XBackendTrafficPolicy => (route_fields::<XBackendTrafficPolicySpec>(generator), vec!["spec"]),

@@ -29,6 +29,7 @@ use crate::model::route::{
 use crate::model::service::{AppProtocol, ServicePort, TargetPort};
 use crate::translate::scope::Dialect;
 
+mod authentication;
 mod authorization;
 mod callers;
 mod dns;

@@ -9,6 +9,7 @@ use std::path::Path;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::super::super::authentication_policy::AuthenticationPolicySpec;
 use super::super::super::authorization_policy::AuthorizationPolicySpec;
 use super::super::super::backend_traffic_policy::BackendTrafficPolicySpec;
 use super::super::super::fault_injection_policy::FaultInjectionPolicySpec;
@@ -100,6 +101,7 @@ fn spec_of(kind: Kind) -> Value {
     let mut generator =
         SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true).into_generator();
     let schema: Value = match kind {
+        Kind::AuthenticationPolicy => generator.root_schema_for::<AuthenticationPolicySpec>().into(),
         Kind::AuthorizationPolicy => generator.root_schema_for::<AuthorizationPolicySpec>().into(),
         Kind::BackendTrafficPolicy => generator.root_schema_for::<BackendTrafficPolicySpec>().into(),
         Kind::FaultInjectionPolicy => generator.root_schema_for::<FaultInjectionPolicySpec>().into(),

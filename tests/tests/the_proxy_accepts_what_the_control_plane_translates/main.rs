@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod policies;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -198,32 +200,6 @@ fn every_route() -> Vec<Value> {
     ]
 }
 
-/// Each action with each kind of target, and every condition.
-fn every_policy() -> Vec<Value> {
-    let route =
-        |kind: &str, name: &str| json!({"group": "gateway.networking.k8s.io", "kind": kind, "name": name});
-    let targets = json!([{"group": "", "kind": "Service", "name": "cart", "sectionName": "p81"}, route("HTTPRoute", "http"),
-        route("GRPCRoute", "grpc"), route("TCPRoute", "tcp"), {"group": "", "kind": "Pod", "selector": {"matchLabels": {"version": "v1"}}}]);
-    let from = json!([{"serviceAccounts": [{"name": "a"}, {"namespace": "b", "name": "c"}], "namespaces": ["d"]},
-        {"spiffeIds": ["spiffe://e/f", "spiffe://g/*"], "cidrs": ["10.0.0.0/8", "fd00::/8"]}]);
-    let paths = json!([{"value": "/"}, {"value": "/h.i"}, {"type": "Exact", "value": "/%2525"}, {"type": "RegularExpression", "value": "/[jk].*"}]);
-    let to = json!([{"ports": [8080, 8081], "hosts": ["l.m", "*.n"], "methods": ["GET", "CONNECT"], "paths": paths},
-        {"headers": [{"name": "O", "value": "p"}, {"name": "q", "type": "RegularExpression", "value": "r|s"}],
-         "grpcMethods": [{"service": "t.U", "method": "V"}, {"service": "w"}]}]);
-    let rules = json!([{"from": from, "to": to}, {"from": from}, {"to": to}, {}]);
-    let policy = |action: &&str| {
-        [json!([]), targets.clone()].map(|targets| {
-            json!({"apiVersion": "outrigger.dev/v1alpha1", "kind": "AuthorizationPolicy",
-                "metadata": {"name": format!("{}-{}", action.to_lowercase(), targets[0].is_null()), "namespace": "shop"},
-                "spec": {"action": action, "targetRefs": targets, "rules": rules}})
-        })
-    };
-    let faults = json!({"apiVersion": "outrigger.dev/v1alpha1", "kind": "FaultInjectionPolicy", "metadata": {"name": "faults", "namespace": "shop"},
-        "spec": {"targetRefs": targets, "headers": to[1]["headers"], "delay": {"duration": "100ms", "percent": 1}, "maxActiveFaults": 1,
-            "abort": {"grpcStatus": 14, "percent": 100}, "bandwidth": {"kibPerSecond": 1, "percent": 50}}});
-    ["Allow", "Deny", "Audit"].iter().flat_map(policy).chain([faults]).collect()
-}
-
 /// A workload that serves every port of `cart`, on listening addresses of its own or by redirected sockets.
 fn registered(original_destination: bool, capture: Option<SocketAddr>) -> Registrations {
     let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -261,7 +237,10 @@ fn registered(original_destination: bool, capture: Option<SocketAddr>) -> Regist
 
 #[test]
 fn every_kind_of_route_filter_and_service_is_accepted() {
-    let documents: Vec<_> = services().into_iter().chain(every_route()).chain(every_policy()).collect();
+    let documents: Vec<_> = {
+        let policies = policies::every_policy().into_iter().chain(policies::every_authentication());
+        services().into_iter().chain(every_route()).chain(policies).collect()
+    };
     let view = read(&documents);
     assert_eq!(*view.refusals, []);
     let asked = [

@@ -1,0 +1,62 @@
+//! Policies of every kind.
+
+use serde_json::{Value, json};
+
+/// Each action with each kind of target, and every condition.
+pub(crate) fn every_policy() -> Vec<Value> {
+    let route =
+        |kind: &str, name: &str| json!({"group": "gateway.networking.k8s.io", "kind": kind, "name": name});
+    let targets = json!([{"group": "", "kind": "Service", "name": "cart", "sectionName": "p81"}, route("HTTPRoute", "http"),
+        route("GRPCRoute", "grpc"), route("TCPRoute", "tcp"), {"group": "", "kind": "Pod", "selector": {"matchLabels": {"version": "v1"}}}]);
+    let from = json!([{"serviceAccounts": [{"name": "a"}, {"namespace": "b", "name": "c"}], "namespaces": ["d"]},
+        {"spiffeIds": ["spiffe://e/f", "spiffe://g/*"], "cidrs": ["10.0.0.0/8", "fd00::/8"]},
+        {"claims": [{"name": "sub", "values": ["h"]}, {"path": ["i.j", "k"], "values": ["l", "m n"]}]}]);
+    let paths = json!([{"value": "/"}, {"value": "/h.i"}, {"type": "Exact", "value": "/%2525"}, {"type": "RegularExpression", "value": "/[jk].*"}]);
+    let to = json!([{"ports": [8080, 8081], "hosts": ["l.m", "*.n"], "methods": ["GET", "CONNECT"], "paths": paths},
+        {"headers": [{"name": "O", "value": "p"}, {"name": "q", "type": "RegularExpression", "value": "r|s"}],
+         "grpcMethods": [{"service": "t.U", "method": "V"}, {"service": "w"}]}]);
+    let rules = json!([{"from": from, "to": to}, {"from": from}, {"to": to}, {}]);
+    let policy = |action: &&str| {
+        [json!([]), targets.clone()].map(|targets| {
+            json!({"apiVersion": "outrigger.dev/v1alpha1", "kind": "AuthorizationPolicy",
+                "metadata": {"name": format!("{}-{}", action.to_lowercase(), targets[0].is_null()), "namespace": "shop"},
+                "spec": {"action": action, "targetRefs": targets, "rules": rules}})
+        })
+    };
+    let faults = json!({"apiVersion": "outrigger.dev/v1alpha1", "kind": "FaultInjectionPolicy",
+        "metadata": {"name": "faults", "namespace": "shop"},
+        "spec": {"targetRefs": targets, "headers": [{"name": "O", "value": "p"}, {"name": "q", "type": "RegularExpression", "value": "r|s"}],
+            "delay": {"duration": "100ms", "percent": 1}, "abort": {"grpcStatus": 14, "percent": 100},
+            "bandwidth": {"kibPerSecond": 1, "percent": 50}, "maxActiveFaults": 1}});
+    ["Allow", "Deny", "Audit"].iter().flat_map(policy).chain([faults]).collect()
+}
+
+/// Each mode with each kind of target, and every field.
+pub(crate) fn every_authentication() -> Vec<Value> {
+    let route = json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "http"});
+    let grpc = json!({"group": "gateway.networking.k8s.io", "kind": "GRPCRoute", "name": "grpc"});
+    let port = json!({"group": "", "kind": "Service", "name": "cart", "sectionName": "p81"});
+    // The keys of RFC 7515 appendix A.3 and of RFC 8037 appendix A.2.
+    let set = json!({"keys": [
+        {"kty": "EC", "crv": "P-256", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"},
+        {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},
+        {"kty": "LATTICE"}]});
+    let jwt = json!({"issuers": [
+        {"issuer": "https://a", "audiences": ["b", "c"], "keys": {"inline": set.to_string()}, "clockSkew": "1h", "forward": true,
+         "from": [{"header": "Authorization"}, {"header": "X-D", "prefix": "E "}, {"header": "f"}, {"query": "g h"}, {"cookie": "i"}],
+         "claimsToHeaders": [{"name": "j", "header": "X-J"}, {"name": "https://k.l/m", "header": "x-k"}, {"path": ["n", "o.p"], "header": "x-n"}]},
+        {"issuer": "q", "keys": {"service": {"namespace": "shop", "name": "cart", "port": 81, "path": "/r{s}|~%20"}}},
+        {"issuer": "t", "keys": {"service": {"name": "other", "port": 80, "path": "/"}}}]});
+    let keys = json!({"clients": [{"name": "u v", "key": "w x"}, {"name": "y", "sha256": "0".repeat(64)}],
+        "from": [{"header": "authorization"}, {"header": "X-Z"}, {"query": "k"}, {"cookie": "k"}], "clientHeader": "X-Client"});
+    let policy = |name: &str, spec: Value| {
+        json!({"apiVersion": "outrigger.dev/v1alpha1", "kind": "AuthenticationPolicy",
+            "metadata": {"name": name, "namespace": "shop"}, "spec": spec})
+    };
+    vec![
+        policy("tokens", json!({"mode": "Optional", "jwt": jwt})),
+        policy("both", json!({"targetRefs": [route], "jwt": jwt, "apiKeys": keys})),
+        policy("keys", json!({"targetRefs": [port], "apiKeys": keys})),
+        policy("off", json!({"targetRefs": [grpc], "mode": "Off"})),
+    ]
+}
