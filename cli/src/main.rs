@@ -13,6 +13,7 @@ mod install;
 mod man;
 mod policy;
 mod proxy_config;
+mod rate_limit;
 mod run;
 mod sample;
 mod schema;
@@ -38,9 +39,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
     after_help = "\
 Exit codes: 0 success, 1 failure, 2 invalid usage. Errors are one line on stderr.
 
-Examples:
-  # A whole mesh on this machine, under load and faults
-  outrigger demo"
+Example: outrigger demo runs a whole mesh on this machine, under load and faults."
 )]
 struct Outrigger {
     #[command(subcommand)]
@@ -65,6 +64,8 @@ Examples:
     ControlPlane(outrigger_control_plane::run::Args),
     /// Run a sidecar (the same as outrigger-proxy).
     Proxy(outrigger_proxy::Args),
+    /// Run a service of global rate limits, which sidecars ask.
+    RateLimit(rate_limit::RateLimitArgs),
     /// Run a program with a sidecar that its connections are redirected to (root).
     #[command(after_help = "\
 The program needs no change: its TCP connections, except those to loopback addresses, go through
@@ -153,6 +154,7 @@ fn main() -> ExitCode {
         Command::History(args) => history::run(args),
         Command::ProxyConfig(args) => proxy_config::run(args),
         Command::Policy(args) => policy::run(args),
+        Command::RateLimit(args) => rate_limit::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Version(args) => version::run(args),
         Command::Completions(args) => completions::run(args, Outrigger::command()),

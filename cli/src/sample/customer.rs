@@ -26,7 +26,7 @@ pub(super) async fn visit(services: Services, every: Duration, count: Option<u64
     };
     let failed = tokio::select! {
         failed = visits => failed,
-        () = super::terminated() => 0,
+        () = crate::runtime::terminated() => 0,
     };
     if failed == 0 { Ok(()) } else { Err(format!("{failed} visits failed")) }
 }

@@ -46,7 +46,7 @@ where
                         Ok((stream, _)) => stream,
                         Err(_) => { tokio::time::sleep(Duration::from_millis(20)).await; continue; }
                     },
-                    () = super::terminated() => break,
+                    () = crate::runtime::terminated() => break,
                 };
                 let _ = stream.set_nodelay(true);
                 let handler = handler.clone();

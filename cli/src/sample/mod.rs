@@ -109,13 +109,3 @@ pub(crate) fn run(args: SampleArgs) -> Result<(), String> {
         }
     })
 }
-
-/// Resolves on SIGTERM.
-async fn terminated() {
-    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        Ok(mut signal) => {
-            signal.recv().await;
-        }
-        Err(_) => std::future::pending().await,
-    }
-}

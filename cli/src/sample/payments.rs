@@ -15,7 +15,7 @@ pub(super) async fn serve(listen: SocketAddr) -> Result<(), String> {
         .with_nodelay(Some(true));
     Server::builder()
         .add_service(PaymentsServer::new(Till::default()))
-        .serve_with_incoming_shutdown(incoming, super::terminated())
+        .serve_with_incoming_shutdown(incoming, crate::runtime::terminated())
         .await
         .map_err(|error| format!("payments: {error}"))
 }

@@ -15,7 +15,7 @@ pub(super) async fn serve(listen: SocketAddr) -> Result<(), String> {
                 Ok((stream, _)) => { tokio::spawn(converse(stream)); }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             },
-            () = super::terminated() => return Ok(()),
+            () = crate::runtime::terminated() => return Ok(()),
         }
     }
 }
