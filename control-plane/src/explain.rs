@@ -11,6 +11,7 @@ use crate::model::backend_traffic::{BackendTraffic, RetryBudget};
 use crate::model::fault_injection::FaultInjection;
 use crate::model::mesh::{Mesh, ServiceEntry};
 use crate::model::policy::{Meaning, Place, Policy, ROOT_NAMESPACE};
+use crate::model::rate_limit::RateLimit;
 use crate::model::registration::WorkloadPort;
 use crate::model::resource::Kind;
 use crate::model::route::RouteTable;
@@ -35,8 +36,8 @@ pub struct AppliedPolicy {
     pub kind: String,
     /// Its namespace and name.
     pub name: String,
-    /// What it does: `Deny`, `Allow`, `Audit` or `Inject`; whether requests need credentials: `Required`, `Optional` or `Off`; the settings that
-    /// it has.
+    /// What it does: `Deny`, `Allow`, `Audit`, `Limit` or `Inject`; whether requests need credentials: `Required`, `Optional` or `Off`; the
+    /// settings that it has.
     pub effect: String,
     /// What it is attached to: `mesh`, `namespace shop`, `Service payments, port 80`.
     pub attached_to: String,
@@ -82,6 +83,10 @@ pub(crate) fn explain(mesh: &Mesh, key: &ServiceKey) -> Option<ServicePolicies> 
             Action::Audit => 3,
         };
         (stage, spec.action.name(), spec.rules.len(), spec.stands_in)
+    }));
+    found.extend(of_kind(mesh, service, Kind::RateLimitPolicy, |spec: &RateLimit| {
+        let global = spec.global.as_ref().map_or(0, |global| global.descriptors.len());
+        (4, "Limit", spec.local.len() + global, false)
     }));
     found.extend(of_kind(mesh, service, Kind::FaultInjectionPolicy, |spec: &FaultInjection| {
         (LAST, "Inject", spec.count(), false)
@@ -265,6 +270,8 @@ mod tests {
             &policy("elsewhere", "office", "action: Allow"),
             &policy("off", "shop", &format!("mode: 'Off', {}", to("HTTPRoute", "r")))
                 .replace("AuthorizationPolicy", "AuthenticationPolicy"),
+            &policy("limit", "shop", "local: [{requests: 1, per: Day}]")
+                .replace("AuthorizationPolicy", "RateLimitPolicy"),
         ]);
         let explained = |name: &str| explain(&builder.mesh(), &ServiceKey::new("shop", name)).unwrap();
         let payments = explained("payments");
@@ -281,6 +288,7 @@ mod tests {
                 "Deny shop/route by route httproute/shop/r",
                 "Allow shop/allow by Service payments",
                 "Audit shop/all by namespace shop",
+                "Limit shop/limit by namespace shop",
             ]
         );
         assert_eq!((&*payments.unmatched, &*explained("other").unmatched), ("denied", "allowed"));

@@ -26,6 +26,8 @@ pub(super) struct Inventory {
     grants: BTreeMap<(Name, Name, Name), BTreeMap<Option<Name>, usize>>,
     /// The policies of a namespace.
     policies: BTreeMap<Name, BTreeSet<ResourceId>>,
+    /// The policies that need a service.
+    needing: BTreeMap<ServiceKey, BTreeSet<ResourceId>>,
 }
 
 /// What must be rebuilt after a change.
@@ -97,6 +99,8 @@ impl Inventory {
             }
             Body::Service(Service { key, .. }) => {
                 touched.policies.insert(key.namespace.clone());
+                let needing = self.needing.get(key).into_iter().flatten();
+                touched.policies.extend(needing.map(|policy| policy.namespace.clone()));
                 touched.services.insert(key.clone());
                 touched.endpoints.insert(key.clone());
                 touched.routes.insert(key.clone());
@@ -108,8 +112,11 @@ impl Inventory {
                 update(&mut self.slices, &slice.service, id, enter);
                 touched.endpoints.insert(slice.service.clone());
             }
-            Body::Policy(_) => {
+            Body::Policy(spec) => {
                 update(&mut self.policies, &id.namespace, id, enter);
+                if let Some(needed) = spec.needs(&id.namespace) {
+                    update(&mut self.needing, &needed.service, id, enter);
+                }
                 touched.policies.insert(id.namespace.clone());
                 touched.statuses.insert(id.clone());
             }

@@ -9,6 +9,7 @@ use outrigger_core::Name;
 
 use super::attachment::selects;
 use super::inventory::{Inventory, seniority};
+use super::needed_service::{self, unresolved};
 use super::policy::{NamespacePolicies, Place, Policy, PolicyName};
 use super::resource::policy::{PolicyRules, PolicySpec, TargetRef};
 use super::resource::reference::ParentRef;
@@ -35,7 +36,7 @@ pub(super) fn of_namespace(
             let retries = own.map(|(target, _)| (Kind::XBackendTrafficPolicy, target.clone()));
             taken.extend(retries.map(|place| (place, metadata.id.clone())));
         }
-        statuses.push((metadata.id.clone(), status(metadata, spec, attached)));
+        statuses.push((metadata.id.clone(), status(inventory, metadata, spec, attached)));
         let name = PolicyName { namespace: namespace.clone(), name: metadata.id.name.clone() };
         match &spec.rules {
             PolicyRules::Authentication(of) => {
@@ -53,6 +54,12 @@ pub(super) fn of_namespace(
             PolicyRules::RetryBudget(None) => {}
             PolicyRules::FaultInjection(of) => {
                 active.fault_injection.push(Policy { name, places, spec: Arc::clone(of) });
+            }
+            PolicyRules::RateLimit(of) => {
+                // A listener would wait for the cluster of a Service that does not exist.
+                let usable = unresolved(inventory, namespace, spec).is_none();
+                let spec = if usable { Arc::clone(of) } else { Arc::new(of.without_global()) };
+                active.rate_limit.push(Policy { name, places, spec });
             }
         }
     }
@@ -122,6 +129,10 @@ pub(super) fn places(
     let namespace = &metadata.id.namespace;
     match target {
         TargetRef::Pods(labels) => Ok(vec![Place::Pods(labels.clone())]),
+        TargetRef::Route { kind: Kind::TcpRoute, name, .. } if !metadata.id.kind.judges_connections() => {
+            let message = format!("TCPRoute {name} has no requests, to which {} applies", metadata.id.kind);
+            Err(NotAttached { reason: "Invalid", message })
+        }
         TargetRef::Gateway { name, .. } => Err(NotAttached {
             reason: "Invalid",
             message: format!("Gateway {name}: policies of Gateways are not supported yet"),
@@ -207,8 +218,14 @@ fn no_section(kind: &str, name: &Name, what: &str, section: &Name) -> NotAttache
 }
 
 /// Returns the status: one entry for each target, and one for the namespace if pods are selected.
-fn status(metadata: &Metadata, spec: &PolicySpec, attached: Vec<Attached>) -> RouteStatus {
+fn status(
+    inventory: &Inventory,
+    metadata: &Metadata,
+    spec: &PolicySpec,
+    attached: Vec<Attached>,
+) -> RouteStatus {
     let mut parents: Vec<ParentStatus> = Vec::new();
+    let resolved = needed_service::condition(inventory, metadata, spec);
     for (target, outcome) in attached {
         let parent = ancestor(metadata, target.as_ref());
         if parents.iter().any(|other| other.parent == parent) {
@@ -220,8 +237,11 @@ fn status(metadata: &Metadata, spec: &PolicySpec, attached: Vec<Attached>) -> Ro
             Err(NotAttached { reason, message }) => (false, reason, message),
         };
         let (kind, observed_generation) = (ConditionKind::Accepted, metadata.generation);
-        let condition = Condition { kind, status, reason, message, observed_generation };
-        parents.push(ParentStatus { parent, conditions: vec![condition] });
+        let accepted = Condition { kind, status, reason, message, observed_generation };
+        parents.push(ParentStatus {
+            parent,
+            conditions: [accepted].into_iter().chain(resolved.clone()).collect(),
+        });
     }
     RouteStatus { parents }
 }

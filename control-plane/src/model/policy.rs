@@ -12,6 +12,7 @@ use super::authentication::Authentication;
 use super::authorization::Authorization;
 use super::backend_traffic::{BackendTraffic, RetryBudget};
 use super::fault_injection::FaultInjection;
+use super::rate_limit::RateLimit;
 use super::registration::{WorkloadEntry, WorkloadPort};
 use super::service::ServiceKey;
 
@@ -31,6 +32,8 @@ pub struct NamespacePolicies {
     pub retry_budgets: Vec<Policy<RetryBudget>>,
     /// FaultInjectionPolicies, the oldest first. Of those that apply to a request, that of the narrowest place is used.
     pub fault_injection: Vec<Policy<FaultInjection>>,
+    /// RateLimitPolicies, the oldest first. All that apply to a place are merged.
+    pub rate_limit: Vec<Policy<RateLimit>>,
 }
 
 /// What a kind of policies means.
@@ -66,6 +69,12 @@ impl Meaning for RetryBudget {
 impl Meaning for FaultInjection {
     fn of(policies: &NamespacePolicies) -> &[Policy<Self>] {
         &policies.fault_injection
+    }
+}
+
+impl Meaning for RateLimit {
+    fn of(policies: &NamespacePolicies) -> &[Policy<Self>] {
+        &policies.rate_limit
     }
 }
 

@@ -16,6 +16,7 @@ mod token;
 mod authorization;
 mod rbac;
 mod fault;
+mod rate_limit;
 mod applied;
 mod listener;
 mod dns;

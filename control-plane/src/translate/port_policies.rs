@@ -13,10 +13,12 @@ use super::authentication::Authenticated;
 use super::authorization::Access;
 use super::fault;
 use super::matching;
+use super::rate_limit::Limits;
 use super::scope::Scope;
 use crate::model::authentication::Authentication;
 use crate::model::authorization::Authorization;
 use crate::model::fault_injection::FaultInjection;
+use crate::model::rate_limit::RateLimit;
 use crate::model::registration::{WorkloadEntry, WorkloadPort};
 use crate::model::route::{Route, RouteTable};
 
@@ -26,6 +28,7 @@ pub(super) struct PortPolicies<'a> {
     authenticated: Authenticated<'a>,
     access: Access<'a>,
     faults: Applied<'a, FaultInjection>,
+    limits: Limits<'a>,
     /// The routes of the port's service, up to the last that is a target.
     routes: Vec<&'a Route>,
 }
@@ -41,8 +44,9 @@ impl<'a> PortPolicies<'a> {
         let authorization = Applied::<Authorization>::of(scope.mesh, workload, ports);
         let authentication = Applied::<Authentication>::of(scope.mesh, workload, ports);
         let faults = Applied::<FaultInjection>::of(scope.mesh, workload, ports);
+        let rate_limits = Applied::<RateLimit>::of(scope.mesh, workload, ports);
         let restricts = |route: &Route| authentication.has(route) || authorization.has(route);
-        let is_target = |route: &Route| restricts(route) || faults.has(route);
+        let is_target = |route: &Route| restricts(route) || rate_limits.has(route) || faults.has(route);
         let namespace = workload.key.identity.namespace();
         let mut tables: Vec<&'a [Route]> = Vec::new();
         for (key, number) in
@@ -71,7 +75,8 @@ impl<'a> PortPolicies<'a> {
         let trust_domain = scope.settings.trust_domain.as_str();
         let access = Access::new(authorization, &routes, trust_domain, port, closed);
         let authenticated = Authenticated::new(authentication, &routes, scope);
-        Self { authenticated, access, faults, routes }
+        let limits = Limits::new(rate_limits, &routes, &scope.settings.cluster_domain);
+        Self { authenticated, access, limits, faults, routes }
     }
 
     /// Returns the HTTP filters, in order: none without a policy.
@@ -84,7 +89,7 @@ impl<'a> PortPolicies<'a> {
         };
         let faults = fault::filters(&self.faults, &self.routes);
         let access = self.authenticated.filters().into_iter().chain(self.access.filters());
-        access.chain(faults).map(filter).collect()
+        access.chain(self.limits.filters()).chain(faults).map(filter).collect()
     }
 
     /// Returns the network filters of a chain of opaque bytes, in order: none without a policy.
@@ -104,17 +109,20 @@ impl<'a> PortPolicies<'a> {
             matcher.grpc = matcher.grpc.or_else(|| base.and_then(|base| base.grpc));
             let access = self.authenticated.of_route(of).into_iter().chain(self.access.of_route(of));
             let configs = access.chain(fault::of_route(&self.faults, of));
-            route::Route {
+            let mut route = route::Route {
                 r#match: Some(matcher),
                 typed_per_filter_config: configs.map(|(name, config)| (name.to_owned(), config)).collect(),
                 request_headers_to_remove: self.authenticated.headers_to_remove(Some(of)),
                 ..to_application.clone()
-            }
+            };
+            self.limits.describe(&mut route, Some(of));
+            route
         };
-        let rest = route::Route {
+        let mut rest = route::Route {
             request_headers_to_remove: self.authenticated.headers_to_remove(None),
             ..to_application.clone()
         };
+        self.limits.describe(&mut rest, None);
         self.routes.iter().map(one).chain([rest]).collect()
     }
 }

@@ -28,7 +28,23 @@ pub(crate) fn every_policy() -> Vec<Value> {
         "spec": {"targetRefs": targets, "headers": [{"name": "O", "value": "p"}, {"name": "q", "type": "RegularExpression", "value": "r|s"}],
             "delay": {"duration": "100ms", "percent": 1}, "abort": {"grpcStatus": 14, "percent": 100},
             "bandwidth": {"kibPerSecond": 1, "percent": 50}, "maxActiveFaults": 1}});
-    ["Allow", "Deny", "Audit"].iter().flat_map(policy).chain([faults]).collect()
+    let policies = ["Allow", "Deny", "Audit"].iter().flat_map(policy);
+    policies.chain([faults]).chain(every_rate_limit(&targets)).collect()
+}
+
+/// RateLimitPolicies with each way of counting, by the sidecar and by a service: one without targets, and one with these.
+fn every_rate_limit(targets: &Value) -> impl Iterator<Item = Value> {
+    let by = json!([{"caller": {}}, {"header": {"name": "A"}}, {"header": {"name": "b", "type": "RegularExpression", "value": "c|d"}},
+        {"path": {"value": "/"}}, {"path": {"type": "Exact", "value": "/e.f"}}, {"path": {"type": "RegularExpression", "value": "/[gh]"}},
+        {"address": {}}, {"address": {"ipv4PrefixLength": 24, "ipv6PrefixLength": 56}}]);
+    let spec = json!({"local": [{"requests": 1, "per": "Second"}, {"requests": 1_000_000_000, "per": "Day", "burst": 1, "by": by}],
+        "global": {"service": {"name": "cart", "port": 80}, "timeout": "1s", "failureMode": "Closed", "descriptors": [{"by": by}]}});
+    [json!([]), targets.clone()].into_iter().map(move |targets| {
+        let mut spec = spec.clone();
+        spec["targetRefs"] = targets;
+        json!({"apiVersion": "outrigger.dev/v1alpha1", "kind": "RateLimitPolicy",
+            "metadata": {"name": format!("rate-limit-{}", spec["targetRefs"][0].is_null()), "namespace": "shop"}, "spec": spec})
+    })
 }
 
 /// Each mode with each kind of target, and every field.

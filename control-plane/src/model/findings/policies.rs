@@ -1,14 +1,15 @@
-//! Targets of policies that do not exist, or cannot have one.
+//! Targets of policies that do not exist, or cannot have one, and Services that policies need and that do not exist.
 
 use super::{ports_of, where_is};
 use crate::model::diagnostic::{Code, Problem};
 use crate::model::inventory::Inventory;
+use crate::model::needed_service::{Unresolved, unresolved};
 use crate::model::policies::places;
 use crate::model::resource::Metadata;
 use crate::model::resource::policy::{PolicySpec, TargetRef};
 use crate::model::service::ServiceKey;
 
-/// Returns the problems of a policy's targets.
+/// Returns the problems of what a policy names.
 pub(super) fn of(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> Vec<Problem> {
     let one = |(at, target): (usize, &TargetRef)| {
         let why = places(inventory, metadata, target).err()?;
@@ -27,5 +28,21 @@ pub(super) fn of(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) 
             },
         })
     };
-    spec.targets.iter().enumerate().filter_map(one).collect()
+    let targets = spec.targets.iter().enumerate().filter_map(one);
+    targets.chain(needed(inventory, metadata, spec)).collect()
+}
+
+fn needed(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> Option<Problem> {
+    let namespace = &metadata.id.namespace;
+    let Unresolved { code, field, message } = unresolved(inventory, namespace, spec)?;
+    let problem = Problem::of(code, field, message);
+    let key = spec.needs(namespace)?.service;
+    let help = match inventory.service(&key) {
+        Some(service) => Some(ports_of(service)),
+        None => where_is(inventory, &key),
+    };
+    Some(match help {
+        Some(help) => problem.help(help),
+        None => problem,
+    })
 }

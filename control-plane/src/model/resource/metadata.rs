@@ -40,6 +40,8 @@ pub enum Kind {
     XBackendTrafficPolicy,
     /// `outrigger.dev/v1alpha1` FaultInjectionPolicy.
     FaultInjectionPolicy,
+    /// `outrigger.dev/v1alpha1` RateLimitPolicy.
+    RateLimitPolicy,
 }
 
 /// Annotation of a Service: the service accounts that may register for it, separated by commas.
@@ -85,6 +87,7 @@ impl Kind {
             Self::BackendTrafficPolicy => "BackendTrafficPolicy",
             Self::XBackendTrafficPolicy => "XBackendTrafficPolicy",
             Self::FaultInjectionPolicy => "FaultInjectionPolicy",
+            Self::RateLimitPolicy => "RateLimitPolicy",
         }
     }
 
@@ -97,7 +100,10 @@ impl Kind {
     pub(crate) fn is_policy(self) -> bool {
         let of_servers = matches!(
             self,
-            Self::AuthenticationPolicy | Self::AuthorizationPolicy | Self::FaultInjectionPolicy
+            Self::AuthenticationPolicy
+                | Self::AuthorizationPolicy
+                | Self::FaultInjectionPolicy
+                | Self::RateLimitPolicy
         );
         of_servers || self.concerns_callers()
     }
@@ -109,6 +115,11 @@ impl Kind {
 
     /// Returns true if all policies of this kind that apply to a place are merged. Of other kinds, the oldest policy of a target applies.
     pub(crate) fn is_merged(self) -> bool {
+        matches!(self, Self::AuthorizationPolicy | Self::RateLimitPolicy)
+    }
+
+    /// Returns true for a kind of policies that apply to connections of opaque bytes too.
+    pub(crate) fn judges_connections(self) -> bool {
         self == Self::AuthorizationPolicy
     }
 
@@ -144,6 +155,7 @@ impl Kind {
         (Self::BackendTrafficPolicy, OWN, &["v1alpha1"]),
         (Self::XBackendTrafficPolicy, EXPERIMENTAL_GATEWAY, &["v1alpha1"]),
         (Self::FaultInjectionPolicy, OWN, &["v1alpha1"]),
+        (Self::RateLimitPolicy, OWN, &["v1alpha1"]),
     ];
 
     /// Returns the kind of a document. Returns None for a kind that the mesh does not read. A misspelled kind is an error, and

@@ -21,6 +21,7 @@ mod retry_budget;
 mod service_targets;
 mod bounded;
 mod fault_injection_policy;
+mod rate_limit_policy;
 pub(super) mod policy;
 mod request_route;
 mod http_match;
@@ -59,6 +60,7 @@ pub use self::metadata::{Kind, ResourceId};
 pub(crate) use self::metadata::{Metadata, known_mtls_mode};
 pub(super) use self::mirror::MirrorSpec;
 use self::policy::PolicySpec;
+use self::rate_limit_policy::RateLimitPolicySpec;
 pub(super) use self::reference_grant::ReferenceGrantSpec;
 use self::rule::RouteSpec;
 use self::tcp_route::TcpRouteSpec;
@@ -259,6 +261,7 @@ fn decode_body(kind: Kind, metadata: &Metadata, document: &Value) -> Result<Body
         Kind::BackendTrafficPolicy => Body::Policy(spec::<BackendTrafficPolicySpec>(document)?.0),
         Kind::XBackendTrafficPolicy => Body::Policy(spec::<XBackendTrafficPolicySpec>(document)?.0),
         Kind::FaultInjectionPolicy => Body::Policy(spec::<FaultInjectionPolicySpec>(document)?.0),
+        Kind::RateLimitPolicy => Body::Policy(spec::<RateLimitPolicySpec>(document)?.0),
     })
 }
 

@@ -16,6 +16,8 @@ use crate::model::authentication::Authentication;
 use crate::model::authorization::Authorization;
 use crate::model::backend_traffic::{BackendTraffic, RetryBudget};
 use crate::model::fault_injection::FaultInjection;
+use crate::model::rate_limit::RateLimit;
+use crate::model::service::ServiceKey;
 
 /// A decoded policy of any kind.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +35,7 @@ pub(crate) enum PolicyRules {
     /// Of an XBackendTrafficPolicy; None if it has no retry constraint.
     RetryBudget(Option<Arc<RetryBudget>>),
     FaultInjection(Arc<FaultInjection>),
+    RateLimit(Arc<RateLimit>),
 }
 
 impl PolicySpec {
@@ -43,8 +46,31 @@ impl PolicySpec {
             PolicyRules::Authorization(spec) => spec.stands_in,
             PolicyRules::BackendTraffic(_) | PolicyRules::RetryBudget(_) => false,
             PolicyRules::FaultInjection(_) => false,
+            PolicyRules::RateLimit(_) => false,
         }
     }
+
+    /// Returns the Service that a policy of this namespace needs, if any: that which is asked about requests.
+    pub(crate) fn needs(&self, namespace: &Name) -> Option<Needed> {
+        match &self.rules {
+            PolicyRules::Authorization(_) | PolicyRules::FaultInjection(_) => None,
+            PolicyRules::BackendTraffic(_) | PolicyRules::RetryBudget(_) => None,
+            PolicyRules::RateLimit(spec) => {
+                let service = &spec.global.as_ref()?.service;
+                let field = "spec.global.service";
+                Some(Needed { service: service.key(namespace), port: service.port, field })
+            }
+        }
+    }
+}
+
+/// A port of a Service that a policy needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Needed {
+    pub(crate) service: ServiceKey,
+    pub(crate) port: u16,
+    /// The field that names it.
+    pub(crate) field: &'static str,
 }
 
 /// A target that a policy names. Whether it exists is not known yet.

@@ -19,6 +19,7 @@ use super::fault_injection_policy::FaultInjectionPolicySpec;
 use super::grpc_route::GrpcRouteSpec;
 use super::http_route::HttpRouteSpec;
 use super::metadata::Kind;
+use super::rate_limit_policy::RateLimitPolicySpec;
 use super::reference_grant::ReferenceGrantSpec;
 use super::tcp_route::TcpRouteSpec;
 use super::x_backend_traffic_policy::XBackendTrafficPolicySpec;
@@ -157,6 +158,7 @@ fn of_kind(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
         Kind::BackendTrafficPolicy => (route_fields::<BackendTrafficPolicySpec>(generator), vec!["spec"]),
         Kind::XBackendTrafficPolicy => (route_fields::<XBackendTrafficPolicySpec>(generator), vec!["spec"]),
         Kind::FaultInjectionPolicy => (route_fields::<FaultInjectionPolicySpec>(generator), vec!["spec"]),
+        Kind::RateLimitPolicy => (route_fields::<RateLimitPolicySpec>(generator), vec!["spec"]),
     };
     let metadata = json!({ "allOf": [generator.subschema_for::<ObjectMeta>()], "required": ["name"] });
     fields.insert("metadata".into(), metadata);

@@ -38,6 +38,7 @@ mod faults;
 mod inbound;
 mod location;
 mod pods;
+mod rate_limits;
 mod routes;
 mod wildcard;
 

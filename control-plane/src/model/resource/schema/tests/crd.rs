@@ -14,6 +14,7 @@ use super::super::super::authorization_policy::AuthorizationPolicySpec;
 use super::super::super::backend_traffic_policy::BackendTrafficPolicySpec;
 use super::super::super::fault_injection_policy::FaultInjectionPolicySpec;
 use super::super::super::metadata::{Kind, OWN};
+use super::super::super::rate_limit_policy::RateLimitPolicySpec;
 
 const FILE: &str = "../deploy/chart/templates/crds.yaml";
 
@@ -105,6 +106,7 @@ fn spec_of(kind: Kind) -> Value {
         Kind::AuthorizationPolicy => generator.root_schema_for::<AuthorizationPolicySpec>().into(),
         Kind::BackendTrafficPolicy => generator.root_schema_for::<BackendTrafficPolicySpec>().into(),
         Kind::FaultInjectionPolicy => generator.root_schema_for::<FaultInjectionPolicySpec>().into(),
+        Kind::RateLimitPolicy => generator.root_schema_for::<RateLimitPolicySpec>().into(),
         other => panic!("{other} is not ours"),
     };
     structural(schema)
