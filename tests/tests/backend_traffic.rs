@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use outrigger_test_support::application::Application;
@@ -104,6 +105,52 @@ async fn the_endpoints_are_called_in_turn() {
     first.sort();
     assert_eq!(first, ["one", "three", "two"], "{seen:?}");
     assert!((3..12).all(|at| seen[at] == seen[at - 3]), "{seen:?}");
+}
+
+#[tokio::test]
+async fn requests_with_the_same_value_go_to_the_same_endpoint() {
+    let hash = |name: &str, balancer: &str, hash: &str| {
+        policy(name, &format!("loadBalancer: {{type: {balancer}, consistentHash: {{{hash}}}}}"))
+    };
+    let documents = [
+        service("ring", 80, "http"),
+        service("maglev", 80, "http"),
+        hash("ring", "RingHash", "type: Header, header: X-User"),
+        hash("maglev", "Maglev", "type: QueryParam, queryParam: user"),
+    ];
+    let mesh = Mesh::start(&documents.concat()).await;
+    let names = ["one", "two", "three"];
+    let (mut apps, mut served) = (Vec::new(), Vec::new());
+    for name in names {
+        let app = Application::echo(name).await;
+        let sidecar = mesh.sidecar("app").instance(name).serves("ring", app.address);
+        served.push(sidecar.serves("maglev", app.address).start().await);
+        apps.push(app);
+    }
+    let (web, other) = (mesh.sidecar("web").start().await, mesh.sidecar("other").start().await);
+    for (host, sidecar) in [("ring", &web), ("maglev", &web), ("ring", &other), ("maglev", &other)] {
+        for name in names {
+            sidecar.get_until(host, "/", |response| response.by() == (200, name)).await;
+        }
+    }
+    let ask = async |sidecar: &Sidecar, host: &str, user: usize| {
+        let (path, fields) = (format!("/?a=b&user={user}"), format!("x-user: {user}\r\n"));
+        let (path, fields) = if host == "ring" { ("/", &*fields) } else { (&*path, "") };
+        let response = sidecar.client().await.request("GET", host, path, fields).await;
+        assert_eq!(response.status, 200);
+        response.by().1.to_owned()
+    };
+    for host in ["ring", "maglev"] {
+        let mut all = BTreeSet::new();
+        for user in 0..40 {
+            let first = ask(&web, host, user).await;
+            for sidecar in [&web, &other, &web] {
+                assert_eq!(ask(sidecar, host, user).await, first, "{host}: user {user}");
+            }
+            all.insert(first);
+        }
+        assert_eq!(all.len(), 3, "{host}: {all:?}");
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use outrigger_core::Name;
+
 use super::service::Overload;
 
 /// The meaning of a BackendTrafficPolicy. What it does not set keeps the mesh's default.
@@ -42,7 +44,7 @@ impl BackendTraffic {
             Overload::Off => "overload Disabled",
         });
         let all = [
-            load_balancer.map(|balancer| format!("loadBalancer {}", balancer.name())),
+            load_balancer.as_ref().map(|balancer| format!("loadBalancer {}", balancer.name())),
             number("maxConnections", connections),
             number("maxPendingRequests", pending_requests),
             number("maxRequests", requests),
@@ -56,7 +58,7 @@ impl BackendTraffic {
 }
 
 /// How an endpoint is picked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadBalancer {
     /// The better of two by latency and requests in flight.
     PeakEwma,
@@ -66,16 +68,42 @@ pub enum LoadBalancer {
     RoundRobin,
     /// At random.
     Random,
+    /// By a hash of the request, on a ring of hashes of the endpoints.
+    RingHash(HashKey),
+    /// By a hash of the request, in Maglev's table.
+    Maglev(HashKey),
+}
+
+/// What of a request is hashed. A request without it goes to any endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashKey {
+    /// A header, by its name in lower case.
+    Header(Name),
+    /// A cookie.
+    Cookie {
+        /// Its name.
+        name: Name,
+        /// The lifetime of the cookie that a client without one gets; zero is a session of the client. None: it gets none.
+        ttl: Option<Duration>,
+        /// The path of that cookie.
+        path: Name,
+    },
+    /// A parameter of the query.
+    QueryParam(Name),
+    /// The address of the client.
+    Source,
 }
 
 impl LoadBalancer {
     /// Returns the name, as in YAML.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::PeakEwma => "PeakEWMA",
             Self::LeastRequest => "LeastRequest",
             Self::RoundRobin => "RoundRobin",
             Self::Random => "Random",
+            Self::RingHash(_) => "RingHash",
+            Self::Maglev(_) => "Maglev",
         }
     }
 }

@@ -99,7 +99,7 @@ mod tests {
     }
 
     fn balancer(builder: &MeshBuilder, port: u16) -> Option<LoadBalancer> {
-        builder.mesh().caller_policies(&ServiceKey::new("shop", "cart"), port).traffic?.load_balancer
+        builder.mesh().caller_policies(&ServiceKey::new("shop", "cart"), port).traffic?.load_balancer.clone()
     }
 
     fn percent(builder: &MeshBuilder) -> Option<u32> {

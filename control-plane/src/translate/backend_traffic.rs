@@ -44,7 +44,7 @@ fn apply_traffic(cluster: &mut Cluster, traffic: &BackendTraffic, dialect: Diale
         overload: _, // concerns the sidecars of the service itself
     } = traffic;
     if let Some(balancer) = load_balancer {
-        cluster.load_balancing_policy = Some(load_balancing_policy(*balancer, dialect));
+        cluster.load_balancing_policy = Some(load_balancing_policy(balancer, dialect));
     }
     if let Some(timeout) = connect_timeout {
         cluster.connect_timeout = duration(*timeout);

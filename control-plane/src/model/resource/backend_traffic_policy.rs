@@ -6,13 +6,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::bounded::{LARGEST, number, positive};
+use super::load_balancer::WireLoadBalancer;
 use super::outlier_detection::WireOutlierDetection;
 use super::policy::{PolicyRules, PolicySpec};
 use super::retry_budget::WireRetryBudget;
 use super::service_targets::ServiceTargets;
 use super::strict::at;
 use super::value::{GepDuration, Integer};
-use crate::model::backend_traffic::{BackendTraffic, Limits, LoadBalancer, RetryLimit};
+use crate::model::backend_traffic::{BackendTraffic, Limits, RetryLimit};
 use crate::model::service::Overload;
 
 /// The `spec` of a BackendTrafficPolicy.
@@ -31,21 +32,6 @@ struct WireSpec {
     outlier_detection: Option<WireOutlierDetection>,
     connect_timeout: Option<GepDuration>,
     overload: Option<WireOverload>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct WireLoadBalancer {
-    r#type: WireBalancerType,
-}
-
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
-enum WireBalancerType {
-    #[serde(rename = "PeakEWMA")]
-    PeakEwma,
-    LeastRequest,
-    RoundRobin,
-    Random,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]
@@ -86,7 +72,7 @@ impl TryFrom<WireSpec> for BackendTrafficPolicySpec {
             (None, None) => None,
         };
         let traffic = BackendTraffic {
-            load_balancer: load_balancer.map(|balancer| balancer.r#type.into()),
+            load_balancer: load_balancer.map(WireLoadBalancer::decode).transpose()?,
             limits: Limits {
                 connections: number(limits.max_connections),
                 pending_requests: number(limits.max_pending_requests),
@@ -102,17 +88,6 @@ impl TryFrom<WireSpec> for BackendTrafficPolicySpec {
         }
         let rules = PolicyRules::BackendTraffic(Arc::new(traffic));
         Ok(Self(PolicySpec { targets: target_refs.0, rules }))
-    }
-}
-
-impl From<WireBalancerType> for LoadBalancer {
-    fn from(wire: WireBalancerType) -> Self {
-        match wire {
-            WireBalancerType::PeakEwma => Self::PeakEwma,
-            WireBalancerType::LeastRequest => Self::LeastRequest,
-            WireBalancerType::RoundRobin => Self::RoundRobin,
-            WireBalancerType::Random => Self::Random,
-        }
     }
 }
 
@@ -132,7 +107,8 @@ mod tests {
     use super::super::{Body, Outcome};
     use super::*;
     use crate::model::backend_traffic::{
-        Ejection, FailurePercentage, OutlierDetection, RetryBudget, RetryRate, SuccessRate,
+        Ejection, FailurePercentage, HashKey, LoadBalancer, OutlierDetection, RetryBudget, RetryRate,
+        SuccessRate,
     };
     use std::time::Duration;
 
@@ -211,7 +187,7 @@ mod tests {
                 ("", "spec", "sets nothing"),
                 ("limits: {}, outlierDetection: {}", "spec", "sets nothing"),
                 ("loadBalancer: {}", "spec.loadBalancer", "missing field"),
-                ("loadBalancer: {type: RingHash}", "spec.loadBalancer.type", "unknown value"),
+                ("loadBalancer: {type: RingHash}", "spec.loadBalancer.consistentHash", "is missing"),
                 ("loadBalancer: {type: roundRobin}", "spec.loadBalancer.type", "unknown value"),
                 ("limits: {maxRequests: 0}", "spec.limits.maxRequests", "not between"),
                 ("limits: {maxConnections: 4294967296}", "spec.limits.maxConnections", "not between"),
@@ -254,6 +230,44 @@ mod tests {
                 ("overload: enforce", "spec.overload", "unknown value"),
             ],
         );
+    }
+
+    #[test]
+    fn a_hash_is_of_one_part_of_the_request() {
+        let hashed = |spec: &str| traffic(&format!("loadBalancer: {{{spec}}}")).load_balancer.unwrap();
+        for (kind, key) in [
+            ("type: Header, header: X-User", HashKey::Header("x-user".into())),
+            ("type: QueryParam, queryParam: user", HashKey::QueryParam("user".into())),
+            ("type: Source", HashKey::Source),
+            (
+                "type: Cookie, cookie: {name: Session, ttl: 0s}",
+                HashKey::Cookie { name: "Session".into(), ttl: Some(Duration::ZERO), path: "/".into() },
+            ),
+        ] {
+            assert_eq!(
+                hashed(&format!("type: RingHash, consistentHash: {{{kind}}}")),
+                LoadBalancer::RingHash(key.clone())
+            );
+            assert_eq!(
+                hashed(&format!("type: Maglev, consistentHash: {{{kind}}}")),
+                LoadBalancer::Maglev(key)
+            );
+        }
+        let wrong = [
+            ("type: Random, consistentHash: {type: Source}", "", "RingHash and Maglev only"),
+            ("type: Maglev, consistentHash: {type: Header}", "", "the field of its type"),
+            ("type: Maglev, consistentHash: {type: Source, header: a}", "", "the field of its type"),
+            ("type: Maglev, consistentHash: {type: Header, header: 'a b'}", ".header", "not a header name"),
+            (
+                "type: Maglev, consistentHash: {type: Cookie, cookie: {name: a, path: '/;b'}}",
+                ".cookie.path",
+                "path of a cookie",
+            ),
+        ];
+        for (spec, field, reason) in wrong {
+            let field = format!("spec.loadBalancer.consistentHash{field}");
+            check_table(POLICY, &[], &[(&format!("loadBalancer: {{{spec}}}"), &field, reason)]);
+        }
     }
 
     #[test]

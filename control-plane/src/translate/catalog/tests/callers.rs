@@ -2,7 +2,13 @@
 
 use outrigger_proto::xds::cluster::OutlierDetection;
 use outrigger_proto::xds::cluster::circuit_breakers::Thresholds;
+use outrigger_proto::xds::maglev::Maglev;
 use outrigger_proto::xds::protobuf::{self, UInt32Value};
+use outrigger_proto::xds::ring_hash::RingHash;
+use outrigger_proto::xds::route::route_action::hash_policy::{
+    ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter,
+};
+use outrigger_proto::xds::type_url;
 
 use super::inbound::serving_from;
 use super::*;
@@ -90,6 +96,34 @@ fn each_balancer_is_that_of_envoy_and_the_default_is_our_own() {
         assert_eq!(balancers(&cluster(&[&policy])), expected, "{name}");
     }
     assert_eq!(balancers(&cluster(&[])), ["PeakEwma", "LeastRequest"]);
+}
+
+#[test]
+fn hashes_are_those_of_the_cluster() {
+    let key = |balancer: &str, hash: &str| {
+        let spec = format!("loadBalancer: {{type: {balancer}, consistentHash: {{{hash}}}}}");
+        let cluster = cluster(&[&policy(&spec)]);
+        let policies = &cluster.load_balancing_policy.unwrap().policies;
+        let config = policies[0].typed_extension_config.as_ref().unwrap().typed_config.as_ref().unwrap();
+        let common = match config.type_url.as_str() {
+            type_url::RING_HASH => RingHash::decode(&config.value[..]).unwrap().consistent_hashing_lb_config,
+            type_url::MAGLEV => Maglev::decode(&config.value[..]).unwrap().consistent_hashing_lb_config,
+            other => panic!("{other}"),
+        };
+        let [policy] = <[_; 1]>::try_from(common.unwrap().hash_policy).unwrap();
+        policy.policy_specifier.unwrap()
+    };
+    let header = Header { header_name: "x-user".into(), ..Header::default() };
+    assert_eq!(key("RingHash", "type: Header, header: X-User"), PolicySpecifier::Header(header));
+    let cookie = Cookie { name: "s".into(), ttl: seconds(60), path: "/".into(), ..Cookie::default() };
+    assert_eq!(key("Maglev", "type: Cookie, cookie: {name: s, ttl: 1m}"), PolicySpecifier::Cookie(cookie));
+    let parameter = QueryParameter { name: "user".into() };
+    assert_eq!(
+        key("Maglev", "type: QueryParam, queryParam: user"),
+        PolicySpecifier::QueryParameter(parameter)
+    );
+    let source = ConnectionProperties { source_ip: true };
+    assert_eq!(key("RingHash", "type: Source"), PolicySpecifier::ConnectionProperties(source));
 }
 
 #[test]
