@@ -142,7 +142,7 @@ impl Kind {
     }
 
     /// Every kind, with its group and versions; those of Gateway API as the CRDs of 1.6 serve them.
-    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 12] = [
+    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 13] = [
         (Self::Namespace, "", &["v1"]),
         (Self::Service, "", &["v1"]),
         (Self::EndpointSlice, "discovery.k8s.io", &["v1"]),

@@ -53,7 +53,8 @@ impl PolicySpec {
     /// Returns the Service that a policy of this namespace needs, if any: that which is asked about requests.
     pub(crate) fn needs(&self, namespace: &Name) -> Option<Needed> {
         match &self.rules {
-            PolicyRules::Authorization(_) | PolicyRules::FaultInjection(_) => None,
+            PolicyRules::Authentication(_) | PolicyRules::Authorization(_) => None,
+            PolicyRules::FaultInjection(_) => None,
             PolicyRules::BackendTraffic(_) | PolicyRules::RetryBudget(_) => None,
             PolicyRules::RateLimit(spec) => {
                 let service = &spec.global.as_ref()?.service;
