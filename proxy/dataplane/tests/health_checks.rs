@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use outrigger_config::cluster::{Cluster, PanicThreshold, UpstreamProtocol};
+use outrigger_config::endpoint::EndpointCheck;
 use outrigger_dataplane::metrics::ClusterTotals;
 use outrigger_policy::health_check::HealthCheck;
 use outrigger_proto::xds::core::health_check::{
@@ -22,7 +23,7 @@ use outrigger_proto::xds::{core, protobuf};
 use outrigger_test_support::application::{Application, closed_port};
 use outrigger_test_support::client::Client;
 use outrigger_test_support::http1::{Response as Answer, ok, status};
-use support::{Proxy, World, cluster, endpoint, forward};
+use support::{Proxy, World, cluster, endpoint, endpoints, forward};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::sleep;
 
@@ -172,6 +173,34 @@ async fn an_endpoint_is_not_used_before_its_first_check_has_passed() {
         assert_eq!(answering(&proxy).await, names(["one"]));
         sleep(3 * INTERVAL).await;
         assert_eq!(answering(&proxy).await, names(["one"]));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_may_be_checked_elsewhere_or_not_at_all() {
+    paused(async {
+        let ((one, _), (two, health), (three, _)) =
+            (application("one").await, application("two").await, application("three").await);
+        health.store(500, Ordering::SeqCst);
+        let cluster = checked(&[one.address, two.address], http_check(), false);
+        let changed = |change: fn(&mut EndpointCheck)| {
+            let mut list = [endpoint(one.address), endpoint(two.address)];
+            change(&mut list[1].health_check);
+            endpoints(list)
+        };
+        let handle = cluster.endpoints.clone();
+        let proxy = start(cluster);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(answering(&proxy).await, names(["one"]));
+        handle.store(changed(|of| of.disabled = true));
+        assert_eq!(answering(&proxy).await, names(["one", "two"]));
+        let mut elsewhere = changed(|_| {});
+        Arc::get_mut(&mut elsewhere.list[1]).unwrap().health_check.address = Some(three.address);
+        handle.store(elsewhere);
+        sleep(3 * INTERVAL).await;
+        assert_eq!(answering(&proxy).await, names(["one", "two"]));
+        assert!(three.requests() > 0);
     })
     .await;
 }

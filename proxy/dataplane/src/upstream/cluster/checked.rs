@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use outrigger_config::cluster::Cluster as Config;
-use outrigger_config::endpoint::Endpoint;
+use outrigger_config::endpoint::{Endpoint, EndpointCheck};
 use outrigger_config::snapshot::Snapshot;
 use outrigger_policy::health_check::{Checked, HealthCheck};
 use tokio::time::Instant;
@@ -20,6 +20,15 @@ use crate::upstream::checks::{Checking, Checks};
 use crate::upstream::host::Host;
 use crate::upstream::pool::{Pool, PoolSettings};
 use crate::upstream::shared::Moment;
+
+/// A host that this worker checks.
+#[derive(Debug)]
+pub(super) struct CheckedHost {
+    /// The connections for requests to it.
+    pool: Rc<Pool>,
+    particular: EndpointCheck,
+    _checks: Checks,
+}
 
 impl Clusters {
     /// Keeps the clusters of a snapshot that have active checks, and starts these. Called for each new snapshot.
@@ -73,19 +82,24 @@ impl Cluster {
     pub(super) fn run_checks(&self) {
         let config = self.config.borrow();
         let Some(check) = &config.health_check else { return };
-        let members = self.members.borrow();
         let mut running = self.checks.borrow_mut();
-        running.retain(|address, (of, _)| {
-            members.hosts().iter().any(|host| host.address == *address && Rc::ptr_eq(&host.pool, of))
-        });
-        for (endpoint, host) in members.pairs() {
+        let mut before = std::mem::take(&mut *running);
+        for (endpoint, host) in self.members.borrow().pairs() {
+            if host.checked.borrow().is_some() == endpoint.health_check.disabled {
+                host.checked.replace(self.checked(endpoint));
+            }
             let checked = host.checked.borrow();
-            if let Some(checked) = &*checked
-                && !running.contains_key(&host.address)
-                && let Some(claim) = checked.claim()
-            {
-                let checks = Checks::start(self.checking(check, &config, endpoint, host), claim);
-                running.insert(host.address, (Rc::clone(&host.pool), checks));
+            let Some(checked) = &*checked else { continue };
+            let same =
+                |of: &CheckedHost| Rc::ptr_eq(&of.pool, &host.pool) && of.particular == endpoint.health_check;
+            let start = |claim| CheckedHost {
+                pool: Rc::clone(&host.pool),
+                particular: endpoint.health_check.clone(),
+                _checks: Checks::start(self.checking(check, &config, endpoint, host), claim),
+            };
+            let kept = before.remove(&host.address).filter(same);
+            if let Some(checks) = kept.or_else(|| checked.claim().map(start)) {
+                running.insert(host.address, checks);
             }
         }
     }

@@ -28,13 +28,13 @@ use outrigger_policy::outlier::Outcome;
 use outrigger_policy::retry_budget::RetryPermit;
 use tokio::time::Instant;
 
+use self::checked::CheckedHost;
 use self::membership::Membership;
 pub(crate) use self::pick::{PickBy, Picked, Probing};
 use super::answers::Answers;
 use super::balance::Balancer;
 use super::balance::load::Load;
 use super::bounds::{Bounds, Exhausted, Peer, RequestPermit};
-use super::checks::Checks;
 use super::dial::{Dialer, Target, TlsTarget};
 use super::host::Host;
 use super::overload::{Overload, Running};
@@ -87,8 +87,8 @@ pub(crate) struct Cluster {
     answers: Rc<Answers>,
     overload: Rc<Overload>,
     budget: Arc<ConnectionBudget>,
-    /// The checks that this worker makes, by endpoint, with the connections for requests to it.
-    checks: RefCell<HashMap<SocketAddr, (Rc<Pool>, Checks)>>,
+    /// The checks that this worker makes, by endpoint.
+    checks: RefCell<HashMap<SocketAddr, CheckedHost>>,
 }
 
 impl Clusters {

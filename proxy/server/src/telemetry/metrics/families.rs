@@ -164,13 +164,14 @@ pub(super) fn upstream(
     let ejections = ejections
         .iter()
         .map(|((cluster, kind), count)| (labels([("cluster", cluster), ("kind", kind)]), *count as f64));
-    // Only of clusters with checks: the others have none.
-    let checks = clusters.iter().flat_map(|(name, totals)| {
-        let outcomes = [("passed", totals.checks_passed), ("failed", totals.checks_failed)];
-        outcomes
-            .into_iter()
-            .filter(|_| totals.checks_passed + totals.checks_failed > 0)
-            .map(|(outcome, count)| (labels([("cluster", name), ("outcome", outcome)]), count as f64))
+    // Other clusters have no series of checks.
+    let checked = || clusters.iter().filter(|(_, of)| of.checks_passed + of.checks_failed > 0);
+    let of_checked = |value: fn(&ClusterTotals) -> u64| -> Vec<(Labels, f64)> {
+        checked().map(|(name, totals)| (labels([("cluster", name)]), value(totals) as f64)).collect()
+    };
+    let checks = checked().flat_map(|(name, of)| {
+        let outcomes = [("passed", of.checks_passed), ("failed", of.checks_failed)];
+        outcomes.map(|(outcome, count)| (labels([("cluster", &**name), ("outcome", outcome)]), count as f64))
     });
     vec![
         counter("outrigger_upstream_attempts_total", "Attempts begun", |of| of.attempts),
@@ -195,15 +196,15 @@ pub(super) fn upstream(
         ),
         Family::counter("outrigger_upstream_ejections_total", "Endpoints ejected", ejections),
         Family::counter("outrigger_upstream_health_checks_total", "Active health checks", checks),
-        gauge(
+        Family::gauge(
             "outrigger_upstream_endpoints_failing_checks",
             "Endpoints that fail active health checks",
-            |of| of.failing_checks,
+            of_checked(|of| of.failing_checks),
         ),
-        counter(
+        Family::counter(
             "outrigger_upstream_panics_total",
             "Picks among all endpoints because too few passed their health checks",
-            |of| of.panics,
+            of_checked(|of| of.panics),
         ),
         counter("outrigger_upstream_connections_opened_total", "Connections established", |of| {
             of.connections_total

@@ -226,7 +226,9 @@ fn every_metric_is_documented_with_its_kind_and_labels_and_every_documented_metr
         .map(|row| row.split('|').take(3).map(|cell| cell.trim().replace('`', "")).collect::<Vec<_>>())
         .collect();
     let timed_out = RequestRecord { reason: Some(Reason::UpstreamRequestTimeout), ..failed_call() };
-    let existing = sources(1, &[to_cart(), timed_out, audited()]).families().into_iter().map(|family| {
+    let sources = sources(1, &[to_cart(), timed_out, audited()]);
+    sources.workers.worker().cluster(&"checked".into()).checks_passed.increment();
+    let existing = sources.families().into_iter().map(|family| {
         let (kind, labels) = match &family.points {
             Points::Counter(points) => ("counter", names(points.iter().map(|point| &point.labels))),
             Points::Gauge(points) => ("gauge", names(points.iter().map(|point| &point.labels))),
