@@ -9,6 +9,7 @@ mod policies;
 mod report;
 
 mod intruder;
+mod issuer;
 mod load;
 mod mesh;
 mod instance;
