@@ -120,7 +120,7 @@ impl Kind {
 
     /// Returns true for a kind of policies that apply to connections of opaque bytes too.
     pub(crate) fn judges_connections(self) -> bool {
-        self == Self::AuthorizationPolicy
+        matches!(self, Self::AuthenticationPolicy | Self::AuthorizationPolicy)
     }
 
     /// Returns true for a kind that attaches to Services by `parentRefs` (GEP-1294).
