@@ -65,6 +65,7 @@ async fn health_checks_get_no_faults_and_a_refused_policy_injects_none() {
     mesh.write("policy.yaml", &policy("abort: {httpStatus: 418, percent: 100}"));
     becomes(&web, "app", 418).await;
     for (path, fields) in [
+        ("/", "User-Agent: outrigger-health-check\r\n"),
         ("/", "User-Agent: Envoy/HC\r\n"),
         ("/healthz", "User-Agent: kube-probe/1.34\r\n"),
         ("/grpc.health.v1.Health/Check", ""),

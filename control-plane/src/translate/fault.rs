@@ -21,7 +21,7 @@ use crate::model::route::{Route, ValuePattern};
 /// The name of the filter. Routes configure it by this.
 const FAULT: &str = "outrigger.fault";
 /// The names of programs that check health, in `user-agent`: proxies, and the kubelet, which does not always ask the sidecar.
-const CHECKERS: &str = "Envoy/HC|kube-probe/.*";
+const CHECKERS: &str = "outrigger-health-check|Envoy/HC|kube-probe/.*";
 /// The methods of gRPC's health checking protocol.
 const GRPC_HEALTH: &str = "/grpc\\.health\\.v1\\.Health/.*";
 
