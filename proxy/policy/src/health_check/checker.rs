@@ -30,7 +30,7 @@ pub enum Checker {
     Grpc(GrpcCheck),
 }
 
-/// A request whose status tells whether the endpoint works (`HttpHealthCheck`).
+/// A request whose status says whether the endpoint works (`HttpHealthCheck`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpCheck {
     /// Whether it is sent over HTTP/2 to an endpoint that is no sidecar.
