@@ -220,7 +220,10 @@ fn a_proxy_that_knows_no_hashes_refuses_what_needs_api_keys() {
 #[test]
 fn requests_do_not_pass_as_opaque_bytes_where_they_need_credentials() {
     let refuses = |protocol: &str, spec: &str| {
-        let listener = listener(protocol, &[&policy("a", "shop", spec)]);
+        let tcp = route("TCPRoute", "t", "name: cart", "{backendRefs: [{name: cart, port: 80}]}");
+        let resources = [policy("a", "shop", spec), tcp];
+        let of_port = if protocol == "tcp" { &resources[..] } else { &resources[..1] };
+        let listener = listener(protocol, &of_port.iter().map(String::as_str).collect::<Vec<_>>());
         let opaque = listener.filter_chains.iter().filter(|chain| chain.name.contains("|tcp|"));
         let refused = |chain: &outrigger_proto::xds::listener::FilterChain| {
             chain.filters[0].name == "outrigger.authentication.refused"
@@ -233,6 +236,10 @@ fn requests_do_not_pass_as_opaque_bytes_where_they_need_credentials() {
     assert!(!refuses("", &format!("mode: Optional, {}", jwt("i"))) && !refuses("", "mode: 'Off'"));
     assert!(!refuses("tcp", &jwt("i")), "it has no requests");
     assert!(!refuses("tcp", &format!("{}, {}", jwt("i"), to("Service", "name: cart"))));
+    assert!(
+        refuses("tcp", &format!("{}, {}", jwt("i"), to("TCPRoute", "name: t"))),
+        "a policy names the port"
+    );
 }
 
 #[test]
