@@ -208,7 +208,7 @@ impl Control {
             if !certain || !(0.6..1.4).contains(&fit.slope) || growth < GROWTH {
                 return;
             }
-            (fit.middle(), Stage::Doubtful(fit))
+            (fit.low(), Stage::Doubtful(fit))
         };
         let backlog = f64::from(round.in_flight) / self.rate.per_second.max(0.1);
         self.evidence = Evidence::default();

@@ -35,9 +35,9 @@ pub(super) struct Fit {
 }
 
 impl Fit {
-    /// Returns the middle of the evidence: a number of requests in flight.
-    pub(super) fn middle(&self) -> f64 {
-        self.x.exp2()
+    /// Returns a number of requests in flight that most of the evidence exceeds: one standard deviation below its mean.
+    pub(super) fn low(&self) -> f64 {
+        (self.x - self.spread.sqrt()).exp2()
     }
 
     /// Returns by how many octaves the latencies in `evidence` are above the line, on average.

@@ -21,7 +21,7 @@ fn an_overloaded_application_answers_in_time_what_it_can_and_recovers_at_once() 
     type Request = fn(&mut Random) -> (u64, u64);
     let kinds: [(&str, usize, u64, f64, Request); 5] = [
         ("one thread", 1, 133, 0.85, |_| (7500, 0)),
-        ("one thread, uneven work", 1, 133, 0.4, |random| (random.exponential(7500), 0)),
+        ("one thread, uneven work", 1, 133, 0.6, |random| (random.exponential(7500), 0)),
         ("eight threads, uneven work", 8, 400, 0.6, |random| (random.exponential(20_000), 0)),
         ("sixty-four threads", 64, 4000, 0.8, |random| (8000 + random.exponential(8000), 0)),
         ("fans out", 1, 500, 0.7, |_| (2000, 20_000)),
@@ -34,6 +34,26 @@ fn an_overloaded_application_answers_in_time_what_it_can_and_recovers_at_once() 
             println!("{name}, notices {notices}: {useful:.2} of the capacity in time");
             assert!(useful >= share, "{name}, notices {notices}: {useful}");
             assert_eq!(outcome.refused(12 * SECOND..20 * SECOND), 0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_limit_is_found_whatever_the_order_of_the_first_requests() {
+    for (threads, work, share) in [(1, 7500, 0.85), (6, 45_000, 0.7)] {
+        for skipped in 0..10 {
+            let mut random = Random::default();
+            (0..7 * skipped).for_each(|_| _ = random.below(10));
+            let mut load = at_rate(66, 0..3 * SECOND, &mut random, |_| (work, 0));
+            load.extend(at_rate(1330, 3 * SECOND..13 * SECOND, &mut random, |_| (work, 0)));
+            load.iter_mut().for_each(|arrival| arrival.patience = SECOND);
+            let outcome =
+                Simulation { threads, notices: true, ..Simulation::default() }.run(load, 13 * SECOND);
+            let useful = outcome.useful(3 * SECOND..13 * SECOND, 100 * MILLISECOND) as f64 / 1330.0;
+            assert!(
+                useful >= share,
+                "{threads} threads, {skipped} skipped: {useful:.2} of the capacity in time"
+            );
         }
     }
 }
