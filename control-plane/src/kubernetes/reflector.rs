@@ -162,14 +162,19 @@ where
             }
         };
         let why = match served.is_empty() {
-            true => format!("the API server does not have {name} of {group}"),
-            false => format!(
+            // Few clusters have the kinds of Gateway API's experimental channel.
+            true if group.ends_with(".x-k8s.io") => None,
+            true => Some(format!("the API server does not have {name} of {group}")),
+            false => Some(format!(
                 "the API server has {name} of {group} in {}, not in {}",
                 served.join(", "),
                 versions.join(" or ")
-            ),
+            )),
         };
-        self.failed(why);
+        match why {
+            Some(why) => self.failed(why),
+            None => self.recovered(),
+        }
         // Objects that were read stay while they exist in another version.
         if optional && (served.is_empty() || !*listed) {
             self.report_unavailable(listed).await
