@@ -135,7 +135,7 @@ mod tests {
 
     const NAMES: [&str; 6] = ["c", "a", "f", "b", "e", "d"];
 
-    /// A route whose maps are created anew, so that their entries have another order.
+    /// Creates the route with new maps, so that their entries have another order.
     fn configuration() -> RouteConfiguration {
         let text = |name: &str| Value { kind: Some(value::Kind::StringValue(name.into())) };
         let fields: HashMap<_, _> = NAMES.iter().map(|name| ((*name).into(), text(name))).collect();

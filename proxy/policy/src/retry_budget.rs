@@ -76,8 +76,8 @@ impl RetryBudget {
 
 /// Counts a cluster's recent requests and retries. One per cluster name, for the lifetime of the process.
 ///
-/// The resolution is one second, or a tenth of a longer interval: a count is off by at most the requests of the current slot. With
-/// an interval whose resolution is another, the counts begin anew.
+/// The resolution is one second, or a tenth of a longer interval: a count is off by at most the requests of the current slot.
+/// When the interval changes so that the resolution does, the counts start at zero.
 #[derive(Debug, Default)]
 pub struct RetryLedger {
     requests: Window,

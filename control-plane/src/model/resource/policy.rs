@@ -113,15 +113,20 @@ impl TryFrom<List<OneTarget, 0, 16>> for TargetRefs {
     type Error = String;
 
     fn try_from(List(all): List<OneTarget, 0, 16>) -> Result<Self, String> {
-        let mut targets = Vec::new();
-        for (index, OneTarget(target)) in all.into_iter().enumerate() {
-            if targets.contains(&target) {
-                return Err(format!("target {index} is the same as another one"));
-            }
-            targets.push(target);
-        }
-        Ok(Self(targets))
+        distinct(all.into_iter().map(|OneTarget(target)| target)).map(Self)
     }
+}
+
+/// Returns the targets of a policy, or an error that names the first one that repeats another.
+pub(super) fn distinct(all: impl Iterator<Item = TargetRef>) -> Result<Vec<TargetRef>, String> {
+    let mut targets = Vec::new();
+    for (index, target) in all.enumerate() {
+        if targets.contains(&target) {
+            return Err(format!("target {index} is the same as another one"));
+        }
+        targets.push(target);
+    }
+    Ok(targets)
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::policy::TargetRef;
+use super::policy::{TargetRef, distinct};
 use super::strict::at;
 use super::value::{Group, KindName, List, ObjectName, SectionName};
 
@@ -45,13 +45,6 @@ impl TryFrom<List<OneTarget, 1, 16>> for ServiceTargets {
     type Error = String;
 
     fn try_from(List(all): List<OneTarget, 1, 16>) -> Result<Self, String> {
-        let mut targets = Vec::new();
-        for (index, OneTarget(target)) in all.into_iter().enumerate() {
-            if targets.contains(&target) {
-                return Err(format!("target {index} is the same as another one"));
-            }
-            targets.push(target);
-        }
-        Ok(Self(targets))
+        distinct(all.into_iter().map(|OneTarget(target)| target)).map(Self)
     }
 }

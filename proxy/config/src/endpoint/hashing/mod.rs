@@ -43,8 +43,8 @@ pub enum HashFunction {
     Murmur2,
 }
 
-/// How many entries are tried for an endpoint that can be used, before the list is.
-const TRIES: u64 = 64;
+/// How many entries are looked at for an endpoint that can be used, before the list is.
+const ATTEMPTS: u64 = 64;
 
 /// The tables of an endpoint list: one for each priority, and one for the degraded endpoints of each.
 #[derive(Clone)]
@@ -117,10 +117,10 @@ impl Table {
     fn find(&self, hash: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
         let found = |host: u32| Some(host as usize).filter(|host| usable(*host));
         let tried = match &self.entries {
-            Entries::Ring(ring) => ring.from(hash).take(TRIES as usize).find_map(found),
+            Entries::Ring(ring) => ring.from(hash).take(ATTEMPTS as usize).find_map(found),
             Entries::Maglev(table) if table.is_empty() => None,
             // Of an endpoint that cannot be used, Envoy's hash for another attempt at the same request is taken.
-            Entries::Maglev(table) => (0..TRIES)
+            Entries::Maglev(table) => (0..ATTEMPTS)
                 .map(|attempt| if attempt == 0 { hash } else { hash ^ attempt.wrapping_neg() })
                 .find_map(|hash| found(table[(hash % table.len() as u64) as usize])),
         };

@@ -99,7 +99,7 @@ fn an_endpoint_is_found_whatever_the_others_are_and_none_if_none_can_be_used() {
             visits.set(visits.get() + 1);
             false
         });
-        assert!(visits.get() <= 500 + TRIES, "a pick visits each endpoint once at most, and few twice");
+        assert!(visits.get() <= 500 + ATTEMPTS, "a pick visits each endpoint once at most, and few twice");
     }
 }
 
