@@ -8,7 +8,14 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Counters {
     most: usize,
-    counters: Mutex<HashMap<Box<str>, Counter>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    counters: HashMap<Box<str>, Counter>,
+    /// No counter ends before this time, so that further keys need not look for one that has.
+    full_until: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -29,15 +36,19 @@ pub(super) struct Window {
 impl Counters {
     /// Creates the counters: `most` of them at a time.
     pub(super) fn new(most: usize) -> Self {
-        Self { most, counters: Mutex::default() }
+        Self { most, state: Mutex::default() }
     }
 
     /// Counts `hits` requests at the time `now`, since a fixed point. Returns `None` if there is no counter left for the key.
     pub(super) fn count(&self, key: Box<str>, hits: u64, length: Duration, now: Duration) -> Option<Window> {
-        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { counters, full_until } = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if counters.len() >= self.most && !counters.contains_key(&key) {
+            if now < *full_until {
+                return None;
+            }
             counters.retain(|_, counter| counter.ends > now);
             if counters.len() >= self.most {
+                *full_until = counters.values().map(|counter| counter.ends).min().unwrap_or_default();
                 return None;
             }
         }
@@ -76,6 +87,7 @@ mod tests {
             counters.count(key.into(), 1, MINUTE, Duration::from_secs(seconds)).is_some()
         };
         assert_eq!([is_counted("a", 1), is_counted("b", 1), is_counted("c", 1)], [true, true, false]);
+        assert_eq!([is_counted("c", 59), is_counted("a", 59)], [false, true]);
         assert_eq!([is_counted("a", 59), is_counted("c", 60), is_counted("d", 60)], [true, true, true]);
     }
 }
