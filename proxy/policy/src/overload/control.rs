@@ -10,7 +10,10 @@ use std::time::Duration;
 use super::evidence::{Evidence, Fit};
 
 /// The lowest limit. Half of it applies while it is compared.
-pub(super) const FLOOR: u32 = 4;
+const FLOOR: u32 = 2;
+
+/// The lowest first limit, which no comparison has confirmed.
+const FIRST_FLOOR: u32 = 4;
 
 /// The shortest time between two rounds.
 pub(super) const ROUND: Duration = Duration::from_millis(5);
@@ -42,8 +45,21 @@ const FIRST: f64 = 8.0;
 /// The least number of answers, after the requests in flight are as many as half of a limit, for which it applies.
 const HALF: u32 = 12;
 
-/// For how many times as many answers the whole limit applies once it was found right, and before that half as long.
-const WHOLE: u64 = 6;
+/// For how many times as many answers the whole limit applies. Each comparison that finds it right doubles this, up to
+/// [`SETTLED`] times, as half of it may be less than the application can process.
+const WHOLE: u64 = 3;
+const SETTLED: u32 = 3;
+
+/// The slope between half of a limit and the limit, for which it is right. An application is busy with `limit / 2^slope`
+/// requests, if that is between the two; a quarter more keeps it busy while answers and requests are on their way.
+const RIGHT: f64 = 0.35;
+
+/// The standard error above which only a slope that clearly differs from [`RIGHT`] changes the limit, by [`CLEAR`] at least.
+const UNSURE: f64 = 0.2;
+const CLEAR: f64 = 0.2;
+
+/// The part of such an error by which the slope is corrected.
+const CORRECTION: f64 = 0.7;
 
 /// The least variance of the requests in flight that a comparison needs, in octaves squared.
 const SPREAD: f64 = 0.06;
@@ -63,8 +79,9 @@ const LONGEST: f64 = 10.0;
 /// How long a request waits at least, while it is certain.
 const SHORT: Duration = Duration::from_millis(20);
 
-/// How long a queue must have stood before requests wait for the shorter time.
-const STANDING: Duration = Duration::from_secs(1);
+/// How long a queue must have stood, and how much work it must be, in time, before requests wait for the shorter time.
+const STANDING: Duration = Duration::from_secs(2);
+const STANDING_WORK: f64 = 0.3;
 
 /// What happened since the last round.
 #[derive(Debug, Clone, Copy, Default)]
@@ -122,8 +139,10 @@ struct Rate {
 struct Limited {
     limit: u32,
     halved: bool,
-    /// Whether the last comparison left the limit as it is.
-    settled: bool,
+    /// How many of the last comparisons found the limit right, [`SETTLED`] at most.
+    settled: u32,
+    /// Whether the last comparison lowered the limit.
+    lowered: bool,
     /// Answers in this phase.
     answered: u64,
     began: Duration,
@@ -189,7 +208,7 @@ impl Control {
     }
 
     fn is_backlog(&self, requests: u32) -> bool {
-        f64::from(requests) > (self.rate.per_second * BACKLOG).max(f64::from(FLOOR))
+        self.rate.is_exceeded(requests, BACKLOG)
     }
 
     /// Sets a limit if there is evidence for one.
@@ -213,9 +232,10 @@ impl Control {
         let backlog = f64::from(round.in_flight) / self.rate.per_second.max(0.1);
         self.evidence = Evidence::default();
         self.limited = Some(Limited {
-            limit: (limit as u32).max(FLOOR),
+            limit: (limit as u32).max(FIRST_FLOOR),
             halved: false,
-            settled: false,
+            settled: 0,
+            lowered: false,
             answered: 0,
             began: round.now,
             used: round.now,
@@ -229,7 +249,9 @@ impl Control {
             return Admission { limit: None, counted: u32::MAX, patience: LONG, turnaround: None };
         };
         let stands = self.standing.is_some_and(|since| self.now.saturating_sub(since) >= STANDING);
-        let overloaded = stands && self.is_backlog(self.waiting) && matches!(limited.stage, Stage::Certain);
+        let overloaded = stands
+            && self.rate.is_exceeded(self.waiting, STANDING_WORK)
+            && matches!(limited.stage, Stage::Certain);
         let time = |seconds: f64| Duration::from_secs_f64(seconds.min(LONGEST));
         // Four more answers, if the application is slow.
         let short = time(4.0 / self.rate.per_second.max(0.1)).max(SHORT);
@@ -273,7 +295,7 @@ impl Limited {
             return false;
         }
         let half = u64::from(self.limit / 2 + HALF.max(self.limit / 4));
-        let whole = half * if self.settled { WHOLE } else { WHOLE / 2 };
+        let whole = half * (WHOLE << self.settled);
         let enough = self.answered >= if self.halved { half } else { whole };
         let length = now.saturating_sub(self.began);
         if enough && length >= 4 * ROUND || self.halved && length >= LONGEST_HALF {
@@ -290,25 +312,40 @@ impl Limited {
         let Some(fit) = evidence.fit().filter(|fit| fit.spread >= SPREAD && evidence.count() >= 24.0) else {
             return;
         };
-        if fit.error > 0.2 {
-            return;
+        let mut slope = fit.slope;
+        if fit.error > UNSURE {
+            let by = CORRECTION * fit.error;
+            slope = if slope > RIGHT { (slope - by).max(RIGHT) } else { (slope + by).min(RIGHT) };
+            if (slope - RIGHT).abs() < CLEAR {
+                return;
+            }
         }
-        let factor = match fit.slope {
-            ..0.25 => 2.0,
-            ..0.5 => 1.5,
-            ..0.9 => 1.0,
-            ..0.95 => 0.75,
-            _ => 0.5,
+        let octaves = match slope {
+            0.95.. => -1.0,
+            // The limit was found too high when it was twice as much at most.
+            ..0.1 if !self.lowered => 1.0,
+            _ => (RIGHT - slope).clamp(-1.0, 1.0),
         };
+        let limit = ((f64::from(self.limit) * octaves.exp2()).round() as u32).max(FLOOR);
         self.stage = if fit.slope >= 0.5 { Stage::Certain } else { Stage::Plausible };
-        let limit = ((f64::from(self.limit) * factor) as u32).max(FLOOR);
-        self.settled = limit == self.limit;
-        self.limit = limit;
+        if limit.abs_diff(self.limit) <= 1.max(self.limit / 10) {
+            self.settled = (self.settled + 1).min(SETTLED);
+            self.lowered = false;
+        } else {
+            self.settled = 0;
+            self.lowered = limit < self.limit;
+            self.limit = limit;
+        }
         *evidence = Evidence::default();
     }
 }
 
 impl Rate {
+    /// Returns whether `requests` are more than what is answered in this time in seconds, and more than a few.
+    fn is_exceeded(&self, requests: u32, time: f64) -> bool {
+        f64::from(requests) > (self.per_second * time).max(f64::from(FIRST_FLOOR))
+    }
+
     fn count(&mut self, round: &Round) {
         self.answered += round.answered;
         let length = round.now.saturating_sub(self.began).as_secs_f64();

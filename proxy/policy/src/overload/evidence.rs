@@ -43,7 +43,9 @@ impl Fit {
     /// Returns by how many octaves the latencies in `evidence` are above the line, on average.
     pub(super) fn misses(&self, evidence: &Evidence) -> f64 {
         let (x, y) = (evidence.x / evidence.count, evidence.y / evidence.count);
-        y - (self.y + self.slope * (x - self.x))
+        // Beyond the evidence, the application may be busier than the line shows.
+        let slope = if x > self.x { self.slope.max(1.0) } else { self.slope };
+        y - (self.y + slope * (x - self.x))
     }
 }
 

@@ -22,8 +22,8 @@ fn an_overloaded_application_answers_in_time_what_it_can_and_recovers_at_once() 
     let kinds: [(&str, usize, u64, f64, Request); 5] = [
         ("one thread", 1, 133, 0.85, |_| (7500, 0)),
         ("one thread, uneven work", 1, 133, 0.6, |random| (random.exponential(7500), 0)),
-        ("eight threads, uneven work", 8, 400, 0.6, |random| (random.exponential(20_000), 0)),
-        ("sixty-four threads", 64, 4000, 0.8, |random| (8000 + random.exponential(8000), 0)),
+        ("eight threads, uneven work", 8, 400, 0.75, |random| (random.exponential(20_000), 0)),
+        ("sixty-four threads", 64, 4000, 0.85, |random| (8000 + random.exponential(8000), 0)),
         ("fans out", 1, 500, 0.7, |_| (2000, 20_000)),
     ];
     for (name, threads, per_second, share, request) in kinds {
@@ -40,7 +40,7 @@ fn an_overloaded_application_answers_in_time_what_it_can_and_recovers_at_once() 
 
 #[test]
 fn a_limit_is_found_whatever_the_order_of_the_first_requests() {
-    for (threads, work, share) in [(1, 7500, 0.85), (6, 45_000, 0.7)] {
+    for (threads, work, share) in [(1, 7500, 0.95), (6, 45_000, 0.77), (1, 30_000, 0.24)] {
         for skipped in 0..10 {
             let mut random = Random::default();
             (0..7 * skipped).for_each(|_| _ = random.below(10));
@@ -52,7 +52,7 @@ fn a_limit_is_found_whatever_the_order_of_the_first_requests() {
             let useful = outcome.useful(3 * SECOND..13 * SECOND, 100 * MILLISECOND) as f64 / 1330.0;
             assert!(
                 useful >= share,
-                "{threads} threads, {skipped} skipped: {useful:.2} of the capacity in time"
+                "{threads} threads of {work} us, {skipped} skipped: {useful:.2} of 133/s in time"
             );
         }
     }
