@@ -1,8 +1,12 @@
 //! Applications of several kinds under too much load, and under loads that are healthy but uneven. Time is simulated.
 
+mod others;
 mod simulation;
 
-use simulation::{Arrival, Random, Simulation, at_rate};
+use std::time::Duration;
+
+use others::{Aimd, Gradient, Gradient2, Vegas, Windowed};
+use simulation::{Admission, Arrival, Random, Simulation, at_rate};
 
 const MILLISECOND: u64 = 1000;
 const SECOND: u64 = 1000 * MILLISECOND;
@@ -55,6 +59,49 @@ fn a_limit_is_found_whatever_the_order_of_the_first_requests() {
                 "{threads} threads of {work} us, {skipped} skipped: {useful:.2} of 133/s in time"
             );
         }
+    }
+}
+
+#[test]
+fn other_algorithms_answer_less_in_time_or_refuse_what_is_no_overload() {
+    type Make = fn() -> Option<Box<dyn Admission>>;
+    const SECONDLY: Duration = Duration::from_secs(1);
+    let algorithms: [(&str, Make); 5] = [
+        ("Outrigger", || None),
+        ("Gradient", || Some(Box::new(Windowed::new(Gradient::default(), 3.0, Gradient::WINDOW)))),
+        ("Gradient2", || Some(Box::new(Windowed::new(Gradient2::default(), 20.0, SECONDLY)))),
+        ("Vegas", || Some(Box::new(Windowed::new(Vegas::default(), 20.0, SECONDLY)))),
+        ("AIMD", || Some(Box::new(Windowed::new(Aimd, 20.0, SECONDLY)))),
+    ];
+    println!("| algorithm | one thread | six threads | slow | refused of a busy load | of bursts |");
+    let mut all = Vec::new();
+    for (name, make) in algorithms {
+        let useful = [(1, 7500), (6, 45_000), (1, 30_000)].map(|(threads, work)| {
+            let mut random = Random::default();
+            let mut load = at_rate(66, 0..3 * SECOND, &mut random, |_| (7500.min(work), 0));
+            load.extend(at_rate(1330, 3 * SECOND..13 * SECOND, &mut random, |_| (work, 0)));
+            load.iter_mut().for_each(|arrival| arrival.patience = SECOND);
+            let app = Simulation { threads, notices: true, ..Simulation::default() };
+            let outcome = app.run_with(make(), load, 13 * SECOND);
+            outcome.useful(3 * SECOND..13 * SECOND, 100 * MILLISECOND) / 10
+        });
+        let app = |threads| Simulation { threads, notices: true, ..Simulation::default() };
+        let random = &mut Random::default();
+        let busy = at_rate(360, 0..60 * SECOND, random, |random| (random.exponential(10_000), 0));
+        let bursts = (0..30).flat_map(|burst| (0..60).map(move |number| (burst, number)));
+        let bursts = bursts.map(|(burst, number)| Arrival::new(2 * SECOND * burst + 500 * number, 7500, 0));
+        let refused = [(4, busy), (1, bursts.collect())].map(|(threads, load)| {
+            let sent = load.len();
+            app(threads).run_with(make(), load, 63 * SECOND).refused(0..63 * SECOND) * 1000 / sent
+        });
+        println!("| {name} | {useful:?} | {refused:?} per thousand");
+        all.push((name, useful, refused));
+    }
+    let (_, ours, refused) = all.remove(0);
+    assert_eq!(refused, [0, 0]);
+    for (name, useful, refused) in all {
+        let less = useful.iter().zip(ours).any(|(useful, ours)| *useful < ours * 9 / 10);
+        assert!(less || refused != [0, 0], "{name}: {useful:?}, {ours:?}, refused {refused:?}");
     }
 }
 

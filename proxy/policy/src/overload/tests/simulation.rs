@@ -1,4 +1,4 @@
-//! An application with threads and a queue, behind a [`Limiter`], in simulated time. Times are in microseconds.
+//! An application with threads and a queue, behind a [`Limiter`] or another algorithm, in simulated time. Times are in microseconds.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
@@ -35,7 +35,7 @@ pub(super) struct Outcomes(Vec<Request>);
 struct Request {
     arrival: Arrival,
     state: State,
-    begun: Option<Begun>,
+    begun: Option<(u64, Begun)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +56,21 @@ enum Event {
     Check,
 }
 
+/// Another algorithm than a [`Limiter`]'s.
+pub(super) trait Admission {
+    /// Records the end of a request, one of `in_flight`.
+    fn ended(&mut self, latency: Duration, now: Duration, in_flight: u32, answered: bool);
+
+    /// Returns the number of requests that may be in flight.
+    fn limit(&self) -> u32;
+}
+
 struct World<'a> {
     of: &'a Simulation,
     now: u64,
     limiter: Limiter,
     observed: Observed,
+    instead: Option<Box<dyn Admission>>,
     events: BinaryHeap<Reverse<(u64, Event)>>,
     requests: Vec<Request>,
     /// In front of the application, the oldest first.
@@ -94,11 +104,22 @@ impl Outcomes {
 impl Simulation {
     /// Runs until `end`.
     pub(super) fn run(&self, arrivals: Vec<Arrival>, end: u64) -> Outcomes {
+        self.run_with(None, arrivals, end)
+    }
+
+    /// Runs until `end`, with another algorithm.
+    pub(super) fn run_with(
+        &self,
+        instead: Option<Box<dyn Admission>>,
+        arrivals: Vec<Arrival>,
+        end: u64,
+    ) -> Outcomes {
         let mut world = World {
             of: self,
             now: 0,
             limiter: Limiter::default(),
             observed: Observed::default(),
+            instead,
             events: (0..end / 10_000).map(|at| Reverse((at * 10_000, Event::Check))).collect(),
             requests: Vec::new(),
             waiting: BTreeSet::new(),
@@ -145,7 +166,10 @@ impl World<'_> {
                 State::Answered(_) | State::Refused | State::GivenUp => {}
             },
             Event::Check => {
-                let patience = self.limiter.patience().as_micros() as u64;
+                let patience = match self.instead {
+                    None => self.limiter.patience().as_micros() as u64,
+                    Some(_) => 0,
+                };
                 let (now, requests) = (self.now, &mut self.requests);
                 self.waiting.retain(|number| {
                     let waits = requests[*number].arrival.at + patience > now;
@@ -162,8 +186,12 @@ impl World<'_> {
     /// The end of a request that the application has.
     fn ends(&mut self, number: usize, state: State) {
         let (now, request) = (self.time(), &mut self.requests[number]);
-        let Some(begun) = request.begun.take() else { return };
+        let Some((at, begun)) = request.begun.take() else { return };
         request.state = state;
+        if let Some(instead) = &mut self.instead {
+            let answered = matches!(state, State::Answered(_));
+            instead.ended(Duration::from_micros(self.now - at), now, self.in_flight, answered);
+        }
         match state {
             State::Answered(_) => self.limiter.answered(begun, now, self.in_flight, &mut self.observed),
             _ => self.limiter.unanswered(begun, now, true, &mut self.observed),
@@ -179,12 +207,13 @@ impl World<'_> {
 
     /// Gives requests to the application, the newest first.
     fn admit(&mut self) {
-        while self.in_flight < self.limiter.limit() {
+        let limit = self.instead.as_ref().map_or(self.limiter.limit(), |instead| instead.limit());
+        while self.in_flight < limit {
             let Some(number) = self.waiting.pop_last() else { return };
             self.in_flight += 1;
             let begun = self.limiter.begin(self.time(), self.in_flight);
             let request = &mut self.requests[number];
-            (request.begun, request.state) = (Some(begun), State::Running);
+            (request.begun, request.state) = (Some((self.now, begun)), State::Running);
             self.queue.push_back(number);
         }
     }
