@@ -2,7 +2,8 @@
 //! executions.
 //!
 //! It is a separate process, so that it can be stopped and killed. `PUT /behaviour?delay_us=5000&fail=80&status=500`
-//! configures it; `GET /executed` returns the number of executed requests; any other request is work.
+//! configures it; `GET /executed` returns the number of executed requests; any other request is work: `?units=5` five times as
+//! much, and `?wait_ms=9000` waits for an event instead, without a thread.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -185,13 +186,22 @@ async fn answer(
             "as told".into(),
         )
     } else {
-        application.threads.process(behaviour.delay).await;
+        let query = head.uri.query().unwrap_or_default();
+        match number(query, "wait_ms") {
+            Some(wait) => tokio::time::sleep(Duration::from_millis(wait.into())).await,
+            None => application.threads.process(behaviour.delay * number(query, "units").unwrap_or(1)).await,
+        }
         text(StatusCode::OK, "x".repeat(BODY))
     };
     if let Ok(name) = application.name.parse() {
         response.headers_mut().insert("x-endpoint", name);
     }
     Ok(response)
+}
+
+/// Returns the number of this name in a query. `None` if there is none.
+fn number(query: &str, name: &str) -> Option<u32> {
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
 }
 
 #[cfg(test)]

@@ -26,6 +26,10 @@ pub(super) struct Plan {
     pub(super) patience: Duration,
     /// Duration of the load.
     pub(super) length: Duration,
+    /// The path of each request.
+    pub(super) path: &'static str,
+    /// Whether all clients send at the same times, and not in turn.
+    pub(super) at_once: bool,
 }
 
 /// The result of one request.
@@ -70,7 +74,8 @@ pub(super) async fn run(target: SocketAddr, plan: Plan) -> Vec<Sample> {
     let mut clients = JoinSet::new();
     for number in 0..plan.clients {
         let client = Client { target, plan, begin, connection: None };
-        clients.spawn(client.run(number, begin + interval * number / plan.clients, interval));
+        let after = if plan.at_once { Duration::ZERO } else { interval * number / plan.clients };
+        clients.spawn(client.run(number, begin + after, interval));
     }
     let mut samples: Vec<Sample> = clients.join_all().await.into_iter().flatten().collect();
     samples.sort_by_key(|sample| sample.sent);
@@ -122,7 +127,7 @@ impl Client {
         let (method, body) = if post { (Method::POST, vec![b'x'; 100]) } else { (Method::GET, Vec::new()) };
         let request = Request::builder()
             .method(method)
-            .uri("/items")
+            .uri(self.plan.path)
             .header(header::HOST, "shop")
             .body(Full::from(body))
             .map_err(|error| error.to_string())?;

@@ -6,6 +6,7 @@
 pub(crate) mod endpoint;
 mod exchange;
 mod fault;
+mod healthy;
 mod load;
 mod overload;
 mod peers;
@@ -29,7 +30,8 @@ pub(crate) struct FaultsArgs {
     /// The short form: fewer faults, less time after each.
     #[arg(long)]
     quick: bool,
-    /// Only these faults, by their names in the table; `overload` is one of them.
+    /// Only these faults, by their names in the table; `overload` is one of them, and `none`: uneven traffic of which
+    /// nothing may be refused.
     #[arg(long, value_delimiter = ',', value_name = "FAULT")]
     only: Vec<String>,
     /// Measure only Outrigger, even if others are installed.
@@ -47,6 +49,9 @@ pub(crate) struct FaultsArgs {
     /// Requests a second in `overload`, of which the applications can process 400.
     #[arg(long, default_value_t = 4000)]
     offered: u32,
+    /// Minutes of `none`.
+    #[arg(long, default_value_t = 60)]
+    minutes: u32,
     /// The binary to measure.
     #[arg(long, default_value = "target/release/outrigger")]
     outrigger: PathBuf,
@@ -86,6 +91,9 @@ pub(crate) async fn run(args: FaultsArgs) -> Result<(), String> {
         proxies.extend(installed("envoy").filter(|_| !args.no_peers).map(Proxy::EnvoyAdaptive));
         overload::run(&args.outrigger, args.offered, &proxies).await?;
     }
+    if args.only.iter().any(|name| name == NONE) {
+        healthy::run(&args.outrigger, args.minutes).await?;
+    }
     match args.check && lost > 0 {
         true => Err(format!("{lost} GETs were lost that another endpoint could have answered")),
         false => Ok(()),
@@ -107,6 +115,8 @@ async fn measure(args: &FaultsArgs, fault: Fault, proxy: &Proxy) -> Result<Figur
         per_second: args.rate,
         patience: fault.patience(),
         length: before + after,
+        path: "/items",
+        at_once: false,
     };
     let load = tokio::spawn(load::run(TARGET, plan));
     tokio::time::sleep(before).await;
@@ -141,13 +151,14 @@ fn faults(args: &FaultsArgs) -> Result<Vec<Fault>, String> {
         let known = Fault::ALL.into_iter().find(|fault| fault.name() == name);
         known.ok_or_else(|| {
             let names: Vec<_> = Fault::ALL.map(Fault::name).to_vec();
-            format!("no fault {name:?}; there are: {}, {OVERLOAD}", names.join(", "))
+            format!("no fault {name:?}; there are: {}, {OVERLOAD}, {NONE}", names.join(", "))
         })
     };
-    args.only.iter().filter(|name| *name != OVERLOAD).map(by_name).collect()
+    args.only.iter().filter(|name| ![OVERLOAD, NONE].contains(&name.as_str())).map(by_name).collect()
 }
 
 const OVERLOAD: &str = "overload";
+const NONE: &str = "none";
 
 fn overloads(args: &FaultsArgs) -> bool {
     args.only.iter().any(|name| name == OVERLOAD) || args.only.is_empty() && !args.quick

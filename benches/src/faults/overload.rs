@@ -112,6 +112,8 @@ async fn measure(outrigger: &Path, proxy: &Proxy, kind: Kind, offered: u32) -> R
         per_second,
         patience: Duration::from_secs(1),
         length,
+        path: "/items",
+        at_once: false,
     };
     behave(kind.delay).await?;
     // Some usual load, so that no connection is new.

@@ -54,6 +54,9 @@ const SETTLED: u32 = 3;
 /// requests, if that is between the two; a quarter more keeps it busy while answers and requests are on their way.
 const RIGHT: f64 = 0.35;
 
+/// The slope from which it is certain that the application is busy with the limit.
+const BUSY: f64 = 0.2;
+
 /// The standard error above which only a slope that clearly differs from [`RIGHT`] changes the limit, by [`CLEAR`] at least.
 const UNSURE: f64 = 0.2;
 const CLEAR: f64 = 0.2;
@@ -327,7 +330,7 @@ impl Limited {
             _ => (RIGHT - slope).clamp(-1.0, 1.0),
         };
         let limit = ((f64::from(self.limit) * octaves.exp2()).round() as u32).max(FLOOR);
-        self.stage = if fit.slope >= 0.5 { Stage::Certain } else { Stage::Plausible };
+        self.stage = if slope >= BUSY { Stage::Certain } else { Stage::Plausible };
         if limit.abs_diff(self.limit) <= 1.max(self.limit / 10) {
             self.settled = (self.settled + 1).min(SETTLED);
             self.lowered = false;

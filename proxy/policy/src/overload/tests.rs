@@ -58,6 +58,9 @@ fn a_limit_is_found_whatever_the_order_of_the_first_requests() {
                 useful >= share,
                 "{threads} threads of {work} us, {skipped} skipped: {useful:.2} of 133/s in time"
             );
+            // The others learn it soon, instead of waiting for as long as they can.
+            let refused = outcome.refused(8 * SECOND..13 * SECOND);
+            assert!(refused > 5000, "{threads} threads of {work} us, {skipped} skipped: {refused} refused");
         }
     }
 }
