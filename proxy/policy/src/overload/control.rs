@@ -2,7 +2,8 @@
 //!
 //! Then requests wait in front of the application instead of inside it, so that those that nobody waits for any more can be
 //! dropped. A limit is correct if half of it makes each request faster, but not in proportion: the application is busy with the
-//! limit, and would not be with half of it. So half of the limit applies for a fifth of the time, and the two are compared.
+//! limit, and would not be with half of it. So half of the limit applies for a quarter of the time, or less while that confirms
+//! the limit, and the two are compared.
 //! The limit ends when no request had to wait for a second.
 
 use std::time::Duration;
