@@ -13,7 +13,7 @@ use super::evidence::{Evidence, Fit};
 /// The lowest limit. Half of it applies while it is compared.
 const FLOOR: u32 = 2;
 
-/// The lowest first limit, which no comparison has confirmed.
+/// The lowest first limit. It applies as half of a limit, so that the first comparison is with twice as much.
 const FIRST_FLOOR: u32 = 4;
 
 /// The shortest time between two rounds.
@@ -38,7 +38,7 @@ const GROWTH: f64 = 0.15;
 const GIVEN_UP: f64 = 16.0;
 
 /// By how many octaves the first answers under a limit may be slower than the evidence for the limit predicts.
-const MISS: f64 = 0.4;
+const MISS: f64 = 0.8;
 
 /// The number of those answers.
 const FIRST: f64 = 8.0;
@@ -65,6 +65,9 @@ const CLEAR: f64 = 0.2;
 /// The part of such an error by which the slope is corrected.
 const CORRECTION: f64 = 0.7;
 
+/// A request in flight that is older than so many times the latency of answers waits for an event.
+const OLD: f64 = 20.0;
+
 /// The least variance of the requests in flight that a comparison needs, in octaves squared.
 const SPREAD: f64 = 0.06;
 
@@ -75,7 +78,7 @@ const LONGEST_HALF: Duration = Duration::from_secs(1);
 const UNUSED: Duration = Duration::from_secs(1);
 
 /// How long a request waits at most, while it is not certain that the application is overloaded.
-pub(super) const LONG: Duration = Duration::from_secs(3);
+pub(super) const LONG: Duration = Duration::from_secs(5);
 
 /// How long a request waits at most, in seconds, if the application is slow.
 const LONGEST: f64 = 10.0;
@@ -84,7 +87,7 @@ const LONGEST: f64 = 10.0;
 const SHORT: Duration = Duration::from_millis(20);
 
 /// How long a queue must have stood, and how much work it must be, in time, before requests wait for the shorter time.
-const STANDING: Duration = Duration::from_secs(2);
+const STANDING: Duration = Duration::from_secs(4);
 const STANDING_WORK: f64 = 0.3;
 
 /// What happened since the last round.
@@ -111,6 +114,10 @@ pub(super) struct Admission {
     pub(super) limit: Option<u32>,
     /// Requests that began as one of at most so many are evidence: not those that the application had before there was a limit.
     pub(super) counted: u32,
+    /// The age from which a request in flight is no work for the application, but waits for an event. It began since the limit did,
+    /// before which requests waited in the application.
+    pub(super) old: Duration,
+    pub(super) since: Duration,
     /// How long a request waits before it is refused.
     pub(super) patience: Duration,
     /// How long the application takes for a request, if it is certain that it is overloaded.
@@ -150,10 +157,14 @@ struct Limited {
     /// Answers in this phase.
     answered: u64,
     began: Duration,
+    /// When the limit was set first.
+    since: Duration,
     /// When there was last a standing queue.
     used: Duration,
     /// How long the requests in flight took, in seconds, when the limit began.
     backlog: f64,
+    /// How long an answer takes, in seconds.
+    latency: f64,
     stage: Stage,
 }
 
@@ -220,9 +231,10 @@ impl Control {
         if !self.is_backlog(round.in_flight) {
             return;
         }
-        let (limit, stage) = if self.given_up >= GIVEN_UP && self.given_up > self.evidence.count() {
+        let (limit, latency, stage) = if self.given_up >= GIVEN_UP && self.given_up > self.evidence.count() {
             // The answers that still come are those of the fastest requests, and say little about the others.
-            (self.rate.per_second * self.evidence.latency(), Stage::Plausible)
+            let latency = self.evidence.latency();
+            (self.rate.per_second * latency, latency, Stage::Plausible)
         } else {
             let Some(fit) = self.evidence.fit() else { return };
             let growth = self.evidence.growth();
@@ -231,26 +243,36 @@ impl Control {
             if !certain || !(0.6..1.4).contains(&fit.slope) || growth < GROWTH {
                 return;
             }
-            (fit.low(), Stage::Doubtful(fit))
+            let limit = fit.low();
+            (limit, fit.latency(limit), Stage::Doubtful(fit))
         };
         let backlog = f64::from(round.in_flight) / self.rate.per_second.max(0.1);
         self.evidence = Evidence::default();
         self.limited = Some(Limited {
-            limit: (limit as u32).max(FIRST_FLOOR),
-            halved: false,
+            limit: 2 * (limit as u32).max(FIRST_FLOOR),
+            halved: true,
             settled: 0,
             lowered: false,
             answered: 0,
             began: round.now,
+            since: round.now,
             used: round.now,
             backlog,
+            latency,
             stage,
         });
     }
 
     fn admission(&self) -> Admission {
         let Some(limited) = &self.limited else {
-            return Admission { limit: None, counted: u32::MAX, patience: LONG, turnaround: None };
+            return Admission {
+                limit: None,
+                counted: u32::MAX,
+                old: Duration::MAX,
+                since: Duration::ZERO,
+                patience: LONG,
+                turnaround: None,
+            };
         };
         let stands = self.standing.is_some_and(|since| self.now.saturating_sub(since) >= STANDING);
         let overloaded = stands
@@ -265,6 +287,8 @@ impl Control {
         Admission {
             limit: Some(limited.now()),
             counted: limited.limit,
+            old: Duration::try_from_secs_f64(limited.latency * OLD).unwrap_or(Duration::MAX),
+            since: limited.since,
             patience,
             turnaround: overloaded.then(|| time(turnaround)),
         }
@@ -288,6 +312,7 @@ impl Limited {
             return false;
         }
         let refuted = fit.misses(evidence) > MISS;
+        self.latency = evidence.latency();
         self.stage = Stage::Plausible;
         refuted
     }
@@ -340,6 +365,7 @@ impl Limited {
             self.lowered = limit < self.limit;
             self.limit = limit;
         }
+        self.latency = evidence.latency();
         *evidence = Evidence::default();
     }
 }

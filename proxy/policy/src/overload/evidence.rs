@@ -28,6 +28,8 @@ pub(super) struct Fit {
     pub(super) error: f64,
     /// The variance of the number of requests in flight, in octaves squared.
     pub(super) spread: f64,
+    /// The standard deviation of latencies from the line, in octaves.
+    noise: f64,
     /// The mean of log2(requests in flight).
     x: f64,
     /// The mean of log2(latency in seconds).
@@ -40,12 +42,18 @@ impl Fit {
         (self.x - self.spread.sqrt()).exp2()
     }
 
-    /// Returns by how many octaves the latencies in `evidence` are above the line, on average.
+    /// Returns the latency with so many requests in flight, in seconds.
+    pub(super) fn latency(&self, in_flight: f64) -> f64 {
+        (self.y + self.slope * (in_flight.max(1.0).log2() - self.x)).exp2()
+    }
+
+    /// Returns by how many octaves the latencies in `evidence` are above the line, on average and beyond noise.
     pub(super) fn misses(&self, evidence: &Evidence) -> f64 {
         let (x, y) = (evidence.x / evidence.count, evidence.y / evidence.count);
+        let noise = self.noise.max((evidence.yy / evidence.count - y * y).max(0.0).sqrt());
         // Beyond the evidence, the application may be busier than the line shows.
         let slope = if x > self.x { self.slope.max(1.0) } else { self.slope };
-        y - (self.y + slope * (x - self.x))
+        y - (self.y + slope * (x - self.x)) - 1.5 * noise / evidence.count.sqrt()
     }
 }
 
@@ -111,7 +119,8 @@ impl Evidence {
         let of_y = (self.yy / self.count - mean_y * mean_y).max(0.0);
         let residual = (of_y - slope * slope * spread).max(0.0);
         let error = (residual / spread / (self.count - 2.0)).sqrt();
-        Some(Fit { slope, error, spread, x: mean_x, y: mean_y })
+        let noise = residual.sqrt();
+        Some(Fit { slope, error, spread, noise, x: mean_x, y: mean_y })
     }
 }
 

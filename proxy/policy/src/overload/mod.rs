@@ -56,6 +56,9 @@ pub struct Limiter {
     limit: AtomicU32,
     /// Requests that began as one of at most so many are evidence.
     counted: AtomicU32,
+    /// The age from which requests do not count that began since this time, both in microseconds.
+    old: AtomicU64,
+    since: AtomicU64,
     /// In microseconds.
     patience: AtomicU64,
     /// In microseconds. Zero if the application is not overloaded.
@@ -91,6 +94,8 @@ impl Default for Limiter {
             overtaken: AtomicU32::new(0),
             limit: AtomicU32::new(u32::MAX),
             counted: AtomicU32::new(u32::MAX),
+            old: AtomicU64::new(u64::MAX),
+            since: AtomicU64::new(0),
             patience: AtomicU64::new(micros(LONG)),
             turnaround: AtomicU64::new(0),
         }
@@ -131,7 +136,8 @@ impl Limiter {
             return None;
         }
         let than = in_flight.saturating_mul(OVERTAKEN_BY).saturating_add(OVERTAKEN_BY_LEAST);
-        let overtaken = self.ages.overtaken(than).min(in_flight);
+        let [since, old] = [&self.since, &self.old].map(|of| Duration::from_micros(of.load(Relaxed)));
+        let overtaken = self.ages.overtaken(now, than, &(since..now.saturating_sub(old))).min(in_flight);
         self.overtaken.store(overtaken, Relaxed);
         let round =
             Round { now, in_flight: in_flight - overtaken, waiting, ..std::mem::take(&mut observed.0) };
@@ -139,6 +145,8 @@ impl Limiter {
         self.patience.store(micros(admission.patience), Relaxed);
         self.turnaround.store(micros(admission.turnaround.unwrap_or_default()), Relaxed);
         self.counted.store(admission.counted, Relaxed);
+        self.old.store(micros(admission.old), Relaxed);
+        self.since.store(micros(admission.since), Relaxed);
         let limit = admission.limit.map_or(u32::MAX, |limit| limit.saturating_add(overtaken));
         self.limit.store(limit, Relaxed);
         Some(limit)

@@ -20,7 +20,7 @@ pub(super) struct Simulation {
 /// A request: a thread works on it, and then it waits for something else.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrival {
-    at: u64,
+    pub(super) at: u64,
     work: u64,
     delay: u64,
     /// How long its client waits. Zero is without limit.
