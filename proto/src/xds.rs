@@ -85,6 +85,8 @@ pub use envoy::service::discovery::v3 as discovery;
 pub use envoy::service::ratelimit::v3 as ratelimit_service;
 /// `envoy.type.matcher.v3`: string and regex matchers.
 pub use envoy::r#type::matcher::v3 as matcher;
+/// `envoy.type.metadata.v3`: where a value of metadata is.
+pub use envoy::r#type::metadata::v3 as metadata_key;
 /// `envoy.type.v3`: percentages, ranges.
 pub use envoy::r#type::v3 as types;
 

@@ -5,10 +5,11 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrigger_test_support::application::Application;
 use outrigger_test_support::client::Client;
+use outrigger_test_support::token::{TokenSigner, key_set};
 use outrigger_test_support::wait::eventually;
 use outrigger_tests::load::Load;
 use outrigger_tests::mesh::{Mesh, http_route, service};
@@ -183,7 +184,7 @@ async fn a_policy_of_a_route_counts_the_requests_that_match_it_beside_that_of_th
 
 #[tokio::test]
 async fn a_global_limit_whose_service_does_not_exist_is_reported_and_holds_nothing_up() {
-    let (_, cart) = example_parts(1);
+    let (_, cart) = example_parts(2);
     let mesh = Mesh::start(&cart).await;
     let app = Application::echo("cart").await;
     let _served = mesh.sidecar("cart").serves("cart", app.address).start().await;
@@ -191,6 +192,38 @@ async fn a_global_limit_whose_service_does_not_exist_is_reported_and_holds_nothi
     assert_eq!(web.get("cart", "/").await.status, 200);
     let explained = mesh.page("/policies?service=shop/cart").await;
     assert!(explained.contains("RateLimitPolicy"), "{explained}");
+}
+
+#[tokio::test]
+async fn the_users_of_a_caller_are_counted_by_a_claim_of_their_tokens() {
+    let signer = TokenSigner::new("ES256", "k");
+    let issuer = format!("issuer: 'https://idp.example', keys: {{inline: '{}'}}", key_set([&signer]));
+    let authentication = policy("users", &format!("mode: Optional, jwt: {{issuers: [{{{issuer}}}]}}"))
+        .replace("RateLimitPolicy", "AuthenticationPolicy");
+    let mesh = Mesh::start(&(example(1) + &authentication)).await;
+    let orders = Application::echo("orders").await;
+    let _served = mesh.sidecar("orders").serves("orders", orders.address).start().await;
+    let web = mesh.sidecar("web").start().await;
+    let expires =
+        (SystemTime::now() + Duration::from_secs(600)).duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let token = |more: &str| {
+        let claims = format!(r#"{{"iss":"https://idp.example","exp":{expires}{more}}}"#);
+        format!("Authorization: Bearer {}\r\n", signer.token(&claims))
+    };
+    let get = async |fields: &str| web.client().await.request("GET", "orders", "/", fields).await;
+    for user in [token(r#","sub":"ann""#), token(r#","sub":"bob""#), String::new()] {
+        let mut statuses = Vec::new();
+        for _ in 0..4 {
+            statuses.push(get(&user).await.status);
+        }
+        assert_eq!(statuses, [200, 200, 200, 429], "{user}");
+    }
+    // Those without the claim are counted together, whether they have a token or not.
+    for user in [token(""), token(r#","sub":7"#), token(r#","sub":"ann""#)] {
+        let refused = get(&user).await;
+        assert_eq!((refused.status, refused.reason()), (429, "rate_limited"), "{user}");
+    }
+    assert_eq!(get(&token(r#","sub":"eve""#)).await.status, 200);
 }
 
 /// Returns an example of the page, by its index.

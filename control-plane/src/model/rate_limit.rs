@@ -77,6 +77,8 @@ pub enum Entry {
     Header(Name, Option<ValuePattern>),
     /// Requests of the same verified identity; those without one together.
     Caller,
+    /// Requests with the same text as a claim of a verified token, by the names that lead to it; those without one together.
+    Claim(Vec<Name>),
     /// Requests from the same network, by the lengths of its prefix for IPv4 and IPv6.
     Address(u8, u8),
 }

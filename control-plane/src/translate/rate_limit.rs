@@ -3,6 +3,7 @@
 //! The filters of a listener have every limit of its port once, so that a request of any route counts for the same limit. Which limits it
 //! counts for follows from the descriptors that its route makes: those of the policies of the whole port and of the route.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use outrigger_core::Name;
@@ -11,13 +12,16 @@ use outrigger_proto::xds::common_ratelimit::{LocalRateLimitDescriptor, XRateLimi
 use outrigger_proto::xds::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use outrigger_proto::xds::core::{ApiVersion, GrpcService, RuntimeFractionalPercent};
 use outrigger_proto::xds::local_ratelimit::LocalRateLimit;
+use outrigger_proto::xds::metadata_key::MetadataKey;
+use outrigger_proto::xds::metadata_key::metadata_key::{PathSegment, path_segment::Segment};
 use outrigger_proto::xds::ratelimit::RateLimit as GlobalFilter;
 use outrigger_proto::xds::ratelimit::rate_limit::XRateLimitHeadersRfcVersion as GlobalHeaders;
 use outrigger_proto::xds::ratelimit_config::RateLimitServiceConfig;
 use outrigger_proto::xds::route;
 use outrigger_proto::xds::route::rate_limit::Action;
 use outrigger_proto::xds::route::rate_limit::action::{
-    ActionSpecifier, GenericKey, HeaderValueMatch, MaskedRemoteAddress, RemoteAddress, RequestHeaders,
+    ActionSpecifier, GenericKey, HeaderValueMatch, MaskedRemoteAddress, MetaData, RemoteAddress,
+    RequestHeaders,
 };
 use outrigger_proto::xds::type_url;
 use outrigger_proto::xds::types::{FractionalPercent, TokenBucket};
@@ -25,6 +29,7 @@ use outrigger_proto::xds::types::{FractionalPercent, TokenBucket};
 use super::applied::{Applied, Configs};
 use super::destination::Target;
 use super::matching;
+use super::rbac::{CLAIMS, OF_TOKENS};
 use super::wire::{any, boolean, duration, uint};
 use crate::model::policy::Policy;
 use crate::model::rate_limit::{Entry, GlobalLimit, LocalLimit, RateLimit};
@@ -54,7 +59,7 @@ const VALUES: u32 = 1000;
 /// The key of the entry that says which limit of which policy a local descriptor is for.
 const LIMIT: &str = "limit";
 
-/// Stands for the verified identity of the caller, and for one who has none.
+/// Stands for the verified identity of the caller; and what stands for a caller without one, and for a claim that is not there.
 const IDENTITY: &str = "%DOWNSTREAM_PEER_URI_SAN%";
 const ANONYMOUS: &str = "anonymous";
 
@@ -217,13 +222,14 @@ impl Service<'_> {
 }
 
 /// Returns the key of an entry, as Envoy's actions name it.
-fn key(entry: &Entry) -> &str {
+fn key(entry: &Entry) -> Cow<'_, str> {
     match entry {
-        Entry::Path(_) => "path",
-        Entry::Header(name, _) => name,
-        Entry::Caller => "caller",
-        Entry::Address(32, 128) => "remote_address",
-        Entry::Address(..) => "masked_remote_address",
+        Entry::Path(_) => "path".into(),
+        Entry::Header(name, _) => (&**name).into(),
+        Entry::Caller => "caller".into(),
+        Entry::Claim(path) => format!("claim.{}", path.join(".")).into(),
+        Entry::Address(32, 128) => "remote_address".into(),
+        Entry::Address(..) => "masked_remote_address".into(),
     }
 }
 
@@ -232,7 +238,7 @@ fn value(entry: &Entry) -> Option<&str> {
     match entry {
         Entry::Path(PathMatch::Exact(text) | PathMatch::Prefix(text) | PathMatch::Regex(text))
         | Entry::Header(_, Some(ValuePattern::Exact(text) | ValuePattern::Regex(text))) => Some(text),
-        Entry::Header(_, None) | Entry::Caller | Entry::Address(..) => None,
+        Entry::Header(_, None) | Entry::Caller | Entry::Claim(_) | Entry::Address(..) => None,
     }
 }
 
@@ -253,7 +259,17 @@ fn action(entry: &Entry) -> Action {
             descriptor_key: name.to_string(),
             ..Default::default()
         }),
-        Entry::Caller => return generic(key(entry), IDENTITY, ANONYMOUS),
+        Entry::Caller => return generic(&key(entry), IDENTITY, ANONYMOUS),
+        Entry::Claim(path) => {
+            let segment = |key: &str| PathSegment { segment: Some(Segment::Key(key.into())) };
+            let path = [segment(CLAIMS)].into_iter().chain(path.iter().map(|name| segment(name))).collect();
+            ActionSpecifier::Metadata(MetaData {
+                descriptor_key: key(entry).into(),
+                metadata_key: Some(MetadataKey { key: OF_TOKENS.into(), path }),
+                default_value: ANONYMOUS.into(),
+                ..Default::default()
+            })
+        }
         Entry::Address(32, 128) => ActionSpecifier::RemoteAddress(RemoteAddress {}),
         Entry::Address(v4, v6) => ActionSpecifier::MaskedRemoteAddress(MaskedRemoteAddress {
             v4_prefix_mask_len: uint((*v4).into()),

@@ -26,7 +26,7 @@ use crate::model::route::{PathMatch, ValuePattern};
 
 /// The name under which the filter for tokens leaves their claims, and the filter whose name they are compared by.
 pub(super) const CLAIMS: &str = "claims";
-const OF_TOKENS: &str = "envoy.filters.http.jwt_authn";
+pub(super) const OF_TOKENS: &str = "envoy.filters.http.jwt_authn";
 
 /// The message that rules are encoded in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,8 +8,11 @@ use std::sync::Arc;
 use http::HeaderName;
 use ipnet::IpNet;
 use outrigger_core::identity::SpiffeId;
+use outrigger_proto::xds::metadata_key::metadata_key::path_segment::Segment;
+use outrigger_proto::xds::metadata_key::{MetadataKey, metadata_key::PathSegment};
 use outrigger_proto::xds::route::{self, rate_limit, rate_limit::action};
 
+use crate::claim::{ClaimPath, NamedClaims};
 use crate::field::{Unusable, each, non_empty, number, required, unsupported_any};
 use crate::header_match::{Head, HeaderMatcher};
 
@@ -32,6 +35,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) address: IpAddr,
     /// The cluster that its route chose.
     pub(crate) cluster: Option<&'a str>,
+    /// The claims of its verified tokens.
+    pub(crate) claims: &'a [NamedClaims],
 }
 
 /// How descriptors are made for the filters of one stage.
@@ -70,6 +75,7 @@ enum Action {
     Query { key: String, name: String, may_miss: bool },
     Address,
     Network { v4: u8, v6: u8 },
+    Claim { key: String, claim: ClaimPath, default: String, may_miss: bool },
     Match { key: String, value: String, headers: Box<[HeaderMatcher]>, expect: bool },
 }
 
@@ -181,7 +187,7 @@ impl Action {
             Wire::HeaderValueMatch(wire) => header_match(wire).map_err(within("header_value_match")),
             Wire::SourceCluster(_) => refused("source_cluster"),
             Wire::DynamicMetadata(_) => refused("dynamic_metadata"),
-            Wire::Metadata(_) => refused("metadata"),
+            Wire::Metadata(wire) => claim(wire).map_err(within("metadata")),
             Wire::Extension(_) => refused("extension"),
             Wire::QueryParameterValueMatch(_) => refused("query_parameter_value_match"),
             Wire::RemoteAddressMatch(_) => refused("remote_address_match"),
@@ -215,6 +221,14 @@ impl Action {
                 match IpNet::new(address, length) {
                     Ok(net) => Made::Entry("masked_remote_address".to_owned(), net.trunc().to_string()),
                     Err(_) => Made::NoDescriptor,
+                }
+            }
+            // As in Envoy, a value is a text, and an empty one is none.
+            Self::Claim { key, claim, default, may_miss } => {
+                let value = claim.find(request.claims).and_then(|claim| claim.as_str());
+                match value.filter(|value| !value.is_empty()).unwrap_or(default) {
+                    "" => missing(may_miss),
+                    value => Made::Entry(key.clone(), value.to_owned()),
                 }
             }
             Self::Match { key, value, headers, expect } => {
@@ -265,6 +279,25 @@ fn masked(wire: action::MaskedRemoteAddress) -> Result<Action, Unusable> {
     Ok(Action::Network {
         v4: length("v4_prefix_mask_len", v4_prefix_mask_len, 32)?,
         v6: length("v6_prefix_mask_len", v6_prefix_mask_len, 128)?,
+    })
+}
+
+fn claim(wire: action::MetaData) -> Result<Action, Unusable> {
+    let action::MetaData { descriptor_key, metadata_key, default_value, source, skip_if_absent } = wire;
+    if source != action::meta_data::Source::Dynamic as i32 {
+        return Err(Unusable::new("source", "must be DYNAMIC: routes have no metadata to read"));
+    }
+    let MetadataKey { key, path } = required("metadata_key", metadata_key)?;
+    let segment = |PathSegment { segment }| match required("segment", segment)? {
+        Segment::Key(key) => Ok(key),
+        Segment::Index(_) => Err(Unusable::new("index", "is not supported")),
+    };
+    let path = each("metadata_key.path", path, segment)?;
+    Ok(Action::Claim {
+        key: non_empty("descriptor_key", descriptor_key)?,
+        claim: ClaimPath::new(("metadata_key.key", &key), ("metadata_key.path", path))?,
+        default: default_value,
+        may_miss: skip_if_absent,
     })
 }
 

@@ -32,6 +32,7 @@ pub mod verdict;
 pub mod key_source;
 pub mod question;
 pub mod descriptor;
+mod claim;
 mod credential;
 pub mod header_mutation;
 pub mod response;

@@ -12,12 +12,11 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, StatusCode, Version, header};
-use outrigger_core::Name;
 use outrigger_core::error::Failure;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
-use serde_json::{Map, Value};
 
+pub use crate::claim::NamedClaims;
 use crate::descriptor::{RouteDescriptors, Subject};
 use crate::header_match::Head;
 use crate::header_mutation::HeaderMutation;
@@ -53,15 +52,11 @@ pub struct FilterRequest<'a> {
     pub claims: &'a [NamedClaims],
 }
 
-/// Claims of a verified token, or its header, under the name that its provider gives them (`payload_in_metadata`,
-/// `header_in_metadata`). Of two with one name, the last one counts.
-pub type NamedClaims = (Name, Arc<Map<String, Value>>);
-
 impl<'a> FilterRequest<'a> {
     /// Returns what descriptors say of it.
     pub(crate) fn subject(&self) -> Subject<'a> {
         let Source { identity, address, .. } = self.source;
-        Subject { head: self.head, identity, address, cluster: self.cluster }
+        Subject { head: self.head, identity, address, cluster: self.cluster, claims: self.claims }
     }
 }
 

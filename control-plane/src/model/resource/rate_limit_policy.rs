@@ -6,12 +6,13 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::claim::claim_path;
 use super::http_match::Path;
 use super::named_match::ValueType;
 use super::policy::{PolicyRules, PolicySpec, TargetRefs};
 use super::strict::at;
 use super::value::{
-    GepDuration, HeaderName, HeaderValue, Integer, List, NamespaceName, ObjectName, Port, Text, Unsupported,
+    GepDuration, HeaderName, HeaderValue, Integer, List, NamespaceName, ObjectName, Port, Text,
 };
 use crate::model::rate_limit::{Entry, GlobalLimit, GlobalService, LocalLimit, RateLimit, Unit};
 use crate::model::route::PathMatch;
@@ -159,8 +160,7 @@ struct WireEntry {
     header: Option<WireHeader>,
     caller: Option<Caller>,
     address: Option<WireAddress>,
-    #[schemars(skip)]
-    claim: Option<Unsupported>,
+    claim: Option<WireClaim>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -175,6 +175,13 @@ struct WireHeader {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Caller {}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WireClaim {
+    name: Option<Text<256>>,
+    path: Option<List<Text<256>, 1, 8>>,
+}
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -215,7 +222,11 @@ impl TryFrom<WireEntry> for OneEntry {
                 let WireAddress { ipv4_prefix_length: v4, ipv6_prefix_length: v6 } = address;
                 Entry::Address(length(v4.map(Integer::as_u32), 32), length(v6.map(Integer::as_u32), 128))
             }
-            _ => return Err("needs one of path, header, caller and address".into()),
+            WireEntry { path: None, header: None, caller: None, address: None, claim: Some(claim) } => {
+                let WireClaim { name, path } = claim;
+                Entry::Claim(claim_path(name, path).map_err(|reason| at("claim", reason))?)
+            }
+            _ => return Err("needs one of path, header, caller, claim and address".into()),
         }))
     }
 }
@@ -248,7 +259,7 @@ mod tests {
     fn every_limit_is_read() {
         let spec = rate_limit(
             "local: [{requests: 10, per: Second}, {requests: 5, per: Day, burst: 2, by: [{caller: {}},
-                {path: {value: /pay}}, {header: {name: X-A}}, {header: {name: x-b, value: c}}, {address: {}},
+                {claim: {name: sub}}, {claim: {path: [realm, name]}}, {path: {value: /pay}}, {header: {name: X-A}}, {header: {name: x-b, value: c}}, {address: {}},
                 {address: {ipv4PrefixLength: 24, ipv6PrefixLength: 56}}]}],
              global: {service: {name: limits, namespace: mesh, port: 8081}, descriptors: [{by: [{caller: {}}]}]}",
         );
@@ -256,6 +267,8 @@ mod tests {
         assert_eq!(*all, LocalLimit { by: Vec::new(), requests: 10, per: Unit::Second, burst: 10 });
         let by = [
             Entry::Caller,
+            Entry::Claim(vec!["sub".into()]),
+            Entry::Claim(vec!["realm".into(), "name".into()]),
             Entry::Path(PathMatch::Prefix("/pay".into())),
             Entry::Header("x-a".into(), None),
             Entry::Header("x-b".into(), Some(ValuePattern::Exact("c".into()))),
@@ -285,7 +298,9 @@ mod tests {
             (by("{caller: {}, address: {}}"), "spec.local[0].by[0]", "needs one of"),
             (by("{caller: {}}, {caller: {}}"), "spec.local[0].by", "entry 1 is the same"),
             (by("{caller: {name: a}}"), "spec.local[0].by[0].caller.name", "unknown field"),
-            (by("{claim: {name: sub}}"), "spec.local[0].by[0].claim", "not supported yet"),
+            (by("{claim: {}}"), "spec.local[0].by[0].claim", "needs one of name and path"),
+            (by("{claim: {name: a}, caller: {}}"), "spec.local[0].by[0]", "needs one of"),
+            (by("{claim: {name: a, value: b}}"), "spec.local[0].by[0].claim.value", "unknown field"),
             (by("{path: {value: /a%20b}}"), "spec.local[0].by[0].path.value", "'%'"),
             (
                 by("{header: {name: a, type: RegularExpression}}"),

@@ -3,26 +3,19 @@
 //! A claim that is not there satisfies no condition, except an inverted one. Other filters leave nothing, so that a condition on what they
 //! leave is refused.
 
-use outrigger_core::Name;
 use outrigger_core::matcher::StringMatcher;
 use outrigger_proto::xds::matcher::metadata_matcher::{PathSegment, path_segment};
 use outrigger_proto::xds::matcher::{self, double_matcher, list_matcher, value_matcher};
 use serde_json::Value;
 
+use crate::claim::{ClaimPath, NamedClaims};
 use crate::field::{Unusable, each, required};
 use crate::string_match;
-use crate::verdict::NamedClaims;
-
-/// The name of the filter whose claims can be compared, as Envoy calls it whatever its name in the listener is.
-const OF_TOKENS: &str = "envoy.filters.http.jwt_authn";
 
 /// A condition on a claim.
 #[derive(Debug, Clone)]
 pub(super) struct ClaimMatcher {
-    /// Under which the claims of a provider are (`payload_in_metadata`).
-    name: Name,
-    /// The names that lead to the claim, at least one.
-    path: Box<[Box<str>]>,
+    claim: ClaimPath,
     value: ValueMatcher,
     invert: bool,
 }
@@ -43,31 +36,19 @@ impl ClaimMatcher {
     /// Decodes a condition.
     pub(super) fn decode(wire: matcher::MetadataMatcher) -> Result<Self, Unusable> {
         let matcher::MetadataMatcher { filter, path, value, invert } = wire;
-        if filter != OF_TOKENS {
-            let why = format_args!("{filter:?} leaves nothing to compare: only {OF_TOKENS} does");
-            return Err(Unusable::new("filter", why));
-        }
         let segment = |PathSegment { segment }| {
             let path_segment::Segment::Key(key) = required("key", segment)?;
-            Ok(key.into_boxed_str())
+            Ok(key)
         };
-        let mut path = each("path", path, segment)?.into_iter();
-        let name = required("path", path.next())?.as_ref().into();
-        let path: Box<[_]> = path.collect();
-        if path.is_empty() {
-            return Err(Unusable::new("path", "names no claim: it needs two segments"));
-        }
+        let path = each("path", path, segment)?;
+        let claim = ClaimPath::new(("filter", &filter), ("path", path))?;
         let value = ValueMatcher::decode(required("value", value)?).map_err(|bad| bad.within("value"))?;
-        Ok(Self { name, path, value, invert })
+        Ok(Self { claim, value, invert })
     }
 
     /// Returns whether the claims of a request satisfy the condition.
     pub(super) fn matches(&self, claims: &[NamedClaims]) -> bool {
-        let of_name = claims.iter().rev().find(|(name, _)| *name == self.name);
-        let claim = of_name.and_then(|(_, claims)| {
-            let (first, rest) = self.path.split_first()?;
-            rest.iter().try_fold(claims.get(&**first)?, |value, name| value.get(&**name))
-        });
+        let claim = self.claim.find(claims);
         claim.is_some_and(|claim| self.value.matches(claim)) != self.invert
     }
 }
@@ -132,6 +113,8 @@ mod tests {
     use value_matcher::MatchPattern as Wire;
 
     use super::*;
+
+    const OF_TOKENS: &str = "envoy.filters.http.jwt_authn";
 
     fn text(value: &str) -> Wire {
         let match_pattern = Some(MatchPattern::Exact(value.into()));

@@ -3,6 +3,8 @@
 use outrigger_proto::xds::hcm::http_filter;
 use outrigger_proto::xds::listener::filter;
 use outrigger_proto::xds::local_ratelimit::LocalRateLimit;
+use outrigger_proto::xds::metadata_key::MetadataKey;
+use outrigger_proto::xds::metadata_key::metadata_key::path_segment::Segment;
 use outrigger_proto::xds::ratelimit::RateLimit as GlobalRateLimit;
 use outrigger_proto::xds::route::rate_limit::Action;
 use outrigger_proto::xds::route::rate_limit::action::ActionSpecifier;
@@ -96,6 +98,17 @@ fn action_text(action: &Action) -> String {
                 of.descriptor_key, of.descriptor_value, matcher.name, text.match_pattern
             )
         }
+        ActionSpecifier::Metadata(of) => {
+            let MetadataKey { key, path } = of.metadata_key.as_ref().unwrap();
+            assert_eq!((of.source, key.as_str()), (0, "envoy.filters.http.jwt_authn"));
+            let segments: Vec<_> = path.iter().map(|one| one.segment.clone().unwrap()).collect();
+            let names = segments.iter().map(|one| match one {
+                Segment::Key(key) => key.as_str(),
+                Segment::Index(_) => panic!("{one:?}"),
+            });
+            let names: Vec<_> = names.collect();
+            format!("{}={}|{}", of.descriptor_key, names.join("/"), of.default_value)
+        }
         ActionSpecifier::RemoteAddress(_) => "remote_address".into(),
         ActionSpecifier::MaskedRemoteAddress(of) => format!(
             "masked_remote_address /{} /{}",
@@ -117,7 +130,8 @@ fn every_limit_has_the_descriptor_that_its_requests_make() {
     let manager = manager(&[&policy(
         "a",
         "local: [{requests: 10, per: Second, burst: 20}, {requests: 5, per: Minute, by: [{caller: {}}, {header: {name: X-A}}]},
-           {requests: 1, per: Day, by: [{path: {value: /p.q}}, {address: {}}, {address: {ipv4PrefixLength: 24}}]}]",
+           {requests: 1, per: Day, by: [{path: {value: /p.q}}, {address: {}}, {address: {ipv4PrefixLength: 24}}]},
+           {requests: 2, per: Hour, by: [{claim: {name: sub}}, {claim: {path: [realm, name]}}]}]",
     )]);
     assert_eq!(names(&manager), ["rate_limit.local"]);
     assert_eq!(
@@ -126,15 +140,18 @@ fn every_limit_has_the_descriptor_that_its_requests_make() {
             "limit=shop/a/0 10/1s, 20 at once",
             "limit=shop/a/1 caller= x-a= 5/60s, 5 at once",
             "limit=shop/a/2 path=/p.q remote_address= masked_remote_address= 1/86400s, 1 at once",
+            "limit=shop/a/3 claim.sub= claim.realm.name= 2/3600s, 2 at once",
         ]
     );
     let [route] = &descriptors(&manager)[..] else { panic!("one route") };
-    let [first, second, third] = &route[..] else { panic!("{route:?}") };
+    let [first, second, third, fourth] = &route[..] else { panic!("{route:?}") };
     assert_eq!(first, "0 limit=shop/a/0");
     assert_eq!(second, "0 limit=shop/a/1 caller=%DOWNSTREAM_PEER_URI_SAN%|anonymous x-a={x-a}");
     assert!(third.starts_with("0 limit=shop/a/2 path=/p.q if :path~"), "{third}");
     assert!(third.contains(r#""/p\\.q([/?].*)?""#), "{third}");
     assert!(third.ends_with("remote_address masked_remote_address /24 /128"), "{third}");
+    let claims = "claim.sub=claims/sub|anonymous claim.realm.name=claims/realm/name|anonymous";
+    assert_eq!(*fourth, format!("0 limit=shop/a/3 {claims}"));
     let filter: LocalRateLimit = config(&manager, 0);
     assert!(filter.token_bucket.is_none(), "requests without a limit need no token");
 }

@@ -3,6 +3,8 @@
 use outrigger_proto::xds::common_ratelimit::{LocalRateLimitDescriptor, rate_limit_descriptor::Entry};
 use outrigger_proto::xds::core::grpc_service;
 use outrigger_proto::xds::local_ratelimit::LocalRateLimit;
+use outrigger_proto::xds::metadata_key::MetadataKey;
+use outrigger_proto::xds::metadata_key::metadata_key::{PathSegment, path_segment::Segment};
 use outrigger_proto::xds::protobuf::{Any, BoolValue};
 use outrigger_proto::xds::ratelimit::{RateLimit, RateLimitPerRoute};
 use outrigger_proto::xds::ratelimit_config::RateLimitServiceConfig;
@@ -100,6 +102,18 @@ fn header_match() -> action::HeaderValueMatch {
 
 fn request_headers() -> action::RequestHeaders {
     action::RequestHeaders { header_name: "a".into(), descriptor_key: "a".into(), skip_if_absent: false }
+}
+
+fn metadata() -> action::MetaData {
+    action::MetaData { descriptor_key: "a".into(), metadata_key: Some(claim()), ..Default::default() }
+}
+
+fn claim() -> MetadataKey {
+    MetadataKey { key: "envoy.filters.http.jwt_authn".into(), path: vec![segment("jwt"), segment("sub")] }
+}
+
+fn segment(key: &str) -> PathSegment {
+    PathSegment { segment: Some(Segment::Key(key.into())) }
 }
 
 fn query_parameters() -> action::QueryParameters {
@@ -205,6 +219,7 @@ fn descriptors() -> Vec<Place> {
             in_action,
         )
         .probe("request_headers", action(ActionSpecifier::RequestHeaders(request_headers())))
+        .probe("metadata", action(ActionSpecifier::Metadata(metadata())))
         .probe("query_parameters", action(ActionSpecifier::QueryParameters(query_parameters())))
         .probe("header_value_match", action(ActionSpecifier::HeaderValueMatch(header_match()))),
         Place::new(
@@ -234,6 +249,30 @@ fn descriptors() -> Vec<Place> {
             "envoy.config.route.v3.RateLimit.Action.QueryParameters",
             query_parameters(),
             |of| does(ActionSpecifier::QueryParameters(of)),
+        ),
+        Place::new(
+            "RateLimit.Action.MetaData",
+            "envoy.config.route.v3.RateLimit.Action.MetaData",
+            metadata(),
+            |of| does(ActionSpecifier::Metadata(of)),
+        )
+        .probe("metadata_key", |of: &mut action::MetaData| {
+            of.metadata_key.as_mut().unwrap().path.push(segment("inner"));
+        })
+        .refuses(&["source"]),
+        Place::new("MetadataKey", "envoy.type.metadata.v3.MetadataKey", claim(), |of| {
+            does(ActionSpecifier::Metadata(action::MetaData { metadata_key: Some(of), ..metadata() }))
+        })
+        .probe("path", |of: &mut MetadataKey| of.path.push(segment("inner")))
+        .refuses(&["key"]),
+        Place::new(
+            "MetadataKey.PathSegment",
+            "envoy.type.metadata.v3.MetadataKey.PathSegment",
+            segment("sub"),
+            |of| {
+                let metadata_key = Some(MetadataKey { path: vec![segment("jwt"), of], ..claim() });
+                does(ActionSpecifier::Metadata(action::MetaData { metadata_key, ..metadata() }))
+            },
         ),
         Place::new(
             "RateLimit.Action.MaskedRemoteAddress",
