@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-#[path = "support/grpc.rs"]
-mod grpc;
 mod support;
 
 use std::net::SocketAddr;
@@ -25,6 +23,7 @@ use outrigger_proto::xds::protobuf::{self, Any};
 use outrigger_proto::xds::{rpc, type_url, types};
 use outrigger_test_support::application::{Application, closed_port};
 use outrigger_test_support::client::Client;
+use outrigger_test_support::grpc;
 use outrigger_test_support::http1::ok;
 use prost::Message;
 use tokio::time::Instant;

@@ -10,6 +10,7 @@
     reason = "what is unexpected here fails the test"
 )]
 
+pub mod grpc;
 pub mod application;
 pub mod client;
 pub mod http1;

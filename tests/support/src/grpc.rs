@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use outrigger_test_support::application::Application;
 use prost::Message;
 
-/// Serves calls of `path` with the messages that `answer` returns.
-pub(crate) async fn unary<Q, A>(
-    path: &'static str,
-    answer: impl Fn(Q) -> A + Send + Sync + 'static,
-) -> Application
+use crate::application::Application;
+
+/// Serves calls of `path` with the messages that `answer` returns. A call of another method fails the test.
+pub async fn unary<Q, A>(path: &'static str, answer: impl Fn(Q) -> A + Send + Sync + 'static) -> Application
 where
     Q: Message + Default,
     A: Message,
