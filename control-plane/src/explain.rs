@@ -8,6 +8,7 @@ use crate::admin_client::{AdminAddress, AdminError, ask};
 use crate::model::authentication::Authentication;
 use crate::model::authorization::{Action, Authorization};
 use crate::model::backend_traffic::{BackendTraffic, RetryBudget};
+use crate::model::external_authorization::ExternalAuthorization;
 use crate::model::fault_injection::FaultInjection;
 use crate::model::mesh::{Mesh, ServiceEntry};
 use crate::model::policy::{Meaning, Place, Policy, ROOT_NAMESPACE};
@@ -36,7 +37,7 @@ pub struct AppliedPolicy {
     pub kind: String,
     /// Its namespace and name.
     pub name: String,
-    /// What it does: `Deny`, `Allow`, `Audit`, `Limit` or `Inject`; whether requests need credentials: `Required`, `Optional` or `Off`; the
+    /// What it does: `Deny`, `Allow`, `Audit`, `Ask`, `Limit` or `Inject`; whether requests need credentials: `Required`, `Optional` or `Off`; the
     /// settings that it has.
     pub effect: String,
     /// What it is attached to: `mesh`, `namespace shop`, `Service payments, port 80`.
@@ -84,9 +85,15 @@ pub(crate) fn explain(mesh: &Mesh, key: &ServiceKey) -> Option<ServicePolicies> 
         };
         (stage, spec.action.name(), spec.rules.len(), spec.stands_in)
     }));
+    found.extend(of_kind(
+        mesh,
+        service,
+        Kind::ExternalAuthorizationPolicy,
+        |spec: &ExternalAuthorization| (4, spec.effect(), 1, *spec == ExternalAuthorization::StandIn),
+    ));
     found.extend(of_kind(mesh, service, Kind::RateLimitPolicy, |spec: &RateLimit| {
         let global = spec.global.as_ref().map_or(0, |global| global.descriptors.len());
-        (4, "Limit", spec.local.len() + global, false)
+        (5, "Limit", spec.local.len() + global, false)
     }));
     found.extend(of_kind(mesh, service, Kind::FaultInjectionPolicy, |spec: &FaultInjection| {
         (LAST, "Inject", spec.count(), false)

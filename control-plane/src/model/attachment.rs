@@ -164,8 +164,7 @@ fn action(inventory: &Inventory, route: Attached<'_>, parent: &ServiceKey, rule:
     plain.mirrors = filters.mirrors.iter().map(mirror).collect();
     plain.external_auth = filters.external_auth.as_ref().map(|auth| ExternalAuth {
         target: resolve(inventory, route, parent, auth.named()),
-        protocol: auth.protocol.clone(),
-        longest_body: auth.longest_body,
+        check: auth.check.clone(),
     });
     let target = match &filters.redirect {
         Some(redirect) => RouteTarget::Redirect(redirect.clone()),

@@ -1,6 +1,9 @@
 //! Why a backend of a route cannot be used, in words: for `outrigger check` and for the condition `ResolvedRefs`.
 
+use outrigger_core::Name;
+
 use super::inventory::{Inventory, Route, backend_key};
+use super::resource::Kind;
 use super::resource::reference::BackendRef;
 use super::route::InvalidBackend;
 
@@ -16,9 +19,7 @@ pub(super) fn backend_message(
     let (kind, own) = (route.metadata.id.kind, &route.metadata.id.namespace);
     let port = backend.port.unwrap_or_default();
     match (why, inventory.service(&key)) {
-        (InvalidBackend::RefNotPermitted, _) => {
-            format!("no ReferenceGrant in {} permits a {kind} of {own} to refer to {name}", key.namespace)
-        }
+        (InvalidBackend::RefNotPermitted, _) => not_permitted(kind, own, &name, &key.namespace),
         (InvalidBackend::BackendNotFound, None) => format!("there is no {name}"),
         (InvalidBackend::BackendNotFound, Some(_)) => format!("{name} has no port {port}"),
         (InvalidBackend::InvalidKind, Some(_)) => {
@@ -31,4 +32,13 @@ pub(super) fn backend_message(
             format!("the protocol of {name}:{port} is {declared}, which does not fit a {kind}")
         }
     }
+}
+
+/// Returns the message for a reference of a resource to a Service of another namespace that no ReferenceGrant permits.
+pub(super) fn not_permitted(kind: Kind, of: &Name, service: &str, namespace: &Name) -> String {
+    format!("no ReferenceGrant in {namespace} permits {} {kind} of {of} to refer to {service}", article(kind))
+}
+
+fn article(kind: Kind) -> &'static str {
+    if kind.name().starts_with(['A', 'E', 'I', 'O', 'U']) { "an" } else { "a" }
 }

@@ -9,11 +9,13 @@ mod parents;
 mod policies;
 mod services;
 
+use outrigger_core::Name;
+
 use super::attachment::Attachments;
 use super::diagnostic::Problem;
 use super::inventory::{Inventory, Route};
 use super::mesh::Mesh;
-use super::resource::{Body, ResourceId};
+use super::resource::{Body, Kind, ResourceId};
 use super::service::{Service, ServiceKey};
 use super::similar::similar;
 
@@ -70,6 +72,11 @@ fn where_is(inventory: &Inventory, missing: &ServiceKey) -> Option<String> {
         _ if names.len() <= 8 => Some(format!("Services in {}: {}", missing.namespace, names.join(", "))),
         _ => None,
     }
+}
+
+/// Returns the next step where no ReferenceGrant permits a reference.
+fn add_grant(kind: Kind, of: &Name, to: &ServiceKey) -> String {
+    format!("add a ReferenceGrant to namespace {}: from {kind} of {of}, to Service {}", to.namespace, to.name)
 }
 
 /// Returns the ports of a Service: `cart has the ports 80 (http), 9090 (metrics)`.

@@ -114,7 +114,7 @@ impl Inventory {
             }
             Body::Policy(spec) => {
                 update(&mut self.policies, &id.namespace, id, enter);
-                if let Some(needed) = spec.needs(&id.namespace) {
+                for needed in spec.needs(&id.namespace) {
                     update(&mut self.needing, &needed.service, id, enter);
                 }
                 touched.policies.insert(id.namespace.clone());
@@ -149,13 +149,17 @@ impl Inventory {
         }
     }
 
-    /// Records what changed grants affect: routes that refer into their namespaces. Called once after all changes.
+    /// Records what changed grants affect: routes and policies that refer into their namespaces. Called once after all changes.
     pub(super) fn touch_granted(&self, touched: &mut Touched) {
         for namespace in std::mem::take(&mut touched.granted) {
             let first = ServiceKey { namespace: namespace.clone(), name: "".into() };
-            let into = self.referring.range(first..).take_while(|(key, _)| key.namespace == namespace);
+            let into = self.referring.range(&first..).take_while(|(key, _)| key.namespace == namespace);
             for route in into.flat_map(|(_, routes)| routes) {
                 touch_parents(self.resources.get(route), touched);
+            }
+            let into = self.needing.range(first..).take_while(|(key, _)| key.namespace == namespace);
+            for policy in into.flat_map(|(_, policies)| policies) {
+                touched.policies.insert(policy.namespace.clone());
             }
         }
     }

@@ -1,19 +1,24 @@
-//! The Service that a policy needs to judge requests, such as that of global limits: whether it can be used.
+//! The Services that a policy needs to judge requests, such as that of global limits: whether they can be used.
 //!
-//! [`super::policies`] leaves out what needs a Service that does not exist, and `findings` reports it.
+//! [`super::policies`] leaves out what needs a Service that cannot be used, and `findings` reports it.
 
-use outrigger_core::Name;
-
+use super::backend_message::not_permitted;
 use super::diagnostic::Code;
 use super::inventory::Inventory;
 use super::resource::Metadata;
+use super::resource::needed::Needed;
 use super::resource::policy::PolicySpec;
-use super::service::ServiceType;
+use super::route::InvalidBackend;
+use super::service::{AppProtocol, ServiceKey, ServiceType};
 use super::status::{Condition, ConditionKind};
 
-/// Why the Service cannot be used.
+/// Why a Service cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unresolved {
+    /// The Service.
+    pub(super) service: ServiceKey,
+    /// Why, as in the condition `ResolvedRefs`.
+    pub(super) why: InvalidBackend,
     /// What `outrigger check` calls it.
     pub(super) code: Code,
     /// The field in error.
@@ -24,29 +29,61 @@ pub(super) struct Unresolved {
 
 /// Returns the condition `ResolvedRefs` of a policy. Returns None if it needs no Service.
 pub(super) fn condition(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> Option<Condition> {
-    let namespace = &metadata.id.namespace;
-    spec.needs(namespace)?;
-    let (status, reason, message) = match unresolved(inventory, namespace, spec) {
-        None => (true, "ResolvedRefs", String::new()),
-        Some(why) => (false, "BackendNotFound", why.message),
-    };
-    let (kind, observed_generation) = (ConditionKind::ResolvedRefs, metadata.generation);
-    Some(Condition { kind, status, reason, message, observed_generation })
+    if spec.needs(&metadata.id.namespace).is_empty() {
+        return None;
+    }
+    let failures = unresolved(inventory, metadata, spec);
+    let mut messages: Vec<_> = failures.iter().map(|failure| failure.message.as_str()).collect();
+    messages.dedup();
+    let reason = failures.first().map(|failure| failure.why.reason());
+    Some(Condition {
+        kind: ConditionKind::ResolvedRefs,
+        status: reason.is_none(),
+        reason: reason.unwrap_or("ResolvedRefs"),
+        message: messages.join("; "),
+        observed_generation: metadata.generation,
+    })
 }
 
-/// Returns why the Service that a policy of this namespace needs cannot be used. Returns None if it can, or if the policy needs none.
-pub(super) fn unresolved(inventory: &Inventory, namespace: &Name, spec: &PolicySpec) -> Option<Unresolved> {
-    let needed = spec.needs(namespace)?;
-    let name = format!("Service {}/{}", needed.service.namespace, needed.service.name);
-    let (code, field, message) = match inventory.service(&needed.service) {
-        None => (Code::UnknownBackend, ".name", format!("there is no {name}")),
-        Some(found) if matches!(found.service_type, ServiceType::ExternalName(_)) => {
-            (Code::UnsupportedBackend, ".name", format!("{name} is of type ExternalName"))
+/// Returns why Services that a policy needs cannot be used. Empty if all can.
+pub(super) fn unresolved(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> Vec<Unresolved> {
+    let needed = spec.needs(&metadata.id.namespace).into_iter();
+    needed.filter_map(|needed| reason(inventory, metadata, needed)).collect()
+}
+
+fn reason(inventory: &Inventory, metadata: &Metadata, needed: Needed) -> Option<Unresolved> {
+    let (kind, namespace) = (metadata.id.kind, &metadata.id.namespace);
+    let Needed { service, port, field, gets_grpc, needs_grant } = needed;
+    let name = format!("Service {}/{}", service.namespace, service.name);
+    let found = inventory.service(&service);
+    let (why, code, inner, message) = match (found, found.and_then(|found| found.port(port))) {
+        // Checked first, so that a policy learns nothing about a Service that it may not refer to.
+        _ if needs_grant && !inventory.permits(kind, namespace, &service) => (
+            InvalidBackend::RefNotPermitted,
+            Code::BackendNotPermitted,
+            "",
+            not_permitted(kind, namespace, &name, &service.namespace),
+        ),
+        (None, _) => {
+            (InvalidBackend::BackendNotFound, Code::UnknownBackend, ".name", format!("there is no {name}"))
         }
-        Some(found) if found.port(needed.port).is_none() => {
-            (Code::UnknownBackendPort, ".port", format!("{name} has no port {}", needed.port))
+        (Some(found), _) if matches!(found.service_type, ServiceType::ExternalName(_)) => {
+            let message = format!("{name} is of type ExternalName");
+            (InvalidBackend::InvalidKind, Code::UnsupportedBackend, ".name", message)
         }
-        Some(_) => return None,
+        (Some(_), None) => {
+            let message = format!("{name} has no port {port}");
+            (InvalidBackend::BackendNotFound, Code::UnknownBackendPort, ".port", message)
+        }
+        (Some(_), Some(port)) => {
+            let (declared, form) = (&port.protocol, if gets_grpc { "gRPC" } else { "HTTP" });
+            if *declared != AppProtocol::Tcp && !(gets_grpc && *declared == AppProtocol::Http) {
+                return None;
+            }
+            let message =
+                format!("the protocol of {name}:{} is {}, not {form}", port.number, declared.name());
+            (InvalidBackend::UnsupportedProtocol, Code::BackendProtocol, ".port", message)
+        }
     };
-    Some(Unresolved { code, field: format!("{}{field}", needed.field), message })
+    Some(Unresolved { service, why, code, field: format!("{field}{inner}"), message })
 }

@@ -38,32 +38,30 @@ pub(super) fn of_namespace(
         }
         statuses.push((metadata.id.clone(), status(inventory, metadata, spec, attached)));
         let name = PolicyName { namespace: namespace.clone(), name: metadata.id.name.clone() };
+        let unusable = unresolved(inventory, metadata, spec).first().map(|unresolved| unresolved.why);
         match &spec.rules {
-            PolicyRules::Authentication(of) => {
-                active.authentication.push(Policy { name, places, spec: Arc::clone(of) });
-            }
-            PolicyRules::Authorization(of) => {
-                active.authorization.push(Policy { name, places, spec: Arc::clone(of) });
-            }
-            PolicyRules::BackendTraffic(of) => {
-                active.backend_traffic.push(Policy { name, places, spec: Arc::clone(of) });
-            }
-            PolicyRules::RetryBudget(Some(of)) => {
-                active.retry_budgets.push(Policy { name, places, spec: Arc::clone(of) });
-            }
+            PolicyRules::Authentication(of) => active.authentication.push(policy(name, places, of)),
+            PolicyRules::Authorization(of) => active.authorization.push(policy(name, places, of)),
+            PolicyRules::BackendTraffic(of) => active.backend_traffic.push(policy(name, places, of)),
+            PolicyRules::RetryBudget(Some(of)) => active.retry_budgets.push(policy(name, places, of)),
             PolicyRules::RetryBudget(None) => {}
-            PolicyRules::FaultInjection(of) => {
-                active.fault_injection.push(Policy { name, places, spec: Arc::clone(of) });
+            PolicyRules::ExternalAuthorization(of) => {
+                let of = Arc::new(of.resolved(namespace, unusable));
+                active.external_authorization.push(policy(name, places, &of));
             }
-            PolicyRules::RateLimit(of) => {
-                // A listener would wait for the cluster of a Service that does not exist.
-                let usable = unresolved(inventory, namespace, spec).is_none();
-                let spec = if usable { Arc::clone(of) } else { Arc::new(of.without_global()) };
-                active.rate_limit.push(Policy { name, places, spec });
+            PolicyRules::FaultInjection(of) => active.fault_injection.push(policy(name, places, of)),
+            // A listener would wait for the cluster of a Service that does not exist.
+            PolicyRules::RateLimit(of) if unusable.is_some() => {
+                active.rate_limit.push(policy(name, places, &Arc::new(of.without_global())));
             }
+            PolicyRules::RateLimit(of) => active.rate_limit.push(policy(name, places, of)),
         }
     }
     (active, statuses)
+}
+
+fn policy<S>(name: PolicyName, places: Vec<Place>, spec: &Arc<S>) -> Policy<S> {
+    Policy { name, places, spec: Arc::clone(spec) }
 }
 
 /// The policies by kind and target, of those kinds of which one applies. None is the namespace.

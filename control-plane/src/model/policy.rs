@@ -11,6 +11,7 @@ use outrigger_core::Name;
 use super::authentication::Authentication;
 use super::authorization::Authorization;
 use super::backend_traffic::{BackendTraffic, RetryBudget};
+use super::external_authorization::ExternalAuthorization;
 use super::fault_injection::FaultInjection;
 use super::rate_limit::RateLimit;
 use super::registration::{WorkloadEntry, WorkloadPort};
@@ -30,6 +31,8 @@ pub struct NamespacePolicies {
     pub backend_traffic: Vec<Policy<BackendTraffic>>,
     /// XBackendTrafficPolicies with a retry constraint. A Service has one at most.
     pub retry_budgets: Vec<Policy<RetryBudget>>,
+    /// ExternalAuthorizationPolicies, the oldest first. Of those that apply to a request, that of the narrowest place is in force.
+    pub external_authorization: Vec<Policy<ExternalAuthorization>>,
     /// FaultInjectionPolicies, the oldest first. Of those that apply to a request, that of the narrowest place is used.
     pub fault_injection: Vec<Policy<FaultInjection>>,
     /// RateLimitPolicies, the oldest first. All that apply to a place are merged.
@@ -63,6 +66,12 @@ impl Meaning for BackendTraffic {
 impl Meaning for RetryBudget {
     fn of(policies: &NamespacePolicies) -> &[Policy<Self>] {
         &policies.retry_budgets
+    }
+}
+
+impl Meaning for ExternalAuthorization {
+    fn of(policies: &NamespacePolicies) -> &[Policy<Self>] {
+        &policies.external_authorization
     }
 }
 

@@ -271,9 +271,22 @@ pub struct ExternalAuth {
     /// The service port that decides, or why it cannot be used. Then no request passes.
     pub target: Result<BackendTarget, InvalidBackend>,
     /// How it is asked.
+    pub check: AuthCheck,
+}
+
+/// How an authorization service is asked about a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthCheck {
+    /// In which form.
     pub protocol: AuthProtocol,
-    /// The longest body of a request that it sees, in bytes; a longer one is refused. 0: it sees none.
+    /// The longest body of a request that it sees, in bytes. 0: it sees none.
     pub longest_body: u32,
+    /// Of a longer body, it sees the beginning. Otherwise the request is refused.
+    pub may_be_cut: bool,
+    /// How long it may take. None: the mesh's default.
+    pub timeout: Option<Duration>,
+    /// A request that it gives no answer about is forwarded.
+    pub fails_open: bool,
 }
 
 /// How an authorization service is asked. Names of headers are in lower case.
@@ -297,6 +310,8 @@ pub struct HttpAuth {
     pub allowed_headers: Vec<Name>,
     /// The headers of its reply that are copied into the request, or all that fit if there are none.
     pub allowed_response_headers: Vec<Name>,
+    /// The headers of a denial that the client gets besides those that it always does, or all if there are none.
+    pub allowed_client_headers: Vec<Name>,
 }
 
 /// The answer to cross-origin requests of browsers (GEP-1767).

@@ -18,7 +18,7 @@ use outrigger_proto::xds::type_url;
 use super::applied::{Applied, Configs};
 use super::listener::network_filter;
 use super::matching;
-use super::rbac::{Form, Ruleset, Subject, encode};
+use super::rbac::{Form, refusal};
 use super::scope::{Dialect, Scope};
 use super::token::{providers, requirement};
 use super::wire::any;
@@ -57,8 +57,7 @@ impl<'a> Authenticated<'a> {
         let whole = self.policies.narrowest();
         let mut filters = Vec::new();
         if self.uses(|spec| self.refuses(spec)) {
-            let value = self.refusal(whole, Form::Filter);
-            filters.push((REFUSED, Any { type_url: type_url::RBAC.into(), value }));
+            filters.push((REFUSED, self.refusal(whole, Form::Filter)));
         }
         if self.uses(|spec| !spec.issuers.is_empty()) {
             filters.push((TOKENS, self.tokens(whole)));
@@ -80,8 +79,7 @@ impl<'a> Authenticated<'a> {
         let Some(policy) = self.policies.narrowest_at_route(route) else { return Vec::new() };
         let mut configs = Vec::new();
         if self.uses(|spec| self.refuses(spec)) {
-            let value = self.refusal(Some(policy), Form::Route);
-            configs.push((REFUSED, Any { type_url: type_url::RBAC_PER_ROUTE.into(), value }));
+            configs.push((REFUSED, self.refusal(Some(policy), Form::Route)));
         }
         if self.uses(|spec| !spec.issuers.is_empty()) {
             let required = match policy.spec.issuers.is_empty() {
@@ -126,10 +124,8 @@ impl<'a> Authenticated<'a> {
             self.refuses(&policy.spec) || required && (beside_requests || of_port())
         };
         let refusing = self.used.values().find(needs)?;
-        let mut rules = Ruleset::denying(ANYTHING);
-        rules.add_everything(&refusing.name.to_string());
-        let value = encode(Form::Connection(stat), &rules, None);
-        Some(network_filter(REFUSED, Any { type_url: type_url::NETWORK_RBAC.into(), value }))
+        let config = refusal(Form::Connection(stat), Some(&refusing.name.to_string()));
+        Some(network_filter(REFUSED, config))
     }
 
     fn uses(&self, what: impl Fn(&Authentication) -> bool) -> bool {
@@ -142,12 +138,9 @@ impl<'a> Authenticated<'a> {
     }
 
     /// Returns what denies everything if the policy does, and nothing otherwise.
-    fn refusal(&self, policy: Option<&Policy<Authentication>>, form: Form<'_>) -> Vec<u8> {
-        let mut rules = Ruleset::denying(ANYTHING);
-        if let Some(policy) = policy.filter(|policy| self.refuses(&policy.spec)) {
-            rules.add_everything(&format!("{} (refused)", policy.name));
-        }
-        encode(form, &rules, None)
+    fn refusal(&self, policy: Option<&Policy<Authentication>>, form: Form<'_>) -> Any {
+        let refusing = policy.filter(|policy| self.refuses(&policy.spec));
+        refusal(form, refusing.map(|policy| format!("{} (refused)", policy.name)).as_deref())
     }
 
     /// Returns the filter for tokens, with the issuers of every policy.
@@ -170,9 +163,6 @@ impl<'a> Authenticated<'a> {
         any(type_url::JWT_AUTHENTICATION, &filter)
     }
 }
-
-/// Rules about every request and connection.
-const ANYTHING: Subject<'_> = Subject { trust_domain: "", port: None, requests: true };
 
 fn listener_keys(keys: &ApiKeys) -> ApiKeyAuth {
     let ApiKeyAuthPerRoute { credentials, key_sources, forwarding, .. } = route_keys(keys);

@@ -59,7 +59,7 @@ pub(super) fn destination(scope: Scope<'_>, asked: &str, target: &Target, port: 
         let mut manager = connection_manager(&canonical, &canonical, routes, cors);
         // After CORS, which answers preflight requests, and before the router.
         let at = manager.http_filters.len().saturating_sub(1);
-        manager.http_filters.splice(at..at, authorization.filters(scope.domain()));
+        manager.http_filters.splice(at..at, authorization.filters(scope.domain(), None));
         listener.api_listener =
             Some(ApiListener { api_listener: Some(any(type_url::HTTP_CONNECTION_MANAGER, &manager)) });
     }

@@ -15,6 +15,7 @@ mod authentication;
 mod token;
 mod authorization;
 mod rate_limit;
+mod external_authorization;
 mod rbac;
 mod fault;
 mod applied;

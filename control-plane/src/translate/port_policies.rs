@@ -11,12 +11,14 @@ use outrigger_proto::xds::route;
 use super::applied::Applied;
 use super::authentication::Authenticated;
 use super::authorization::Access;
+use super::external_authorization::Asked;
 use super::fault;
 use super::matching;
 use super::rate_limit::Limits;
 use super::scope::Scope;
 use crate::model::authentication::Authentication;
 use crate::model::authorization::Authorization;
+use crate::model::external_authorization::ExternalAuthorization;
 use crate::model::fault_injection::FaultInjection;
 use crate::model::rate_limit::RateLimit;
 use crate::model::registration::{WorkloadEntry, WorkloadPort};
@@ -27,6 +29,7 @@ use crate::model::route::{Route, RouteTable};
 pub(super) struct PortPolicies<'a> {
     authenticated: Authenticated<'a>,
     access: Access<'a>,
+    asked: Asked<'a>,
     faults: Applied<'a, FaultInjection>,
     limits: Limits<'a>,
     /// The routes of the port's service, up to the last that is a target.
@@ -43,9 +46,11 @@ impl<'a> PortPolicies<'a> {
     ) -> Self {
         let authorization = Applied::<Authorization>::of(scope.mesh, workload, ports);
         let authentication = Applied::<Authentication>::of(scope.mesh, workload, ports);
+        let external = Applied::<ExternalAuthorization>::of(scope.mesh, workload, ports);
         let faults = Applied::<FaultInjection>::of(scope.mesh, workload, ports);
         let rate_limits = Applied::<RateLimit>::of(scope.mesh, workload, ports);
-        let restricts = |route: &Route| authentication.has(route) || authorization.has(route);
+        let restricts =
+            |route: &Route| authentication.has(route) || authorization.has(route) || external.has(route);
         let is_target = |route: &Route| restricts(route) || rate_limits.has(route) || faults.has(route);
         let namespace = workload.key.identity.namespace();
         let mut tables: Vec<&'a [Route]> = Vec::new();
@@ -75,8 +80,9 @@ impl<'a> PortPolicies<'a> {
         let trust_domain = scope.settings.trust_domain.as_str();
         let access = Access::new(authorization, &routes, trust_domain, port, closed);
         let authenticated = Authenticated::new(authentication, &routes, scope);
+        let asked = Asked::new(external, ports, &routes, &scope.settings.cluster_domain);
         let limits = Limits::new(rate_limits, &routes, &scope.settings.cluster_domain);
-        Self { authenticated, access, limits, faults, routes }
+        Self { authenticated, access, asked, limits, faults, routes }
     }
 
     /// Returns the HTTP filters, in order: none without a policy.
@@ -89,7 +95,8 @@ impl<'a> PortPolicies<'a> {
         };
         let faults = fault::filters(&self.faults, &self.routes);
         let access = self.authenticated.filters().into_iter().chain(self.access.filters());
-        access.chain(self.limits.filters()).chain(faults).map(filter).collect()
+        let after = self.limits.filters().into_iter().chain(faults);
+        access.map(filter).chain(self.asked.filters()).chain(after.map(filter)).collect()
     }
 
     /// Returns the network filters of a chain of opaque bytes, in order: none without a policy.
@@ -97,7 +104,8 @@ impl<'a> PortPolicies<'a> {
     /// `beside_requests` is true if the port serves requests too, which then must not be sent as opaque bytes.
     pub(super) fn network_filters(&self, stat: &str, beside_requests: bool) -> Vec<Filter> {
         let authenticated = self.authenticated.network_filter(stat, beside_requests);
-        authenticated.into_iter().chain(self.access.network_filters(stat)).collect()
+        let access = authenticated.into_iter().chain(self.access.network_filters(stat));
+        access.chain(self.asked.network_filter(stat, beside_requests)).collect()
     }
 
     /// Returns the routes that a route to the application becomes: one for each route of the service up to the last that is a target, then the
@@ -109,9 +117,10 @@ impl<'a> PortPolicies<'a> {
             matcher.grpc = matcher.grpc.or_else(|| base.and_then(|base| base.grpc));
             let access = self.authenticated.of_route(of).into_iter().chain(self.access.of_route(of));
             let configs = access.chain(fault::of_route(&self.faults, of));
+            let configs = configs.map(|(name, config)| (name.to_owned(), config));
             let mut route = route::Route {
                 r#match: Some(matcher),
-                typed_per_filter_config: configs.map(|(name, config)| (name.to_owned(), config)).collect(),
+                typed_per_filter_config: configs.chain(self.asked.of_route(of)).collect(),
                 request_headers_to_remove: self.authenticated.headers_to_remove(Some(of)),
                 ..to_application.clone()
             };

@@ -9,11 +9,11 @@ use outrigger_proto::xds::matcher::{
     ListMatcher, MetadataMatcher, OrMatcher, PathMatcher, StringMatcher, ValueMatcher, list_matcher,
     path_matcher, value_matcher,
 };
-use outrigger_proto::xds::protobuf::UInt32Value;
+use outrigger_proto::xds::protobuf::{Any, UInt32Value};
 use outrigger_proto::xds::rbac::permission::{self, Rule};
 use outrigger_proto::xds::rbac::principal::{self, Authenticated, Identifier};
 use outrigger_proto::xds::rbac::{self, Permission, Principal};
-use outrigger_proto::xds::{network_rbac, rbac_filter};
+use outrigger_proto::xds::{network_rbac, rbac_filter, type_url};
 use prost::Message;
 
 use super::matching;
@@ -49,6 +49,18 @@ pub(super) struct Subject<'a> {
     /// Requests, or connections of opaque bytes. On these, an Allow rule with a condition on requests or on claims matches nothing, and a
     /// Deny rule ignores the condition.
     pub(super) requests: bool,
+}
+
+/// Returns the filter that refuses everything in the name of this policy, or nothing if there is none.
+pub(super) fn refusal(form: Form<'_>, policy: Option<&str>) -> Any {
+    let mut rules = Ruleset::denying(Subject { trust_domain: "", port: None, requests: true });
+    policy.into_iter().for_each(|name| rules.add_everything(name));
+    let type_url = match form {
+        Form::Filter => type_url::RBAC,
+        Form::Route => type_url::RBAC_PER_ROUTE,
+        Form::Connection(_) => type_url::NETWORK_RBAC,
+    };
+    Any { type_url: type_url.into(), value: encode(form, &rules, None) }
 }
 
 /// Rules that allow or deny.

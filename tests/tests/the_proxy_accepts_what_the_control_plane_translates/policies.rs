@@ -29,7 +29,40 @@ pub(crate) fn every_policy() -> Vec<Value> {
             "delay": {"duration": "100ms", "percent": 1}, "abort": {"grpcStatus": 14, "percent": 100},
             "bandwidth": {"kibPerSecond": 1, "percent": 50}, "maxActiveFaults": 1}});
     let policies = ["Allow", "Deny", "Audit"].iter().flat_map(policy);
-    policies.chain([faults]).chain(every_rate_limit(&targets)).collect()
+    policies.chain([faults]).chain(every_rate_limit(&targets)).chain(every_external_authorization()).collect()
+}
+
+/// ExternalAuthorizationPolicies with each mode and protocol and every field, each for another kind of target.
+fn every_external_authorization() -> impl Iterator<Item = Value> {
+    let route =
+        |kind: &str, name: &str| json!({"group": "gateway.networking.k8s.io", "kind": kind, "name": name});
+    let port = json!({"group": "", "kind": "Service", "name": "cart", "sectionName": "p81"});
+    let backend = json!({"name": "cart", "port": 80});
+    let http = json!({"path": "/a/", "allowedHeaders": ["B"], "allowedResponseHeaders": ["C"], "allowedClientHeaders": ["D"]});
+    let bodies = json!({"maxSize": 4_194_304, "allowPartial": true});
+    let specs = [
+        ("bare", json!({"protocol": "HTTP", "backendRef": backend})),
+        (
+            "http",
+            json!({"targetRefs": [route("HTTPRoute", "http")], "protocol": "HTTP", "backendRef": backend, "http": http,
+            "forwardBody": bodies, "timeout": "60s", "failureMode": "Open"}),
+        ),
+        (
+            "grpc",
+            json!({"targetRefs": [port], "protocol": "GRPC", "backendRef": {"name": "cart", "port": 82},
+            "grpc": {"allowedHeaders": ["E"]}, "forwardBody": {"maxSize": 1}, "timeout": "1ms"}),
+        ),
+        ("off", json!({"targetRefs": [route("GRPCRoute", "grpc")], "mode": "Off"})),
+        (
+            "missing",
+            json!({"targetRefs": [{"group": "", "kind": "Service", "name": "other"}], "protocol": "GRPC",
+            "backendRef": {"name": "nowhere", "port": 1}}),
+        ),
+    ];
+    specs.into_iter().map(|(name, spec)| {
+        json!({"apiVersion": "outrigger.dev/v1alpha1", "kind": "ExternalAuthorizationPolicy",
+            "metadata": {"name": format!("external-{name}"), "namespace": "shop"}, "spec": spec})
+    })
 }
 
 /// RateLimitPolicies with each way of counting, by the sidecar and by a service: one without targets, and one with these.

@@ -1,6 +1,6 @@
 //! Backends of routes that cannot be used, and rules that forward nothing.
 
-use super::{ports_of, where_is};
+use super::{add_grant, ports_of, where_is};
 use crate::model::attachment::resolve;
 use crate::model::backend_message::backend_message;
 use crate::model::diagnostic::{Code, Problem};
@@ -74,11 +74,7 @@ fn problem(
     let (code, of, help) = match (why, inventory.service(&key)) {
         (InvalidBackend::RefNotPermitted, _) => {
             let (kind, own) = (route.metadata.id.kind, &route.metadata.id.namespace);
-            let help = format!(
-                "add a ReferenceGrant to namespace {}: from {kind} of {own}, to Service {}",
-                key.namespace, key.name
-            );
-            (Code::BackendNotPermitted, "", Some(help))
+            (Code::BackendNotPermitted, "", Some(add_grant(kind, own, &key)))
         }
         (InvalidBackend::BackendNotFound, None) => (Code::UnknownBackend, ".name", where_is(inventory, &key)),
         (InvalidBackend::BackendNotFound, Some(service)) => {

@@ -1,12 +1,13 @@
 //! Targets of policies that do not exist, or cannot have one, and Services that policies need and that do not exist.
 
-use super::{ports_of, where_is};
+use super::{add_grant, ports_of, where_is};
 use crate::model::diagnostic::{Code, Problem};
 use crate::model::inventory::Inventory;
 use crate::model::needed_service::{Unresolved, unresolved};
 use crate::model::policies::places;
-use crate::model::resource::Metadata;
 use crate::model::resource::policy::{PolicySpec, TargetRef};
+use crate::model::resource::{Metadata, ResourceId};
+use crate::model::route::InvalidBackend;
 use crate::model::service::ServiceKey;
 
 /// Returns the problems of what a policy names.
@@ -32,17 +33,19 @@ pub(super) fn of(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) 
     targets.chain(needed(inventory, metadata, spec)).collect()
 }
 
-fn needed(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> Option<Problem> {
-    let namespace = &metadata.id.namespace;
-    let Unresolved { code, field, message } = unresolved(inventory, namespace, spec)?;
-    let problem = Problem::of(code, field, message);
-    let key = spec.needs(namespace)?.service;
-    let help = match inventory.service(&key) {
-        Some(service) => Some(ports_of(service)),
-        None => where_is(inventory, &key),
-    };
-    Some(match help {
-        Some(help) => problem.help(help),
-        None => problem,
+fn needed(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> impl Iterator<Item = Problem> {
+    unresolved(inventory, metadata, spec).into_iter().map(|unresolved| {
+        let Unresolved { service, why, code, field, message } = unresolved;
+        let ResourceId { kind, namespace, .. } = &metadata.id;
+        let problem = Problem::of(code, field, message);
+        let help = match (why, inventory.service(&service)) {
+            (InvalidBackend::RefNotPermitted, _) => Some(add_grant(*kind, namespace, &service)),
+            (_, Some(service)) => Some(ports_of(service)),
+            (_, None) => where_is(inventory, &service),
+        };
+        match help {
+            Some(help) => problem.help(help),
+            None => problem,
+        }
     })
 }

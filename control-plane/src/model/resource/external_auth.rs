@@ -1,21 +1,72 @@
-//! The ExternalAuth filter of HTTPRoute (GEP-1494).
+//! The ExternalAuth filter of HTTPRoute (GEP-1494), and what it has in common with an ExternalAuthorizationPolicy.
 
+use outrigger_core::Name;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::needed::Needed;
 use super::path::check_path;
 use super::reference::BackendRef;
 use super::strict::at;
 use super::value::{HeaderName, Integer, List, refuse_repeated};
-use crate::model::route::{AuthProtocol, HttpAuth};
+use crate::model::external_authorization::ExternalAuthorization;
+use crate::model::route::{AuthCheck, AuthProtocol, BackendTarget, ExternalAuth, HttpAuth, InvalidBackend};
+use crate::model::service::ServiceKey;
 
 /// External authorization whose service is not resolved yet.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ExternalAuthSpec {
     pub(crate) backend: BackendRef,
-    pub(crate) protocol: AuthProtocol,
-    /// The longest body of a request that the service sees, in bytes. 0 is none.
-    pub(crate) longest_body: u32,
+    pub(crate) check: AuthCheck,
+}
+
+/// The meaning of an ExternalAuthorizationPolicy whose service is not resolved yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum AuthorizerSpec {
+    Off,
+    Ask(ExternalAuthSpec),
+    StandIn,
+}
+
+impl AuthorizerSpec {
+    /// Returns the service that decides, for a policy of this namespace.
+    pub(super) fn needs(&self, namespace: &Name) -> Option<Needed> {
+        let Self::Ask(spec) = self else { return None };
+        Some(Needed {
+            service: spec.service(namespace),
+            port: spec.backend.port?,
+            field: "spec.backendRef".into(),
+            gets_grpc: matches!(spec.check.protocol, AuthProtocol::Grpc { .. }),
+            needs_grant: spec.backend.namespace.as_ref().is_some_and(|of| of != namespace),
+        })
+    }
+
+    /// Returns the meaning. `unusable` says why the service cannot be used. `namespace` is that of the policy.
+    pub(crate) fn resolved(
+        &self,
+        namespace: &Name,
+        unusable: Option<InvalidBackend>,
+    ) -> ExternalAuthorization {
+        match self {
+            Self::Off => ExternalAuthorization::Off,
+            Self::StandIn => ExternalAuthorization::StandIn,
+            Self::Ask(spec) => {
+                let service = spec.service(namespace);
+                let target = match (unusable, spec.backend.port) {
+                    (None, Some(port)) => Ok(BackendTarget { service, port }),
+                    (why, _) => Err(why.unwrap_or(InvalidBackend::InvalidKind)),
+                };
+                ExternalAuthorization::Ask(ExternalAuth { target, check: spec.check.clone() })
+            }
+        }
+    }
+}
+
+impl ExternalAuthSpec {
+    fn service(&self, namespace: &Name) -> ServiceKey {
+        let namespace = self.backend.namespace.as_ref().unwrap_or(namespace);
+        ServiceKey { namespace: namespace.clone(), name: self.backend.name.clone() }
+    }
 }
 
 /// The fields of the filter, checked.
@@ -34,17 +85,19 @@ struct Fields {
     forward_body: Option<ForwardBody>,
 }
 
+/// The form in which a service is asked.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-enum Protocol {
+pub(super) enum Protocol {
     #[serde(rename = "HTTP")]
     Http,
     #[serde(rename = "GRPC")]
     Grpc,
 }
 
-#[derive(Deserialize, JsonSchema)]
+/// What a service that is asked by gRPC sees.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Grpc {
+pub(super) struct Grpc {
     #[serde(default)]
     allowed_headers: Names,
 }
@@ -59,37 +112,74 @@ struct Http {
     allowed_response_headers: Names,
 }
 
+/// How a service is asked over HTTP: the fields of all resources.
+#[derive(Default)]
+pub(super) struct OverHttp {
+    pub(super) path: Option<String>,
+    pub(super) allowed_headers: Names,
+    pub(super) allowed_response_headers: Names,
+    pub(super) allowed_client_headers: Names,
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct ForwardBody {
     max_size: Option<Integer<0, { u16::MAX as i64 }>>,
 }
 
-type Names = List<HeaderName, 0, 64>;
+/// Names of headers.
+pub(super) type Names = List<HeaderName, 0, 64>;
 
 impl TryFrom<Fields> for WireExternalAuth {
     type Error = String;
 
     fn try_from(wire: Fields) -> Result<Self, String> {
         let Fields { protocol, backend_ref: backend, grpc, http, forward_body } = wire;
-        let protocol = match (protocol, grpc, http) {
-            (Protocol::Grpc, Some(Grpc { allowed_headers }), None) => {
-                AuthProtocol::Grpc { allowed_headers: names("grpc.allowedHeaders", allowed_headers)? }
-            }
-            (Protocol::Http, None, Some(http)) => AuthProtocol::Http(decode_http(http)?),
-            (Protocol::Grpc, ..) => {
-                return Err("protocol GRPC goes with the field grpc, and only with it".into());
-            }
-            (Protocol::Http, ..) => {
-                return Err("protocol HTTP goes with the field http, and only with it".into());
-            }
+        match protocol {
+            Protocol::Grpc if grpc.is_none() => return Err(GRPC_ALONE.into()),
+            Protocol::Http if http.is_none() => return Err(HTTP_ALONE.into()),
+            _ => {}
+        }
+        let http = http.map(|Http { path, allowed_headers, allowed_response_headers }| OverHttp {
+            path,
+            allowed_headers,
+            allowed_response_headers,
+            ..Default::default()
+        });
+        let check = AuthCheck {
+            protocol: auth_protocol(protocol, grpc, http)?,
+            longest_body: forward_body.and_then(|of| of.max_size).map_or(0, Integer::as_u32),
+            may_be_cut: false,
+            timeout: None,
+            // "This filter MUST fail closed" (GEP-1494).
+            fails_open: false,
         };
-        let longest_body = forward_body.and_then(|of| of.max_size).map_or(0, Integer::as_u32);
-        Ok(Self(ExternalAuthSpec { backend, protocol, longest_body }))
+        Ok(Self(ExternalAuthSpec { backend, check }))
     }
 }
 
-fn decode_http(Http { path, allowed_headers, allowed_response_headers }: Http) -> Result<HttpAuth, String> {
+const GRPC_ALONE: &str = "protocol GRPC goes with the field grpc, and only with it";
+const HTTP_ALONE: &str = "protocol HTTP goes with the field http, and only with it";
+
+/// Returns how a service is asked. An absent `grpc` or `http` has no fields.
+pub(super) fn auth_protocol(
+    protocol: Protocol,
+    grpc: Option<Grpc>,
+    http: Option<OverHttp>,
+) -> Result<AuthProtocol, String> {
+    match (protocol, grpc, http) {
+        (Protocol::Grpc, grpc, None) => {
+            let allowed_headers = names("grpc.allowedHeaders", grpc.unwrap_or_default().allowed_headers)?;
+            Ok(AuthProtocol::Grpc { allowed_headers })
+        }
+        (Protocol::Http, None, http) => decode_http(http.unwrap_or_default()).map(AuthProtocol::Http),
+        (Protocol::Grpc, ..) => Err(GRPC_ALONE.into()),
+        (Protocol::Http, ..) => Err(HTTP_ALONE.into()),
+    }
+}
+
+fn decode_http(http: OverHttp) -> Result<HttpAuth, String> {
+    let OverHttp { path, allowed_headers, allowed_response_headers, allowed_client_headers } = http;
     let path = path.unwrap_or_default();
     if path.len() > 1024 {
         return Err(at("http.path", "is longer than 1024 bytes"));
@@ -102,11 +192,12 @@ fn decode_http(Http { path, allowed_headers, allowed_response_headers }: Http) -
         path_prefix: path.trim_end_matches('/').into(),
         allowed_headers: names("http.allowedHeaders", allowed_headers)?,
         allowed_response_headers: names("http.allowedResponseHeaders", allowed_response_headers)?,
+        allowed_client_headers: names("http.allowedClientHeaders", allowed_client_headers)?,
     })
 }
 
 /// Returns the names in lower case, or an error if the list, a set, has one twice.
-fn names(field: &str, List(names): Names) -> Result<Vec<outrigger_core::Name>, String> {
+fn names(field: &str, List(names): Names) -> Result<Vec<Name>, String> {
     let names: Vec<_> = names.iter().map(HeaderName::lower).collect();
     refuse_repeated(names.iter()).map_err(|reason| at(field, reason))?;
     Ok(names)

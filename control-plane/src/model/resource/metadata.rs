@@ -38,6 +38,8 @@ pub enum Kind {
     BackendTrafficPolicy,
     /// `gateway.networking.x-k8s.io/v1alpha1` XBackendTrafficPolicy.
     XBackendTrafficPolicy,
+    /// `outrigger.dev/v1alpha1` ExternalAuthorizationPolicy.
+    ExternalAuthorizationPolicy,
     /// `outrigger.dev/v1alpha1` FaultInjectionPolicy.
     FaultInjectionPolicy,
     /// `outrigger.dev/v1alpha1` RateLimitPolicy.
@@ -59,7 +61,8 @@ const MTLS: &str = "outrigger.dev/mtls";
 /// Label of a Namespace: whether its pods get a sidecar.
 const INJECT: &str = "outrigger.dev/inject";
 
-const GATEWAY: &str = "gateway.networking.k8s.io";
+/// The group of Gateway API.
+pub(super) const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// The group of the experimental kinds of Gateway API.
 const EXPERIMENTAL_GATEWAY: &str = "gateway.networking.x-k8s.io";
@@ -86,6 +89,7 @@ impl Kind {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::BackendTrafficPolicy => "BackendTrafficPolicy",
             Self::XBackendTrafficPolicy => "XBackendTrafficPolicy",
+            Self::ExternalAuthorizationPolicy => "ExternalAuthorizationPolicy",
             Self::FaultInjectionPolicy => "FaultInjectionPolicy",
             Self::RateLimitPolicy => "RateLimitPolicy",
         }
@@ -102,6 +106,7 @@ impl Kind {
             self,
             Self::AuthenticationPolicy
                 | Self::AuthorizationPolicy
+                | Self::ExternalAuthorizationPolicy
                 | Self::FaultInjectionPolicy
                 | Self::RateLimitPolicy
         );
@@ -142,7 +147,7 @@ impl Kind {
     }
 
     /// Every kind, with its group and versions; those of Gateway API as the CRDs of 1.6 serve them.
-    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 13] = [
+    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 14] = [
         (Self::Namespace, "", &["v1"]),
         (Self::Service, "", &["v1"]),
         (Self::EndpointSlice, "discovery.k8s.io", &["v1"]),
@@ -154,6 +159,7 @@ impl Kind {
         (Self::AuthorizationPolicy, OWN, &["v1alpha1"]),
         (Self::BackendTrafficPolicy, OWN, &["v1alpha1"]),
         (Self::XBackendTrafficPolicy, EXPERIMENTAL_GATEWAY, &["v1alpha1"]),
+        (Self::ExternalAuthorizationPolicy, OWN, &["v1alpha1"]),
         (Self::FaultInjectionPolicy, OWN, &["v1alpha1"]),
         (Self::RateLimitPolicy, OWN, &["v1alpha1"]),
     ];

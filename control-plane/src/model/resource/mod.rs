@@ -21,6 +21,7 @@ mod outlier_detection;
 mod retry_budget;
 mod service_targets;
 mod bounded;
+mod external_authorization_policy;
 mod fault_injection_policy;
 mod rate_limit_policy;
 pub(super) mod policy;
@@ -37,6 +38,7 @@ mod jwks;
 mod header_changes;
 mod mirror;
 mod external_auth;
+pub(super) mod needed;
 mod cors;
 mod rewrite;
 mod path;
@@ -54,6 +56,7 @@ use self::authentication_policy::AuthenticationPolicySpec;
 use self::authorization_policy::AuthorizationPolicySpec;
 use self::backend_traffic_policy::BackendTrafficPolicySpec;
 pub(super) use self::endpoint_slice::EndpointSlice;
+use self::external_authorization_policy::ExternalAuthorizationPolicySpec;
 use self::fault_injection_policy::FaultInjectionPolicySpec;
 use self::grpc_route::GrpcRouteSpec;
 use self::http_route::HttpRouteSpec;
@@ -261,6 +264,9 @@ fn decode_body(kind: Kind, metadata: &Metadata, document: &Value) -> Result<Body
         Kind::AuthorizationPolicy => Body::Policy(spec::<AuthorizationPolicySpec>(document)?.0),
         Kind::BackendTrafficPolicy => Body::Policy(spec::<BackendTrafficPolicySpec>(document)?.0),
         Kind::XBackendTrafficPolicy => Body::Policy(spec::<XBackendTrafficPolicySpec>(document)?.0),
+        Kind::ExternalAuthorizationPolicy => {
+            Body::Policy(spec::<ExternalAuthorizationPolicySpec>(document)?.0)
+        }
         Kind::FaultInjectionPolicy => Body::Policy(spec::<FaultInjectionPolicySpec>(document)?.0),
         Kind::RateLimitPolicy => Body::Policy(spec::<RateLimitPolicySpec>(document)?.0),
     })

@@ -10,14 +10,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Kind;
+use super::external_auth::AuthorizerSpec;
+use super::needed::Needed;
 use super::strict::at;
 use super::value::{Group, KindName, List, ObjectName, SectionName};
 use crate::model::authentication::Authentication;
 use crate::model::authorization::Authorization;
 use crate::model::backend_traffic::{BackendTraffic, RetryBudget};
 use crate::model::fault_injection::FaultInjection;
-use crate::model::rate_limit::RateLimit;
-use crate::model::service::ServiceKey;
+use crate::model::rate_limit::{GlobalLimit, RateLimit};
 
 /// A decoded policy of any kind.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +35,7 @@ pub(crate) enum PolicyRules {
     BackendTraffic(Arc<BackendTraffic>),
     /// Of an XBackendTrafficPolicy; None if it has no retry constraint.
     RetryBudget(Option<Arc<RetryBudget>>),
+    ExternalAuthorization(AuthorizerSpec),
     FaultInjection(Arc<FaultInjection>),
     RateLimit(Arc<RateLimit>),
 }
@@ -45,33 +47,29 @@ impl PolicySpec {
             PolicyRules::Authentication(spec) => spec.stands_in,
             PolicyRules::Authorization(spec) => spec.stands_in,
             PolicyRules::BackendTraffic(_) | PolicyRules::RetryBudget(_) => false,
+            PolicyRules::ExternalAuthorization(spec) => *spec == AuthorizerSpec::StandIn,
             PolicyRules::FaultInjection(_) => false,
             PolicyRules::RateLimit(_) => false,
         }
     }
 
-    /// Returns the Service that a policy of this namespace needs, if any: that which is asked about requests.
-    pub(crate) fn needs(&self, namespace: &Name) -> Option<Needed> {
+    /// Returns the Services that a policy of this namespace needs: those that are asked about requests.
+    pub(crate) fn needs(&self, namespace: &Name) -> Vec<Needed> {
         match &self.rules {
-            PolicyRules::Authentication(_) | PolicyRules::Authorization(_) => None,
-            PolicyRules::FaultInjection(_) => None,
-            PolicyRules::BackendTraffic(_) | PolicyRules::RetryBudget(_) => None,
             PolicyRules::RateLimit(spec) => {
-                let service = &spec.global.as_ref()?.service;
-                let field = "spec.global.service";
-                Some(Needed { service: service.key(namespace), port: service.port, field })
+                let one = |global: &GlobalLimit| {
+                    let (service, field) = (&global.service, "spec.global.service".into());
+                    let (service, port) = (service.key(namespace), service.port);
+                    Needed { service, port, field, gets_grpc: true, needs_grant: false }
+                };
+                spec.global.iter().map(one).collect()
             }
+            PolicyRules::ExternalAuthorization(spec) => spec.needs(namespace).into_iter().collect(),
+            PolicyRules::Authentication(_) | PolicyRules::Authorization(_) => Vec::new(),
+            PolicyRules::FaultInjection(_) => Vec::new(),
+            PolicyRules::BackendTraffic(_) | PolicyRules::RetryBudget(_) => Vec::new(),
         }
     }
-}
-
-/// A port of a Service that a policy needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Needed {
-    pub(crate) service: ServiceKey,
-    pub(crate) port: u16,
-    /// The field that names it.
-    pub(crate) field: &'static str,
 }
 
 /// A target that a policy names. Whether it exists is not known yet.
@@ -194,6 +192,7 @@ pub(super) fn stand_in(kind: Kind, document: &serde_json::Value) -> Option<Polic
             return None;
         }
         Kind::AuthorizationPolicy => PolicyRules::Authorization(Authorization::stand_in().into()),
+        Kind::ExternalAuthorizationPolicy => PolicyRules::ExternalAuthorization(AuthorizerSpec::StandIn),
         _ => return None,
     };
     let targets = document.pointer("/spec/targetRefs").map(|targets| serde_json::from_value(targets.clone()));

@@ -4,6 +4,7 @@ use outrigger_core::Name;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::metadata::{GATEWAY, OWN};
 use super::value::{Group, KindName, List, NamespaceName, ObjectName};
 
 /// The `spec` of a ReferenceGrant.
@@ -32,12 +33,12 @@ struct To {
 }
 
 impl ReferenceGrantSpec {
-    /// Returns what is permitted: the kind and namespace of routes, and the name of a Service in the namespace of the grant.
+    /// Returns what is permitted: the kind and namespace of routes or policies, and the name of a Service in the namespace of the grant.
     /// Without a name, every Service.
     pub(crate) fn permissions(&self) -> impl Iterator<Item = (&Name, &Name, Option<&Name>)> {
-        let gateway = |from: &&From| &*from.group.0 == "gateway.networking.k8s.io";
+        let known = |from: &&From| [GATEWAY, OWN].contains(&&*from.group.0);
         let service = |to: &&To| to.group.0.is_empty() && &*to.kind.0 == "Service";
-        self.from.0.iter().filter(gateway).flat_map(move |from| {
+        self.from.0.iter().filter(known).flat_map(move |from| {
             let to = self.to.0.iter().filter(service);
             to.map(move |to| (&from.kind.0, &from.namespace.0, to.name.as_ref().map(|name| &name.0)))
         })

@@ -70,7 +70,7 @@ impl ExternalAuthSpec {
     pub(crate) fn named(&self) -> NamedBackend<'_> {
         NamedBackend {
             reference: &self.backend,
-            gets_grpc: matches!(self.protocol, AuthProtocol::Grpc { .. }),
+            gets_grpc: matches!(self.check.protocol, AuthProtocol::Grpc { .. }),
         }
     }
 }

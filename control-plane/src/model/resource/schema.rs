@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::authentication_policy::AuthenticationPolicySpec;
 use super::authorization_policy::AuthorizationPolicySpec;
 use super::backend_traffic_policy::BackendTrafficPolicySpec;
+use super::external_authorization_policy::ExternalAuthorizationPolicySpec;
 use super::fault_injection_policy::FaultInjectionPolicySpec;
 use super::grpc_route::GrpcRouteSpec;
 use super::http_route::HttpRouteSpec;
@@ -157,6 +158,9 @@ fn of_kind(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
         Kind::AuthorizationPolicy => (route_fields::<AuthorizationPolicySpec>(generator), vec!["spec"]),
         Kind::BackendTrafficPolicy => (route_fields::<BackendTrafficPolicySpec>(generator), vec!["spec"]),
         Kind::XBackendTrafficPolicy => (route_fields::<XBackendTrafficPolicySpec>(generator), vec!["spec"]),
+        Kind::ExternalAuthorizationPolicy => {
+            (route_fields::<ExternalAuthorizationPolicySpec>(generator), vec!["spec"])
+        }
         Kind::FaultInjectionPolicy => (route_fields::<FaultInjectionPolicySpec>(generator), vec!["spec"]),
         Kind::RateLimitPolicy => (route_fields::<RateLimitPolicySpec>(generator), vec!["spec"]),
     };

@@ -34,6 +34,7 @@ mod authorization;
 mod callers;
 mod dns;
 mod external_auth;
+mod external_authorization;
 mod faults;
 mod inbound;
 mod location;
@@ -70,7 +71,6 @@ fn endpoint(address: &str, health: EndpointHealth) -> Endpoint {
 
 /// `cart.shop:80`, with two endpoints of which one is not ready, reachable at 10.0.0.1.
 fn cart(protocol: AppProtocol, routes: ServiceRoutes) -> ServiceEntry {
-    let key = ServiceKey::new("shop", "cart");
     let port = ServicePort { name: "".into(), number: 80, target: TargetPort::Number(8080), protocol };
     let endpoints = [
         endpoint("10.1.0.1:8080", EndpointHealth::Ready),
@@ -79,7 +79,7 @@ fn cart(protocol: AppProtocol, routes: ServiceRoutes) -> ServiceEntry {
     ];
     ServiceEntry {
         service: Arc::new(Service {
-            key,
+            key: ServiceKey::new("shop", "cart"),
             service_type: ServiceType::ClusterIps(vec!["10.0.0.1".parse().unwrap()]),
             ports: vec![port],
             service_accounts: Vec::new(),

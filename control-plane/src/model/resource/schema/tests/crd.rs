@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::super::super::authentication_policy::AuthenticationPolicySpec;
 use super::super::super::authorization_policy::AuthorizationPolicySpec;
 use super::super::super::backend_traffic_policy::BackendTrafficPolicySpec;
+use super::super::super::external_authorization_policy::ExternalAuthorizationPolicySpec;
 use super::super::super::fault_injection_policy::FaultInjectionPolicySpec;
 use super::super::super::metadata::{Kind, OWN};
 use super::super::super::rate_limit_policy::RateLimitPolicySpec;
@@ -105,6 +106,9 @@ fn spec_of(kind: Kind) -> Value {
         Kind::AuthenticationPolicy => generator.root_schema_for::<AuthenticationPolicySpec>().into(),
         Kind::AuthorizationPolicy => generator.root_schema_for::<AuthorizationPolicySpec>().into(),
         Kind::BackendTrafficPolicy => generator.root_schema_for::<BackendTrafficPolicySpec>().into(),
+        Kind::ExternalAuthorizationPolicy => {
+            generator.root_schema_for::<ExternalAuthorizationPolicySpec>().into()
+        }
         Kind::FaultInjectionPolicy => generator.root_schema_for::<FaultInjectionPolicySpec>().into(),
         Kind::RateLimitPolicy => generator.root_schema_for::<RateLimitPolicySpec>().into(),
         other => panic!("{other} is not ours"),
