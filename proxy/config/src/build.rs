@@ -9,7 +9,7 @@ use outrigger_core::Name;
 
 use crate::cluster::{self, Discovery};
 use crate::compiled::{Compiled, Value};
-use crate::endpoint::{Assignment, Endpoints};
+use crate::endpoint::Assignment;
 use crate::listener::{self, Listener};
 use crate::resources::Resources;
 use crate::snapshot::Snapshot;
@@ -75,19 +75,10 @@ impl Builder {
     }
 
     fn store_endpoints(&mut self, of: &cluster::Compiled, assignment: &Assignment) {
-        let handle = &of.cluster.endpoints;
-        let before = handle.load();
-        let (list, overprovisioning) =
-            (assignment.resolve(&before, &of.endpoint_settings), assignment.overprovisioning);
-        let hashing = of.endpoint_settings.hashing;
-        let same = before.overprovisioning == overprovisioning
-            && before.hashing() == hashing
-            && before.list.len() == list.len()
-            && before.list.iter().zip(&list).all(|(old, new)| Arc::ptr_eq(old, new));
-        if before.version == 0 || !same {
+        of.cluster.endpoints.update(assignment, &of.endpoint_settings, || {
             self.endpoints_version += 1;
-            handle.store(Endpoints::new(self.endpoints_version, list, overprovisioning, hashing));
-        }
+            self.endpoints_version
+        });
     }
 }
 

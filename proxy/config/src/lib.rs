@@ -24,6 +24,7 @@ pub mod endpoint;
 pub mod verify;
 pub mod secrets;
 pub mod tls;
+pub mod host_tls;
 mod wire;
 pub mod name;
 

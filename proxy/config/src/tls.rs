@@ -9,7 +9,10 @@ use outrigger_core::Name;
 use outrigger_core::alpn;
 use outrigger_core::identity::SpiffeId;
 use outrigger_policy::field::{Unusable, each, flag, required, unpack, unsupported_any};
+use outrigger_proto::xds::tls::common_tls_context::ValidationContextType;
 use outrigger_proto::xds::{core, matcher, sds_secret, tls as wire_tls, type_url};
+
+use crate::host_tls::HostTls;
 
 /// Downstream TLS of a listener: version 1.3, with the workload's certificate and roots.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +55,15 @@ impl UpstreamTls {
     pub fn is_mesh(&self) -> bool {
         self.alpn.iter().any(|name| &**name == alpn::OPAQUE)
     }
+}
+
+/// The other side of a connection to an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Upstream {
+    /// Another workload, known by its identity.
+    Workload(UpstreamTls),
+    /// A host outside the mesh, known by its name: the validation context has roots of its own.
+    Host(HostTls),
 }
 
 /// A decoded transport socket.
@@ -115,7 +127,7 @@ impl DownstreamTls {
 impl UpstreamTls {
     /// Decodes the transport socket of a cluster.
     #[allow(deprecated)]
-    pub(crate) fn decode(wire: core::TransportSocket) -> Result<TransportSocket<Arc<Self>>, Unusable> {
+    pub(crate) fn decode(wire: core::TransportSocket) -> Result<TransportSocket<Upstream>, Unusable> {
         let Some(any) = typed(wire, type_url::UPSTREAM_TLS_CONTEXT)? else {
             return Ok(TransportSocket::Plain);
         };
@@ -134,13 +146,21 @@ impl UpstreamTls {
             ("auto_host_sni", auto_host_sni),
             ("auto_sni_san_validation", auto_sni_san_validation),
         ])?;
-        let (alpn, peers) = common(common_tls_context)?;
+        let common = required("common_tls_context", common_tls_context)?;
+        if let Some(ValidationContextType::ValidationContext(_)) = &common.validation_context_type {
+            let host = HostTls::decode(common, sni).map_err(|bad| match bad.field.as_str() {
+                "sni" => bad,
+                _ => bad.within("common_tls_context"),
+            })?;
+            return Ok(TransportSocket::Tls(Upstream::Host(host)));
+        }
+        let (alpn, peers) = read_common(common).map_err(|bad| bad.within("common_tls_context"))?;
         let Validation::Peers(peers) = peers else {
             let field = "common_tls_context.combined_validation_context.default_validation_context.match_typed_subject_alt_names";
             return Err(Unusable::new(field, "is required: else any workload could answer for this one"));
         };
         let sni = (!sni.is_empty()).then(|| sni.into());
-        Ok(TransportSocket::Tls(Arc::new(Self { alpn, sni, peers })))
+        Ok(TransportSocket::Tls(Upstream::Workload(Self { alpn, sni, peers })))
     }
 }
 
@@ -218,7 +238,7 @@ fn read_common(wire: wire_tls::CommonTlsContext) -> Result<(Box<[Name]>, Validat
         1..=255 => Ok(Name::from(protocol)),
         _ => Err(Unusable::new("", "must have 1 to 255 bytes")),
     })?;
-    use wire_tls::common_tls_context::ValidationContextType as Wire;
+    use ValidationContextType as Wire;
     let validation = match validation_context_type {
         None => Validation::None,
         Some(Wire::ValidationContextSdsSecretConfig(secret)) => {

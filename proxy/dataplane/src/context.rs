@@ -23,6 +23,8 @@ use outrigger_core::trace::Tracing;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_policy::overload::OverloadMode;
 
+use tracing::debug;
+
 use crate::capacity::admission::Admission;
 use crate::codec::limits::Limits;
 use crate::identity::Identity;
@@ -105,6 +107,22 @@ impl Context {
             return Err(nowhere("no address"));
         }
         Ok((cluster, hosts))
+    }
+
+    /// Returns the cluster that `config` describes. If its endpoints are in DNS, they are looked up first. If DNS fails, the last ones stay;
+    /// without any, an error is returned.
+    pub(crate) async fn cluster(&self, config: &Arc<ClusterConfig>) -> Result<Rc<Cluster>, Failure> {
+        if let Discovery::Dns(dns) = &config.discovery {
+            match (self.resolver.0)(dns.host().to_owned()).await {
+                Ok(addresses) => dns.store(&config.endpoints, &addresses),
+                Err(why) if config.endpoints.load().list.is_empty() => {
+                    let why = format!("{}: {why}", dns.host());
+                    return Err(Failure::upstream(Reason::NoHealthyUpstream, Reached::NotWritten, why));
+                }
+                Err(why) => debug!(cluster = %config.name, %why, "the last addresses stay in use"),
+            }
+        }
+        Ok(self.clusters.cluster(config))
     }
 }
 

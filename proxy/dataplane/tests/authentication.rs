@@ -58,6 +58,11 @@ fn jwt(signer: &TokenSigner) -> HttpFilter {
 
 /// The same, with the keys that the cluster `idp` has at `uri`.
 fn fetched(uri: &str) -> HttpFilter {
+    fetched_every(uri, None)
+}
+
+/// The same, with keys that expire after `cache_duration`.
+fn fetched_every(uri: &str, cache_duration: Option<protobuf::Duration>) -> HttpFilter {
     let second = protobuf::Duration { seconds: 1, nanos: 0 };
     let retry = core::BackoffStrategy {
         base_interval: Some(protobuf::Duration { seconds: 0, nanos: 20_000_000 }),
@@ -70,6 +75,7 @@ fn fetched(uri: &str) -> HttpFilter {
             http_upstream_type: Some(core::http_uri::HttpUpstreamType::Cluster("idp".into())),
         }),
         retry_policy: Some(core::RetryPolicy { retry_back_off: Some(retry), ..Default::default() }),
+        cache_duration,
         ..Default::default()
     }))
 }
@@ -192,6 +198,32 @@ async fn keys_that_cannot_be_fetched_open_no_door_until_they_can() {
         }
         assert_eq!(app.requests(), before + 1);
     }
+}
+
+#[tokio::test]
+async fn the_last_good_keys_stay_while_the_issuer_fails_or_is_gone() {
+    let (app, signer) = (Application::http(|_| ok("app")).await, TokenSigner::new("ES256", "k"));
+    let (idp, text) = issuer(&key_set([&signer])).await;
+    let world = World::new().cluster("app", &[app.address]).cluster("idp", &[idp.address]);
+    let soon = protobuf::Duration { seconds: 0, nanos: 20_000_000 };
+    let proxy = proxy(world, fetched_every("https://fails.example/keys", Some(soon)));
+    let mut client = Client::connect(proxy.address(0)).await;
+    let fields = format!("Authorization: Bearer {}\r\n", signer.token(&claims("app", 60)));
+    assert_eq!(client.request("GET", "app", "/", &fields).await.status, 200);
+    let mut failing_for_a_while = async || {
+        let failed = || proxy.totals().process.key_set_fetches_failed;
+        let before = failed();
+        while failed() < before + 3 {
+            assert_eq!(client.request("GET", "app", "/", &fields).await.status, 200);
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    for bad in ["<html>sign in</html>".to_owned(), " ".repeat(5 << 20)] {
+        *text.lock().unwrap() = bad;
+        failing_for_a_while().await;
+    }
+    drop(idp);
+    failing_for_a_while().await;
 }
 
 #[tokio::test]

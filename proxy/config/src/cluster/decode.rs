@@ -13,11 +13,12 @@ use outrigger_policy::outlier::OutlierDetection;
 use outrigger_policy::overload::OverloadMode;
 use outrigger_proto::xds::{cluster as wire_cluster, core, metadata as keys};
 
+use super::dns::DnsEndpoints;
 use super::http_options::HttpOptions;
 use super::picking::Picking;
 use super::{Balancing, Cluster, Discovery, EndpointsHandle, UpstreamProtocol};
 use crate::endpoint::{Assignment, EndpointSettings, Transport};
-use crate::tls::{TransportSocket, UpstreamTls};
+use crate::tls::{TransportSocket, Upstream, UpstreamTls};
 use crate::wire::{from_ads, string_field};
 
 /// A decoded cluster, with the settings that apply to its endpoints.
@@ -55,12 +56,12 @@ impl Compiled {
             http_protocol_options,
             http2_protocol_options,
             typed_extension_protocol_options,
-            // How names are resolved: clusters with names are refused below.
+            // Names are resolved when they are used, by the resolver of the process, whose cache heeds the lifetime of answers.
             dns_refresh_rate: _,
             dns_jitter: _,
             dns_failure_refresh_rate: _,
             respect_dns_ttl: _,
-            dns_lookup_family: _,
+            dns_lookup_family,
             dns_resolvers: _,
             use_tcp_for_dns_lookups: _,
             dns_resolution_config: _,
@@ -127,15 +128,25 @@ impl Compiled {
             hashes_names: picking.hashes_names,
         };
         let name: Name = non_empty("name", name)?.into();
-        let discovery = discovery(&name, cluster_discovery_type, eds_cluster_config, &endpoint_settings)?;
-        let assignment = match (load_assignment, &discovery) {
-            (wire, Discovery::Static) => {
-                let wire = wire.unwrap_or_default();
-                Some(Assignment::decode(wire).map_err(|bad| bad.within("load_assignment"))?)
-            }
-            (Some(_), _) => return Err(Unusable::new("load_assignment", "is only for static clusters")),
-            (None, _) => None,
-        };
+        let (discovery, assignment) =
+            match discovery(&name, cluster_discovery_type, eds_cluster_config, &endpoint_settings)? {
+                Some(Discovery::Static) => {
+                    let wire = load_assignment.unwrap_or_default();
+                    let assignment = Assignment::decode(wire).map_err(|bad| bad.within("load_assignment"))?;
+                    (Discovery::Static, Some(assignment))
+                }
+                Some(_) if load_assignment.is_some() => {
+                    return Err(Unusable::new(
+                        "load_assignment",
+                        "is only for static clusters and those of DNS",
+                    ));
+                }
+                Some(discovery) => (discovery, None),
+                None => {
+                    let dns = DnsEndpoints::decode(load_assignment, dns_lookup_family, &endpoint_settings)?;
+                    (Discovery::Dns(Arc::new(dns)), None)
+                }
+            };
         let mut http = HttpOptions::default();
         http.common(common_http_protocol_options)
             .map_err(|bad| bad.within("common_http_protocol_options"))?;
@@ -199,7 +210,8 @@ fn upstream_connection(wire: wire_cluster::UpstreamConnectionOptions) {
 fn transport(wire: core::TransportSocket) -> Result<Transport, Unusable> {
     Ok(match UpstreamTls::decode(wire)? {
         TransportSocket::Plain => Transport::Plain,
-        TransportSocket::Tls(tls) => Transport::Tls(tls),
+        TransportSocket::Tls(Upstream::Workload(tls)) => Transport::Tls(Arc::new(tls)),
+        TransportSocket::Tls(Upstream::Host(tls)) => Transport::Host(Arc::new(tls)),
     })
 }
 
@@ -217,12 +229,13 @@ fn transport_match(
     Ok((texts, transport(socket).map_err(|bad| bad.within("transport_socket"))?))
 }
 
+/// Returns where endpoints come from, or `None` if it is DNS.
 fn discovery(
     name: &Name,
     wire: Option<wire_cluster::cluster::ClusterDiscoveryType>,
     eds: Option<wire_cluster::cluster::EdsClusterConfig>,
     endpoint_settings: &EndpointSettings,
-) -> Result<Discovery, Unusable> {
+) -> Result<Option<Discovery>, Unusable> {
     use wire_cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
     let kind = match wire {
         None => DiscoveryType::Static,
@@ -233,19 +246,17 @@ fn discovery(
             return Err(Unusable::new("cluster_type", "is not supported"));
         }
     };
-    match kind {
-        DiscoveryType::Static => Ok(Discovery::Static),
+    Ok(Some(match kind {
+        DiscoveryType::Static => Discovery::Static,
         DiscoveryType::Eds => {
             let wire_cluster::cluster::EdsClusterConfig { eds_config, service_name } =
                 required("eds_cluster_config", eds)?;
             from_ads("eds_config", eds_config).map_err(|bad| bad.within("eds_cluster_config"))?;
-            Ok(Discovery::Eds(if service_name.is_empty() { name.clone() } else { service_name.into() }))
+            Discovery::Eds(if service_name.is_empty() { name.clone() } else { service_name.into() })
         }
-        DiscoveryType::OriginalDst => Ok(Discovery::OriginalDestination(endpoint_settings.transport(&[]))),
-        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
-            Err(Unusable::new("type", "STRICT_DNS and LOGICAL_DNS are not supported"))
-        }
-    }
+        DiscoveryType::OriginalDst => Discovery::OriginalDestination(endpoint_settings.transport(&[])),
+        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => return Ok(None),
+    }))
 }
 
 /// Returns an error for settings that take the original destination from anything but the kernel.

@@ -4,6 +4,7 @@
 //! by the cluster's name and the endpoint's address.
 
 mod decode;
+pub mod dns;
 mod balancing;
 mod hashing;
 mod picking;
@@ -20,8 +21,9 @@ use outrigger_policy::health_check::HealthCheck;
 use outrigger_policy::outlier::OutlierDetection;
 use outrigger_policy::overload::OverloadMode;
 
+use self::dns::DnsEndpoints;
 use crate::endpoint::hashing::Hashing;
-use crate::endpoint::{Endpoints, Transport};
+use crate::endpoint::{Assignment, EndpointSettings, Endpoints, Transport};
 
 pub(crate) use decode::Compiled;
 pub(crate) use http_options::Http2Settings;
@@ -81,6 +83,8 @@ pub enum Discovery {
     Eds(Name),
     /// The original destination of the redirected connection, reached over this transport.
     OriginalDestination(Transport),
+    /// The addresses of a name, which the data path resolves.
+    Dns(Arc<DnsEndpoints>),
 }
 
 /// A load balancing policy.
@@ -144,6 +148,25 @@ impl EndpointsHandle {
     /// Replaces all endpoints.
     pub fn store(&self, endpoints: Endpoints) {
         self.0.store(Arc::new(endpoints));
+    }
+
+    /// Replaces the endpoints by those of `assignment` with the settings of their cluster, unless they are the same. `version` is that
+    /// of a changed list.
+    pub(crate) fn update(
+        &self,
+        assignment: &Assignment,
+        settings: &EndpointSettings,
+        version: impl FnOnce() -> u64,
+    ) {
+        let before = self.load();
+        let (list, overprovisioning) = (assignment.resolve(&before, settings), assignment.overprovisioning);
+        let same = before.overprovisioning == overprovisioning
+            && before.hashing() == settings.hashing
+            && before.list.len() == list.len()
+            && before.list.iter().zip(&list).all(|(old, new)| Arc::ptr_eq(old, new));
+        if before.version == 0 || !same {
+            self.store(Endpoints::new(version(), list, overprovisioning, settings.hashing));
+        }
     }
 
     /// Returns true if both are clones of one handle.

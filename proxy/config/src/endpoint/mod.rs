@@ -16,6 +16,7 @@ use outrigger_proto::xds::{core, endpoint as wire_endpoint, metadata};
 
 use self::groups::Groups;
 use self::hashing::{Hashing, Tables};
+use crate::host_tls::HostTls;
 use crate::tls::UpstreamTls;
 use crate::wire::{socket_address, string_field};
 
@@ -141,13 +142,15 @@ pub struct Locality {
 pub enum Transport {
     /// Plaintext.
     Plain,
-    /// TLS.
+    /// TLS with another workload.
     Tls(Arc<UpstreamTls>),
+    /// TLS with a host outside the mesh.
+    Host(Arc<HostTls>),
 }
 
 impl Endpoint {
     /// Returns the identities that the peer may have: the endpoint's own if it is known and the cluster allows it, else all
-    /// that the cluster allows. `None` for plaintext. An empty list accepts no peer.
+    /// that the cluster allows. `None` for plaintext and for a host outside the mesh. An empty list accepts no peer.
     pub fn expected_peers(&self) -> Option<Arc<[SpiffeId]>> {
         let Transport::Tls(tls) = &self.transport else { return None };
         Some(match &self.identity {
@@ -202,6 +205,19 @@ struct Assigned {
 }
 
 impl Assignment {
+    /// Returns copies of its first endpoint at the addresses that `at` returns for its port.
+    pub(crate) fn copies(&self, at: impl FnOnce(u16) -> Vec<SocketAddr>) -> Self {
+        let copy = |first: &Assigned| {
+            let one = |address| Assigned {
+                endpoint: Endpoint { address, ..first.endpoint.clone() },
+                ..first.clone()
+            };
+            at(first.endpoint.address.port()).into_iter().map(one).collect()
+        };
+        let endpoints = self.endpoints.first().map_or_else(Vec::new, copy);
+        Self { endpoints, overprovisioning: self.overprovisioning }
+    }
+
     /// Decodes an assignment.
     pub(crate) fn decode(wire: wire_endpoint::ClusterLoadAssignment) -> Result<Self, Unusable> {
         let wire_endpoint::ClusterLoadAssignment { cluster_name: _, endpoints, named_endpoints, policy } =

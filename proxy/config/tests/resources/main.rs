@@ -6,6 +6,7 @@
 
 mod balancing;
 mod contract;
+mod dns;
 mod hashing;
 mod limits;
 mod refusals;

@@ -91,7 +91,7 @@ fn clusters() {
     );
     for dns in [DiscoveryType::StrictDns, DiscoveryType::LogicalDns] {
         let dns = ClusterDiscoveryType::Type(dns.into());
-        assert_eq!(bad_cluster(|wire| wire.cluster_discovery_type = Some(dns)), "type");
+        assert_eq!(bad_cluster(|wire| wire.cluster_discovery_type = Some(dns)), "load_assignment");
     }
     let custom = ClusterDiscoveryType::ClusterType(Default::default());
     assert_eq!(bad_cluster(|wire| wire.cluster_discovery_type = Some(custom)), "cluster_type");
@@ -149,7 +149,7 @@ fn tls_towards_endpoints() {
             let inline = ValidationContextType::ValidationContext(Default::default());
             common(of).validation_context_type = Some(inline);
         }),
-        "common_tls_context.validation_context"
+        "common_tls_context.tls_certificate_sds_secret_configs"
     );
     let names = "common_tls_context.combined_validation_context.default_validation_context.match_typed_subject_alt_names";
     assert_eq!(bad_upstream_tls(|of| *of = upstream_tls(&[])), names);

@@ -40,7 +40,7 @@ pub(super) async fn ask(
     snapshot: &Snapshot,
     cx: &RequestContext<'_>,
 ) -> Result<ServiceReply, Failure> {
-    let cluster = cluster(&question, snapshot, &cx.on.context)?;
+    let cluster = cluster(&question, snapshot, &cx.on.context).await?;
     let mut asked = Asked::new(question, deadline);
     // No span of its own is exported.
     cx.trace.write(&mut asked.head.headers, cx.trace.context.span);
@@ -49,16 +49,20 @@ pub(super) async fn ask(
 
 /// Returns the reply to a question that the proxy has for itself.
 pub(super) async fn ask_alone(question: Question, context: &Context) -> Result<ServiceReply, Failure> {
-    let cluster = cluster(&question, &context.view.snapshot(), context)?;
+    let cluster = cluster(&question, &context.view.snapshot(), context).await?;
     let own = PeerKey::Address(Ipv4Addr::UNSPECIFIED.into());
     Asked::new(question, None).reply(&cluster, &own).await
 }
 
-fn cluster(question: &Question, snapshot: &Snapshot, context: &Context) -> Result<Rc<Cluster>, Failure> {
+async fn cluster(
+    question: &Question,
+    snapshot: &Snapshot,
+    context: &Context,
+) -> Result<Rc<Cluster>, Failure> {
     let cluster = snapshot.cluster(&question.cluster).ok_or_else(|| {
         Failure::local(Reason::NoClusterFound, format!("there is no cluster {}", question.cluster))
     })?;
-    Ok(context.clusters.cluster(cluster))
+    context.cluster(cluster).await
 }
 
 /// A question as it is sent.

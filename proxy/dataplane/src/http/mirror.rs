@@ -7,11 +7,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::Authority;
+use outrigger_config::cluster::Cluster as ClusterConfig;
 use outrigger_config::route::Forward;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::Failure;
@@ -26,7 +28,7 @@ use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::RequestHead;
 use crate::context::Context;
-use crate::upstream::cluster::{Cluster, PickBy, Probing};
+use crate::upstream::cluster::{PickBy, Probing};
 use crate::upstream::dial::Purpose;
 use crate::upstream::host::Host;
 
@@ -63,7 +65,7 @@ pub(super) fn copies(snapshot: &Snapshot, forward: &Forward, admitted: &mut Admi
         let queue = Rc::new(Queue::default());
         tokio::task::spawn_local(send(
             Rc::clone(&on.context),
-            on.context.clusters.cluster(cluster),
+            Arc::clone(cluster),
             head,
             Rc::clone(&queue),
             (on.client.key.clone(), on.client.destination),
@@ -100,13 +102,14 @@ fn head_of(mirror: &Mirror, head: &RequestHead) -> Option<RequestHead> {
 
 async fn send(
     context: Rc<Context>,
-    cluster: Rc<Cluster>,
+    config: Arc<ClusterConfig>,
     head: RequestHead,
     queue: Rc<Queue>,
     (peer, original): (PeerKey, std::net::SocketAddr),
 ) {
     let process = &context.recorder.metrics().process;
     let sent = tokio::time::timeout(LONGEST, async {
+        let cluster = context.cluster(&config).await?;
         let permit = cluster.admit(&peer).await?;
         let host = cluster.pick(&[], PickBy::original(original), Probing::Never)?.host;
         let asking = host.begin();

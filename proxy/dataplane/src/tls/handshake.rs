@@ -18,6 +18,7 @@ use rustls::{ClientConfig, CommonState, HandshakeKind, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::server::StartHandshake;
 use x509_parser::parse_x509_certificate;
 use x509_parser::time::ASN1Time;
@@ -27,7 +28,7 @@ use crate::socket::stream::Stream;
 /// The result of a handshake.
 #[derive(Debug, Clone)]
 pub(crate) struct Negotiated {
-    /// The peer's verified identity. `None` if the configuration asked for no certificate.
+    /// The peer's verified identity. `None` if the configuration asked for no certificate, and for a host outside the mesh.
     pub peer: Option<SpiffeId>,
     /// The application protocol, such as `h2`.
     pub alpn: Option<Vec<u8>>,
@@ -100,18 +101,28 @@ pub(crate) async fn connect(
     config: Arc<ClientConfig>,
     server_name: &str,
 ) -> Result<(Stream, Negotiated), Failure> {
+    let stream = handshake(stream, timeout, config, server_name).await?;
+    let negotiated = negotiated(stream.get_ref().1, refused_server)?;
+    Ok((Stream::TlsClient(Box::new(stream)), negotiated))
+}
+
+/// Completes a client's handshake within `timeout`.
+pub(super) async fn handshake(
+    stream: TcpStream,
+    timeout: Duration,
+    config: Arc<ClientConfig>,
+    server_name: &str,
+) -> Result<TlsStream<TcpStream>, Failure> {
     let server_name = ServerName::try_from(server_name.to_owned())
         .map_err(|_| Failure::local(Reason::LocalError, format!("{server_name:?} is no TLS server name")))?;
     let handshake = TlsConnector::from(config).connect(server_name, stream);
-    let stream = tokio::time::timeout(timeout, handshake)
+    tokio::time::timeout(timeout, handshake)
         .await
         .map_err(|_| refused_server(format!("no TLS handshake within {} ms", timeout.as_millis())))?
         .map_err(|error| {
             let side = if refuses_us(&error) { Side::Local } else { Side::Upstream };
             Failure { side, ..refused_server(cause(&error)) }
-        })?;
-    let negotiated = negotiated(stream.get_ref().1, refused_server)?;
-    Ok((Stream::TlsClient(Box::new(stream)), negotiated))
+        })
 }
 
 fn negotiated(state: &CommonState, refused: fn(String) -> Failure) -> Result<Negotiated, Failure> {
@@ -127,7 +138,7 @@ fn negotiated(state: &CommonState, refused: fn(String) -> Failure) -> Result<Neg
 }
 
 /// Returns the session of a connection. Whether it is mutual is for the caller to say.
-fn session(state: &CommonState) -> TlsSession {
+pub(super) fn session(state: &CommonState) -> TlsSession {
     let version = state.protocol_version().map_or(0, u16::from);
     let cipher = state.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into());
     TlsSession { version, cipher, mutual: false }

@@ -10,6 +10,7 @@
 //! [`ClientConfigs`]: config::ClientConfigs
 //! [`Credentials`]: credentials::Credentials
 
+pub(crate) mod host;
 pub(crate) mod handshake;
 pub(crate) mod config;
 pub(crate) mod credentials;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_config::host_tls::HostTls;
 use outrigger_core::Name;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::identity::SpiffeId;
@@ -20,6 +21,7 @@ use crate::socket::address::EndpointAddress;
 use crate::socket::stream::{self, Stream};
 use crate::tls::config::{ALPN_H2, ALPN_HTTP1, ALPN_TCP, ClientConfigs, Expectation};
 use crate::tls::handshake;
+use crate::tls::host::{self, HostConfigs};
 
 /// The purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,14 +66,26 @@ impl Target {
 /// The TLS settings of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TlsTarget {
-    /// The identities that the peer may have; an empty list accepts no peer.
-    pub(crate) identities: Arc<[SpiffeId]>,
-    /// The server name to send, for routing only.
-    pub(crate) server_name: Name,
+    /// Who the peer must be.
+    pub(crate) peer: ExpectedPeer,
     /// The protocols that the cluster offers.
     pub(crate) alpn: Box<[Name]>,
     /// Whether the endpoint is a sidecar.
     pub(crate) mesh: bool,
+}
+
+/// Who the peer of a connection must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ExpectedPeer {
+    /// A workload.
+    Workload {
+        /// The identities that it may have; an empty list accepts no peer.
+        identities: Arc<[SpiffeId]>,
+        /// The server name to send, for routing only.
+        server_name: Name,
+    },
+    /// A host outside the mesh, by its name.
+    Host(Arc<HostTls>),
 }
 
 impl TlsTarget {
@@ -114,7 +128,7 @@ const HTTP: [&[u8]; 3] = [ALPN_H2, ALPN_HTTP1, b"http/1.0"];
 /// Facts of the endpoint of a connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EndpointFacts {
-    /// Its verified identity; `None` in plaintext.
+    /// Its verified identity; `None` in plaintext, and for a host outside the mesh.
     pub(crate) peer: Option<SpiffeId>,
     /// The TLS session of the connection; `None` in plaintext.
     pub(crate) tls: Option<TlsSession>,
@@ -136,6 +150,7 @@ pub(crate) struct Dialled {
 pub(crate) struct Dialer {
     identity: Rc<Identity>,
     configs: RefCell<ClientConfigs>,
+    hosts: RefCell<HostConfigs>,
     limits: Rc<Limits>,
     mesh_limits: Rc<Limits>,
 }
@@ -144,7 +159,7 @@ impl Dialer {
     /// Creates a dialer that presents these credentials.
     pub(crate) fn new(identity: Rc<Identity>, limits: Rc<Limits>) -> Self {
         let mesh_limits = Rc::new(Limits::clone(&limits).with_slack());
-        Self { identity, configs: RefCell::default(), limits, mesh_limits }
+        Self { identity, configs: RefCell::default(), hosts: RefCell::default(), limits, mesh_limits }
     }
 
     /// Returns the limits of HTTP connections to `target`. Over mutual TLS it is another sidecar, which has added fields to
@@ -165,14 +180,21 @@ impl Dialer {
         let Some(tls) = &target.tls else {
             return Ok(Dialled { stream: Stream::Plain(tcp), facts: EndpointFacts::default(), http2: false });
         };
-        let credentials = self
-            .identity
-            .credentials()
-            .ok_or_else(|| Failure::local(Reason::UpstreamTlsFailure, "this workload has no certificate"))?;
-        let expectation = Expectation { identities: Arc::clone(&tls.identities), alpn: tls.offer(wire) };
-        let config = self.configs.borrow_mut().config(&credentials, &expectation)?;
         let left = timeout.saturating_sub(started.elapsed());
-        let (stream, shown) = handshake::connect(tcp, left, config, host_of(&tls.server_name)).await?;
+        let (stream, shown) = match &tls.peer {
+            ExpectedPeer::Workload { identities, server_name } => {
+                let credentials = self.identity.credentials().ok_or_else(|| {
+                    Failure::local(Reason::UpstreamTlsFailure, "this workload has no certificate")
+                })?;
+                let expectation = Expectation { identities: Arc::clone(identities), alpn: tls.offer(wire) };
+                let config = self.configs.borrow_mut().config(&credentials, &expectation)?;
+                handshake::connect(tcp, left, config, host_of(server_name)).await?
+            }
+            ExpectedPeer::Host(of) => {
+                let config = self.hosts.borrow_mut().config(of, tls.offer(wire))?;
+                host::connect(tcp, left, config, &of.name).await?
+            }
+        };
         let agreed = shown.alpn.as_deref();
         if !tls.agrees(wire, agreed) {
             let agreed = agreed.map_or("nothing".into(), String::from_utf8_lossy);
@@ -200,7 +222,8 @@ mod tests {
 
     fn offered(alpn: &[&str], mesh: bool, wire: Wire) -> Vec<String> {
         let alpn = alpn.iter().map(|name| (*name).into()).collect();
-        let tls = TlsTarget { identities: [].into(), server_name: "a".into(), alpn, mesh };
+        let peer = ExpectedPeer::Workload { identities: [].into(), server_name: "a".into() };
+        let tls = TlsTarget { peer, alpn, mesh };
         tls.offer(wire).into_iter().map(|name| String::from_utf8(name).unwrap()).collect()
     }
 

@@ -70,7 +70,7 @@ fn entry(endpoint: &Endpoint, ejected: bool, load: Load) -> Value {
         "latency_ewma_ms": load.latency.map(|latency| latency.as_micros() as f64 / 1e3),
         "weight": endpoint.weight,
         "priority": endpoint.priority,
-        "tls": matches!(endpoint.transport, Transport::Tls(_)),
+        "tls": !matches!(endpoint.transport, Transport::Plain),
         "spiffe_id": endpoint.identity.as_ref().map(|id| id.as_str()),
         "instance": endpoint.instance.as_deref(),
         "version": endpoint.workload_version.as_deref(),

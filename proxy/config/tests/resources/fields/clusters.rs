@@ -7,6 +7,7 @@ use outrigger_proto::xds::{
 use prost::Message;
 
 use super::place::Place;
+use crate::dns::named;
 use crate::fixture::*;
 
 use cluster::cluster::common_lb_config::LocalityConfigSpecifier;
@@ -43,7 +44,7 @@ pub fn in_policy(of: cluster::load_balancing_policy::Policy) -> (String, Any) {
     in_cluster(cluster::Cluster { load_balancing_policy, ..cart_cluster() })
 }
 
-const DNS: &str = "is about names, which are refused (`type`)";
+const DNS: &str = "names are resolved when they are used, by the resolver of the process";
 const HASHING: &str = "is read with the older fields of policies that hash only";
 
 fn overload(mode: &str) -> core::Metadata {
@@ -74,6 +75,11 @@ pub fn places() -> Vec<Place> {
         Place::new("Cluster", "envoy.config.cluster.v3.Cluster", cart_cluster(), in_cluster)
             .probe("type", |of: &mut cluster::Cluster| {
                 of.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()))
+            })
+            .probe("dns_lookup_family", |of: &mut cluster::Cluster| {
+                let family = cluster::cluster::DnsLookupFamily::V6Only.into();
+                *of =
+                    cluster::Cluster { dns_lookup_family: family, ..named(DiscoveryType::StrictDns, "a.b") };
             })
             .probe("load_assignment", |of: &mut cluster::Cluster| {
                 of.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));
@@ -160,7 +166,6 @@ pub fn places() -> Vec<Place> {
                     "dns_jitter",
                     "dns_failure_refresh_rate",
                     "respect_dns_ttl",
-                    "dns_lookup_family",
                     "dns_resolvers",
                     "use_tcp_for_dns_lookups",
                     "dns_resolution_config",

@@ -6,6 +6,7 @@ use outrigger_proto::xds::{cluster, matcher, raw_buffer, tls, type_url};
 use super::clusters::in_cluster;
 use super::listeners::in_socket;
 use super::place::Place;
+use crate::dns::{self, host_tls};
 use crate::fixture::*;
 
 fn in_upstream(of: tls::UpstreamTlsContext) -> (String, Any) {
@@ -169,6 +170,31 @@ pub fn places() -> Vec<Place> {
         )
         .harmless("belongs to another type of name", &["oid"])
         .refuses(&["san_type"]),
+        Place::new(
+            "TlsParameters (to a host outside the mesh)",
+            "envoy.extensions.transport_sockets.tls.v3.TlsParameters",
+            tls::TlsParameters::default(),
+            |of| {
+                let mut context = host_tls(dns::validation());
+                context.common_tls_context.as_mut().unwrap().tls_params = Some(of);
+                in_upstream(context)
+            },
+        )
+        .harmless("TLS 1.0 and 1.1 are never spoken", &["tls_minimum_protocol_version"])
+        .harmless("is what is spoken", &["tls_maximum_protocol_version"])
+        .refuses(&["tls_maximum_protocol_version"]),
+        Place::new(
+            "CertificateValidationContext (of a host outside the mesh)",
+            "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext",
+            dns::validation(),
+            |of| in_upstream(host_tls(of)),
+        )
+        .probe("system_root_certs", |of: &mut tls::CertificateValidationContext| {
+            of.trusted_ca = None;
+            of.system_root_certs = Some(Default::default());
+        })
+        .harmless("limits a list of revoked certificates, which is refused", &["only_verify_leaf_cert_crl"])
+        .harmless("is for servers", &["suppress_client_ca_list"]),
         Place::new(
             "StringMatcher (of an identity)",
             "envoy.type.matcher.v3.StringMatcher",

@@ -35,7 +35,7 @@ use super::answers::Answers;
 use super::balance::Balancer;
 use super::balance::load::Load;
 use super::bounds::{Bounds, Exhausted, Peer, RequestPermit};
-use super::dial::{Dialer, Target, TlsTarget};
+use super::dial::{Dialer, ExpectedPeer, Target, TlsTarget};
 use super::host::Host;
 use super::overload::{Overload, Running};
 use super::pool::{Pool, PoolSettings, Siblings, Speaks};
@@ -321,12 +321,16 @@ impl Cluster {
     fn target(&self, endpoint: &Endpoint) -> Target {
         let tls = match &endpoint.transport {
             Transport::Plain => None,
-            Transport::Tls(tls) => Some(TlsTarget {
-                identities: endpoint.expected_peers().unwrap_or_else(|| Arc::<[SpiffeId]>::from([])),
-                server_name: tls.sni.clone().unwrap_or_else(|| self.name.clone()),
-                alpn: tls.alpn.clone(),
-                mesh: tls.is_mesh(),
-            }),
+            Transport::Tls(tls) => {
+                let identities = endpoint.expected_peers().unwrap_or_else(|| Arc::<[SpiffeId]>::from([]));
+                let server_name = tls.sni.clone().unwrap_or_else(|| self.name.clone());
+                let peer = ExpectedPeer::Workload { identities, server_name };
+                Some(TlsTarget { peer, alpn: tls.alpn.clone(), mesh: tls.is_mesh() })
+            }
+            Transport::Host(tls) => {
+                let peer = ExpectedPeer::Host(Arc::clone(tls));
+                Some(TlsTarget { peer, alpn: tls.alpn.clone(), mesh: false })
+            }
         };
         let is_original = matches!(self.config.borrow().discovery, Discovery::OriginalDestination(_));
         Target { address: EndpointAddress(endpoint.address), is_original, tls }
