@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use outrigger_test_support::application::Application;
 use outrigger_test_support::http1::{Response, ok};
+use outrigger_test_support::tls_front::TlsFront;
 use outrigger_test_support::token::{TokenSigner, key_set};
 use outrigger_test_support::wait::eventually;
 use outrigger_tests::load::Load;
@@ -170,6 +171,118 @@ async fn keys_are_fetched_from_a_service_of_the_mesh() {
     becomes(&web, "app", &token, 200).await;
     assert_eq!(status(&web, "app", "/", "").await, 401);
     assert_eq!(idp.requests(), 1);
+}
+
+/// A policy whose keys are at a path of a host that this root certifies.
+fn with_key_uri(front: &TlsFront, path: &str, root: &str) -> String {
+    let uri = format!("https://localhost:{}{path}", front.address.port());
+    let keys = format!("{{uri: '{uri}', caCertificates: {root:?}}}");
+    policy(
+        "AuthenticationPolicy",
+        "p",
+        &format!("jwt: {{issuers: [{{issuer: 'https://idp.example', keys: {keys}}}]}}"),
+    )
+}
+
+#[tokio::test]
+async fn keys_outside_the_mesh_are_fetched_over_verified_tls() {
+    let signer = TokenSigner::new("ES256", "k");
+    let keys = key_set([&signer]);
+    let idp = Application::http(move |request| match request.path() {
+        "/keys" => ok(&keys),
+        "/html" => ok("<html></html>"),
+        "/long" => ok(&format!("{{\"keys\": [], \"x\": \"{}\"}}", "x".repeat(5 << 20))),
+        other => panic!("{other}"),
+    })
+    .await;
+    let untouched = Application::http(|_| panic!("its certificate is not verified")).await;
+    let front = TlsFront::start("localhost", idp.address).await;
+    let html = TlsFront::start("localhost", idp.address).await;
+    let long = TlsFront::start("localhost", idp.address).await;
+    let unknown = TlsFront::start("localhost", untouched.address).await;
+    let elsewhere = TlsFront::start("elsewhere.example", untouched.address).await;
+    let mesh = Mesh::start(&service("app", 80, "http")).await;
+    let app = Application::echo("app").await;
+    let _served = mesh.sidecar("app").serves("app", app.address).start().await;
+    let web = mesh.sidecar("web").start().await;
+    let token = bearer(&signer.token(&claims("shop", 600, "")));
+    becomes(&web, "app", "", 200).await;
+    // Without keys the port denies.
+    for (front, path, root) in [
+        (&html, "/html", &html.root),
+        (&long, "/long", &long.root),
+        (&unknown, "/keys", &front.root),
+        (&elsewhere, "/keys", &elsewhere.root),
+    ] {
+        mesh.write("policy.yaml", &with_key_uri(front, path, root));
+        eventually("a fetch", async || {
+            let status = status(&web, "app", "/", &token).await;
+            (front.connections() > 0 && status == 503).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(untouched.requests(), 0);
+    mesh.write("policy.yaml", &with_key_uri(&front, "/keys", &front.root));
+    becomes(&web, "app", &token, 200).await;
+    assert_eq!(status(&web, "app", "/", "").await, 401);
+    let other = bearer(&TokenSigner::new("ES256", "k").token(&claims("shop", 600, "")));
+    assert_eq!(status(&web, "app", "/", &other).await, 401);
+}
+
+#[tokio::test]
+async fn a_valid_token_of_an_algorithm_that_is_not_allowed_is_refused() {
+    let (edwards, elliptic) = (TokenSigner::new("EdDSA", "a"), TokenSigner::new("ES256", "b"));
+    let keys = key_set([&edwards, &elliptic]);
+    let issuer = |keys: &str, more: &str| {
+        let issuer = format!("issuer: 'https://idp.example', keys: {{{keys}}}{more}");
+        let target = "targetRefs: [{group: '', kind: Service, name: app}]";
+        policy("AuthenticationPolicy", "p", &format!("{target}, jwt: {{issuers: [{{{issuer}}}]}}"))
+    };
+    let (inline, elsewhere) =
+        (format!("inline: '{keys}'"), "service: {name: idp, port: 8080, path: /keys}".to_owned());
+    let mesh = Mesh::start(&[service("app", 80, "http"), service("idp", 8080, "http")].concat()).await;
+    let app = Application::echo("app").await;
+    let idp = Application::http(move |_| ok(&keys)).await;
+    let _idp = mesh.sidecar("idp").serves("idp:8080", idp.address).start().await;
+    let _served = mesh.sidecar("app").serves("app", app.address).start().await;
+    let web = mesh.sidecar("web").start().await;
+    let [edwards, elliptic] =
+        [&edwards, &elliptic].map(|signer| bearer(&signer.token(&claims("shop", 600, ""))));
+    for (keys, refused) in [(inline, 401), (elsewhere, 403)] {
+        mesh.write("policy.yaml", &issuer(&keys, ", algorithms: [EdDSA, RS256]"));
+        becomes(&web, "app", &elliptic, refused).await;
+        becomes(&web, "app", &edwards, 200).await;
+        assert_eq!(status(&web, "app", "/", "").await, 401);
+        mesh.write("policy.yaml", &issuer(&keys, ", algorithms: [ES256]"));
+        becomes(&web, "app", &edwards, refused).await;
+        becomes(&web, "app", &elliptic, 200).await;
+        mesh.write("policy.yaml", &issuer(&keys, ""));
+        becomes(&web, "app", &edwards, 200).await;
+        assert_eq!(status(&web, "app", "/", &elliptic).await, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_service_of_keys_that_does_not_exist_yet_denies_at_once() {
+    let signer = TokenSigner::new("ES256", "k");
+    let keys = key_set([&signer]);
+    let issuer = "issuer: 'https://idp.example', keys: {service: {name: idp, port: 8080, path: /keys}}";
+    let target = "targetRefs: [{group: '', kind: Service, name: app}]";
+    let spec = format!("{target}, jwt: {{issuers: [{{{issuer}}}]}}");
+    let mesh = Mesh::start(&service("app", 80, "http")).await;
+    let app = Application::echo("app").await;
+    let _served = mesh.sidecar("app").serves("app", app.address).start().await;
+    let web = mesh.sidecar("web").start().await;
+    let token = bearer(&signer.token(&claims("shop", 600, "")));
+    becomes(&web, "app", &token, 200).await;
+    mesh.write("policy.yaml", &policy("AuthenticationPolicy", "p", &spec));
+    becomes(&web, "app", &token, 503).await;
+    assert_eq!(status(&web, "app", "/", "").await, 401);
+    mesh.write("idp.yaml", &service("idp", 8080, "http"));
+    web.get_until("idp:8080", "/", |answer| answer.reason() == "no_healthy_upstream").await;
+    let idp = Application::http(move |_| ok(&keys)).await;
+    let _idp = mesh.sidecar("idp").serves("idp:8080", idp.address).start().await;
+    becomes(&web, "app", &token, 200).await;
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use outrigger_core::Name;
 
+use super::service::ServiceKey;
+
 /// The meaning of an AuthenticationPolicy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authentication {
@@ -37,6 +39,8 @@ pub struct Issuer {
     pub audiences: Vec<Name>,
     /// The keys that verify its tokens.
     pub keys: KeySource,
+    /// The algorithms of its signatures: names of RFC 7518. Empty: those that its keys are for.
+    pub algorithms: Vec<&'static str>,
     /// How far its clock may be from ours, in whole seconds. None: the proxy's default.
     pub clock_skew: Option<Duration>,
     /// Where requests have its tokens. Empty: `Authorization: Bearer` and the query parameter `access_token`.
@@ -62,7 +66,33 @@ pub enum KeySource {
         port: u16,
         /// The path of the set.
         path: Name,
+        /// False if the Service or its port does not exist: nothing is fetched, and no token is verified.
+        exists: bool,
     },
+    /// Outside the mesh.
+    Uri(KeyUri),
+}
+
+/// Keys outside the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyUri {
+    /// The whole URI, of scheme https.
+    pub uri: Name,
+    /// The host in lower case, a DNS name.
+    pub host: Name,
+    /// The port.
+    pub port: u16,
+    /// The roots that certify the host, in PEM. None: those of the machine.
+    pub roots: Option<Name>,
+}
+
+impl KeySource {
+    /// Returns the Service that has the keys, and its port. `namespace` is that of the policy.
+    pub fn service(&self, namespace: &Name) -> Option<(ServiceKey, u16)> {
+        let Self::Service { namespace: own, name, port, path: _, exists: _ } = self else { return None };
+        let namespace = own.as_ref().unwrap_or(namespace).clone();
+        Some((ServiceKey { namespace, name: name.clone() }, *port))
+    }
 }
 
 /// Where a request has a credential.
@@ -95,6 +125,19 @@ pub struct ApiKeys {
 }
 
 impl Authentication {
+    /// Returns the policy of a namespace in which ports of Services that do not exist, as `missing` says, are marked as such.
+    pub fn without(&self, namespace: &Name, missing: impl Fn(&ServiceKey, u16) -> bool) -> Self {
+        let mut marked = self.clone();
+        for issuer in &mut marked.issuers {
+            let of_service = issuer.keys.service(namespace);
+            let is_missing = of_service.is_some_and(|(service, port)| missing(&service, port));
+            if let (true, KeySource::Service { exists, .. }) = (is_missing, &mut issuer.keys) {
+                *exists = false;
+            }
+        }
+        marked
+    }
+
     /// Returns what stands for a refused policy: it refuses everything.
     pub fn stand_in() -> Self {
         Self { mode: AuthenticationMode::Required, issuers: Vec::new(), api_keys: None, stands_in: true }

@@ -1,7 +1,10 @@
-//! The Services that a policy needs to judge requests, such as that of global limits: whether they can be used.
+//! The Services that a policy needs to judge requests, such as that of global limits or of the keys of tokens: whether they can be used.
 //!
 //! [`super::policies`] leaves out what needs a Service that cannot be used, and `findings` reports it.
 
+use std::sync::Arc;
+
+use super::authentication::Authentication;
 use super::backend_message::not_permitted;
 use super::diagnostic::Code;
 use super::inventory::Inventory;
@@ -17,6 +20,8 @@ use super::status::{Condition, ConditionKind};
 pub(super) struct Unresolved {
     /// The Service.
     pub(super) service: ServiceKey,
+    /// Its port.
+    pub(super) port: u16,
     /// Why, as in the condition `ResolvedRefs`.
     pub(super) why: InvalidBackend,
     /// What `outrigger check` calls it.
@@ -49,6 +54,22 @@ pub(super) fn condition(inventory: &Inventory, metadata: &Metadata, spec: &Polic
 pub(super) fn unresolved(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> Vec<Unresolved> {
     let needed = spec.needs(&metadata.id.namespace).into_iter();
     needed.filter_map(|needed| reason(inventory, metadata, needed)).collect()
+}
+
+/// Returns the meaning `of` a policy, in which the Services that cannot be used are marked. A listener would wait for their clusters.
+pub(super) fn mark_missing(
+    inventory: &Inventory,
+    metadata: &Metadata,
+    spec: &PolicySpec,
+    of: &Arc<Authentication>,
+) -> Arc<Authentication> {
+    let missing = unresolved(inventory, metadata, spec);
+    if missing.is_empty() {
+        return Arc::clone(of);
+    }
+    let is_missing =
+        |key: &ServiceKey, port| missing.iter().any(|why| why.service == *key && why.port == port);
+    Arc::new(of.without(&metadata.id.namespace, is_missing))
 }
 
 fn reason(inventory: &Inventory, metadata: &Metadata, needed: Needed) -> Option<Unresolved> {
@@ -85,5 +106,5 @@ fn reason(inventory: &Inventory, metadata: &Metadata, needed: Needed) -> Option<
             (InvalidBackend::UnsupportedProtocol, Code::BackendProtocol, ".port", message)
         }
     };
-    Some(Unresolved { service, why, code, field: format!("{field}{inner}"), message })
+    Some(Unresolved { service, port, why, code, field: format!("{field}{inner}"), message })
 }

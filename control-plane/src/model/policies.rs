@@ -40,7 +40,10 @@ pub(super) fn of_namespace(
         let name = PolicyName { namespace: namespace.clone(), name: metadata.id.name.clone() };
         let unusable = unresolved(inventory, metadata, spec).first().map(|unresolved| unresolved.why);
         match &spec.rules {
-            PolicyRules::Authentication(of) => active.authentication.push(policy(name, places, of)),
+            PolicyRules::Authentication(of) => {
+                let of = needed_service::mark_missing(inventory, metadata, spec, of);
+                active.authentication.push(policy(name, places, &of));
+            }
             PolicyRules::Authorization(of) => active.authorization.push(policy(name, places, of)),
             PolicyRules::BackendTraffic(of) => active.backend_traffic.push(policy(name, places, of)),
             PolicyRules::RetryBudget(Some(of)) => active.retry_budgets.push(policy(name, places, of)),

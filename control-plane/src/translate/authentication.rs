@@ -1,5 +1,5 @@
 //! The AuthenticationPolicies that apply to a port of a workload, as filters: one refuses where a refused policy has no good version, then one
-//! checks tokens, then one API keys. Of several policies, that of the narrowest place applies.
+//! checks tokens, one the algorithms of those whose keys are elsewhere, and one API keys. Of several policies, that of the narrowest place applies.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use super::listener::network_filter;
 use super::matching;
 use super::rbac::{Form, refusal};
 use super::scope::{Dialect, Scope};
-use super::token::{providers, requirement};
+use super::token::{limited_algorithms, providers, requirement};
 use super::wire::any;
 use crate::model::authentication::{ApiKeys, Authentication, AuthenticationMode, CredentialPlace};
 use crate::model::policy::{Place, Policy, PolicyName};
@@ -29,6 +29,7 @@ use crate::model::route::Route;
 /// The names of the filters. Routes configure them by these.
 const REFUSED: &str = "outrigger.authentication.refused";
 const TOKENS: &str = "outrigger.authentication.jwt";
+const ALGORITHMS: &str = "outrigger.authentication.algorithms";
 const KEYS: &str = "outrigger.authentication.api-keys";
 
 /// Which credentials the requests of a port need.
@@ -61,6 +62,15 @@ impl<'a> Authenticated<'a> {
         }
         if self.uses(|spec| !spec.issuers.is_empty()) {
             filters.push((TOKENS, self.tokens(whole)));
+        }
+        let policies = self.used.values();
+        let mut rules = Ruleset::denying(ANYTHING);
+        for (issuer, header, algorithms) in policies.flat_map(|policy| limited_algorithms(policy)) {
+            rules.add_other_algorithms(&format!("{issuer} (algorithms)"), &header, algorithms);
+        }
+        if !rules.is_empty() {
+            let value = encode(Form::Filter, &rules, None);
+            filters.push((ALGORITHMS, Any { type_url: type_url::RBAC.into(), value }));
         }
         if self.knows_hashes && self.uses(|spec| spec.api_keys.is_some()) {
             let keys = whole.and_then(|policy| policy.spec.api_keys.as_ref()).map(listener_keys);

@@ -327,7 +327,7 @@ fn inbound_resource(scope: Scope<'_>, kind: Kind, name: &str) -> Option<Arc<Reso
     let workload = scope.mesh.workload(&scope.viewer.workload)?;
     match kind {
         Kind::Listener => Some(Resource::new(kind, name, &inbound::listener(scope, workload, name)?)),
-        Kind::Cluster => Some(Resource::new(kind, name, &inbound::application(scope, workload, name)?)),
+        Kind::Cluster => Some(Resource::new(kind, name, &inbound::cluster(scope, workload, name)?)),
         Kind::Endpoints | Kind::Route => None,
     }
 }
@@ -365,7 +365,7 @@ fn audience(scope: Scope<'_>, target: &Target, kind: Kind) -> Audience {
 fn inbound_names(mesh: &Mesh, workload: &WorkloadEntry, kind: Kind) -> Vec<Name> {
     match kind {
         Kind::Listener => inbound::listener_names(workload),
-        Kind::Cluster => inbound::application_names(mesh, workload),
+        Kind::Cluster => inbound::cluster_names(mesh, workload),
         Kind::Endpoints | Kind::Route => Vec::new(),
     }
 }

@@ -25,7 +25,7 @@ use super::inbound_chains::PortChains;
 use super::port_policies::PortPolicies;
 use super::scope::Scope;
 use super::wire::{boolean, duration, empty, socket_address};
-use super::{cluster, defaults};
+use super::{cluster, defaults, key_cluster};
 use crate::model::mesh::Mesh;
 use crate::model::registration::{MtlsMode, WorkloadEntry, WorkloadPort};
 use crate::model::route::RouteTable;
@@ -76,8 +76,11 @@ pub(super) fn listener(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -
     })
 }
 
-/// Translates the cluster of this name: the application behind one port, or behind all undeclared ones.
-pub(super) fn application(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -> Option<Cluster> {
+/// Translates the cluster of this name: the application behind one port, or behind all undeclared ones, or where keys of tokens are.
+pub(super) fn cluster(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -> Option<Cluster> {
+    if let Some(keys) = key_cluster::translate(scope, workload, name) {
+        return Some(keys);
+    }
     let (base, http2) = name.strip_suffix(HTTP2).map_or((name, false), |base| (base, true));
     let is_undeclared = workload.capture.is_some() && base == undeclared();
     let port = workload.ports.iter().find(|port| *inbound_name(port.application) == *base);
@@ -114,8 +117,8 @@ pub(super) fn listener_names(workload: &WorkloadEntry) -> Vec<Name> {
     addresses.into_iter().map(inbound_name).collect()
 }
 
-/// Returns the names of the clusters of its application, each once.
-pub(super) fn application_names(mesh: &Mesh, workload: &WorkloadEntry) -> Vec<Name> {
+/// Returns the names of the clusters of its application and of keys of tokens, each once.
+pub(super) fn cluster_names(mesh: &Mesh, workload: &WorkloadEntry) -> Vec<Name> {
     let mut names = BTreeSet::new();
     for port in &workload.ports {
         let name = inbound_name(port.application);
@@ -127,6 +130,7 @@ pub(super) fn application_names(mesh: &Mesh, workload: &WorkloadEntry) -> Vec<Na
     if workload.capture.is_some() {
         names.extend([undeclared().into(), format!("{}{HTTP2}", undeclared()).into()]);
     }
+    names.extend(key_cluster::names(mesh, workload));
     names.into_iter().collect()
 }
 

@@ -13,6 +13,7 @@ mod inbound_chains;
 mod port_policies;
 mod authentication;
 mod token;
+mod key_cluster;
 mod authorization;
 mod rate_limit;
 mod external_authorization;

@@ -107,6 +107,27 @@ impl<'a> Ruleset<'a> {
         self.policies.get_or_insert_default().push((name.into(), everything));
     }
 
+    /// Adds a policy that matches requests with a verified token of another algorithm than `algorithms`, of which there is one at least. `header`
+    /// is the name under which the filter for tokens leaves the token's header.
+    pub(super) fn add_other_algorithms(&mut self, name: &str, header: &str, algorithms: &[&str]) {
+        let path = || vec![segment(header), segment("alg")];
+        let present = value(value_matcher::MatchPattern::PresentMatch(true));
+        let mut all: Vec<_> = algorithms.iter().map(|name| text_value(name)).collect();
+        let listed = match all.len() {
+            1 => all.remove(0),
+            _ => value(value_matcher::MatchPattern::OrMatch(OrMatcher { value_matchers: all })),
+        };
+        let both = [metadata(path(), present, false), metadata(path(), listed, true)];
+        let principals = vec![principal(Identifier::AndIds(ids(both.into())))];
+        let policy = rbac::Policy { permissions: vec![allow_any()], principals, ..Default::default() };
+        self.policies.get_or_insert_default().push((name.into(), policy));
+    }
+
+    /// Returns true if no policy was added.
+    pub(super) fn is_empty(&self) -> bool {
+        self.policies.is_none()
+    }
+
     /// Returns the parts of the message, one policy in each.
     fn parts(&self) -> impl Iterator<Item = rbac::Rbac> {
         let part = |policy: Option<&(String, rbac::Policy)>| rbac::Rbac {
@@ -248,24 +269,34 @@ fn identity(name: StringMatcher) -> Identifier {
 }
 
 /// A claim that is one of the texts, or a list with one of them.
-#[expect(deprecated, reason = "its successor is unknown to older proxies")]
 fn claim(of: &ClaimMatch) -> Identifier {
-    let value = |pattern| ValueMatcher { match_pattern: Some(pattern) };
-    let text = |text: &str| value(value_matcher::MatchPattern::StringMatch(exact(text)));
     let element = |of: ValueMatcher| {
         let one_of = list_matcher::MatchPattern::OneOf(Box::new(of));
         let list = ListMatcher { match_pattern: Some(one_of) };
         value(value_matcher::MatchPattern::ListMatch(Box::new(list)))
     };
-    let either = |one: &Name| [text(one), element(text(one))];
+    let either = |one: &Name| [text_value(one), element(text_value(one))];
     let value_matchers = of.values.iter().flat_map(either).collect();
-    let segment = |key: &str| PathSegment { segment: Some(path_segment::Segment::Key(key.into())) };
-    Identifier::Metadata(MetadataMatcher {
-        filter: OF_TOKENS.into(),
-        path: [segment(CLAIMS)].into_iter().chain(of.path.iter().map(|name| segment(name))).collect(),
-        value: Some(value(value_matcher::MatchPattern::OrMatch(OrMatcher { value_matchers }))),
-        invert: false,
-    })
+    let path = [segment(CLAIMS)].into_iter().chain(of.path.iter().map(|name| segment(name))).collect();
+    metadata(path, value(value_matcher::MatchPattern::OrMatch(OrMatcher { value_matchers })), false)
+}
+
+/// What the filter for tokens has left at a path.
+#[expect(deprecated, reason = "its successor is unknown to older proxies")]
+fn metadata(path: Vec<PathSegment>, value: ValueMatcher, invert: bool) -> Identifier {
+    Identifier::Metadata(MetadataMatcher { filter: OF_TOKENS.into(), path, value: Some(value), invert })
+}
+
+fn segment(key: &str) -> PathSegment {
+    PathSegment { segment: Some(path_segment::Segment::Key(key.into())) }
+}
+
+fn value(pattern: value_matcher::MatchPattern) -> ValueMatcher {
+    ValueMatcher { match_pattern: Some(pattern) }
+}
+
+fn text_value(text: &str) -> ValueMatcher {
+    value(value_matcher::MatchPattern::StringMatch(exact(text)))
 }
 
 fn address(net: &IpNet) -> Identifier {

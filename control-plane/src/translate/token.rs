@@ -13,6 +13,7 @@ use outrigger_proto::xds::jwt_authn::{
 };
 
 use super::destination::{Target, host};
+use super::key_cluster;
 use super::rbac::CLAIMS;
 use super::wire::{duration, strings};
 use crate::model::authentication::{Authentication, AuthenticationMode, CredentialPlace, Issuer, KeySource};
@@ -28,8 +29,30 @@ pub(super) fn providers(
     domain: &str,
 ) -> impl Iterator<Item = (String, JwtProvider)> {
     let namespace = &policy.name.namespace;
-    let one = move |(at, issuer): (usize, &Issuer)| (name(policy, at), provider(issuer, namespace, domain));
+    let one = move |(at, issuer): (usize, &Issuer)| {
+        let header_in_metadata =
+            if has_limited_algorithms(issuer) { header(policy, at) } else { String::new() };
+        (name(policy, at), JwtProvider { header_in_metadata, ..provider(issuer, namespace, domain) })
+    };
     policy.spec.issuers.iter().enumerate().map(one)
+}
+
+/// Returns the algorithms that a later filter must enforce, with the name of each issuer and the name under which its tokens' headers are: Envoy
+/// has no list of them, and what is in a set of keys elsewhere is not known here.
+pub(super) fn limited_algorithms(
+    policy: &Policy<Authentication>,
+) -> impl Iterator<Item = (String, String, &[&'static str])> {
+    let limited = policy.spec.issuers.iter().enumerate().filter(|(_, issuer)| has_limited_algorithms(issuer));
+    limited.map(|(at, issuer)| (name(policy, at), header(policy, at), &issuer.algorithms[..]))
+}
+
+/// A set in the policy has keys for the algorithms alone.
+fn has_limited_algorithms(issuer: &Issuer) -> bool {
+    !issuer.algorithms.is_empty() && !matches!(issuer.keys, KeySource::Inline(_))
+}
+
+fn header(policy: &Policy<Authentication>, at: usize) -> String {
+    format!("header of {}", name(policy, at))
 }
 
 /// Returns what a policy with issuers requires: a token of one of them; or if tokens are optional, none at all.
@@ -52,7 +75,7 @@ fn name(policy: &Policy<Authentication>, at: usize) -> String {
 }
 
 fn provider(of: &Issuer, namespace: &str, domain: &str) -> JwtProvider {
-    let Issuer { issuer, audiences, keys, clock_skew, places, forwards, claim_headers } = of;
+    let Issuer { issuer, audiences, keys, algorithms: _, clock_skew, places, forwards, claim_headers } = of;
     let mut provider = JwtProvider {
         issuer: issuer.to_string(),
         audiences: strings(audiences),
@@ -102,18 +125,26 @@ fn key_source(keys: &KeySource, policy_namespace: &str, domain: &str) -> JwksSou
             specifier: Some(data_source::Specifier::InlineString(set.to_string())),
             ..Default::default()
         }),
-        KeySource::Service { namespace, name, port, path } => {
+        KeySource::Service { namespace, name, port, path, exists } => {
             let service = ServiceKey::new(namespace.as_deref().unwrap_or(policy_namespace), &**name);
             let uri = format!("http://{}:{port}{path}", host(&service, domain));
-            let cluster = Target::service(service, *port).name(domain).to_string();
-            JwksSourceSpecifier::RemoteJwks(RemoteJwks {
-                http_uri: Some(HttpUri {
-                    uri,
-                    http_upstream_type: Some(HttpUpstreamType::Cluster(cluster)),
-                    timeout: duration(FETCH_TIMEOUT),
-                }),
-                ..Default::default()
-            })
+            let cluster = match exists {
+                true => Target::service(service, *port).name(domain),
+                false => key_cluster::NOWHERE.into(),
+            };
+            remote(uri, &cluster)
         }
+        KeySource::Uri(uri) => remote(uri.uri.to_string(), &key_cluster::name(uri)),
     }
+}
+
+fn remote(uri: String, cluster: &str) -> JwksSourceSpecifier {
+    JwksSourceSpecifier::RemoteJwks(RemoteJwks {
+        http_uri: Some(HttpUri {
+            uri,
+            http_upstream_type: Some(HttpUpstreamType::Cluster(cluster.into())),
+            timeout: duration(FETCH_TIMEOUT),
+        }),
+        ..Default::default()
+    })
 }

@@ -16,6 +16,7 @@ pub mod client;
 pub mod http1;
 pub mod http2;
 pub mod tls;
+pub mod tls_front;
 pub mod authority;
 pub mod token;
 pub mod wait;

@@ -35,7 +35,7 @@ pub(super) fn of(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) 
 
 fn needed(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> impl Iterator<Item = Problem> {
     unresolved(inventory, metadata, spec).into_iter().map(|unresolved| {
-        let Unresolved { service, why, code, field, message } = unresolved;
+        let Unresolved { service, port: _, why, code, field, message } = unresolved; // the message names the port
         let ResourceId { kind, namespace, .. } = &metadata.id;
         let problem = Problem::of(code, field, message);
         let help = match (why, inventory.service(&service)) {

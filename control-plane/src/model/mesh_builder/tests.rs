@@ -194,3 +194,30 @@ proptest! {
         prop_assert_eq!(picture(&one_by_one), picture(&expected));
     }
 }
+
+#[test]
+fn a_service_of_keys_that_does_not_exist_is_reported_until_it_does() {
+    let issuer =
+        |of: &str| format!("{{issuer: {of}, keys: {{service: {{name: {of}, port: 80, path: /keys}}}}}}");
+    let policy = format!(
+        "{{apiVersion: outrigger.dev/v1alpha1, kind: AuthenticationPolicy, metadata: {{name: a, namespace: shop}},
+           spec: {{jwt: {{issuers: [{}, {}]}}}}}}",
+        issuer("idp"),
+        issuer("sso")
+    );
+    let mut builder = MeshBuilder::default();
+    builder.with(&[&service("sso", 81, "http"), &service("idp.other", 80, "http"), &policy]);
+    let conditions = |builder: &MeshBuilder| builder.conditions("AuthenticationPolicy shop/a").remove(1);
+    let missing = "there is no Service shop/idp; Service shop/sso has no port 80";
+    assert_eq!(conditions(&builder), format!("ResolvedRefs=False (BackendNotFound): {missing}"));
+    let findings: Vec<_> = builder.findings().iter().map(|found| found.problem.to_string()).collect();
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    for (finding, field) in
+        findings.iter().zip(["issuers[0].keys.service.name", "issuers[1].keys.service.port"])
+    {
+        assert!(finding.contains(&format!("spec.jwt.{field}")), "{finding}");
+    }
+    builder.with(&[&service("idp", 80, "http"), &service("sso", 80, "http")]);
+    assert_eq!(conditions(&builder), "ResolvedRefs=True (ResolvedRefs)");
+    assert!(builder.findings().is_empty());
+}

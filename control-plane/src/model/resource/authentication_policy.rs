@@ -11,11 +11,11 @@ use sha2::{Digest, Sha256};
 use super::claim::claim_path;
 use super::credential_place::{Places, settable};
 use super::jwks::InlineKeys;
+use super::key_uri::{HttpsUri, RootCertificates};
 use super::policy::{PolicyRules, PolicySpec, TargetRefs};
 use super::strict::at;
 use super::value::{
-    GepDuration, HeaderName, HeaderValue, List, NamespaceName, Port, ReplacementPath, Text, Unsupported,
-    refuse_repeated,
+    GepDuration, HeaderName, HeaderValue, List, NamespaceName, Port, ReplacementPath, Text, refuse_repeated,
 };
 use crate::model::authentication::{ApiKeys, Authentication, AuthenticationMode, Issuer, KeySource};
 
@@ -90,11 +90,52 @@ struct WireIssuer {
     issuer: Text<2048>,
     audiences: Option<List<Text<2048>, 1, 64>>,
     keys: Keys,
+    algorithms: Option<List<Algorithm, 1, 13>>,
     clock_skew: Option<GepDuration>,
     from: Option<Places>,
     #[serde(default)]
     forward: bool,
     claims_to_headers: Option<List<WireClaimHeader, 1, 32>>,
+}
+
+/// An algorithm of signatures (RFC 7518 section 3.1, RFC 8037 section 3.1).
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+enum Algorithm {
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+    Es256,
+    Es384,
+    Es512,
+    Hs256,
+    Hs384,
+    Hs512,
+    Ps256,
+    Ps384,
+    Ps512,
+    Rs256,
+    Rs384,
+    Rs512,
+}
+
+impl Algorithm {
+    fn name(self) -> &'static str {
+        match self {
+            Self::EdDsa => "EdDSA",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::Es512 => "ES512",
+            Self::Hs256 => "HS256",
+            Self::Hs384 => "HS384",
+            Self::Hs512 => "HS512",
+            Self::Ps256 => "PS256",
+            Self::Ps384 => "PS384",
+            Self::Ps512 => "PS512",
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+        }
+    }
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -109,7 +150,11 @@ impl TryFrom<WireIssuer> for OneIssuer {
     type Error = String;
 
     fn try_from(wire: WireIssuer) -> Result<Self, String> {
-        let WireIssuer { issuer, audiences, keys, clock_skew, from, forward, claims_to_headers } = wire;
+        let WireIssuer { issuer, audiences, keys, algorithms, clock_skew, from, forward, claims_to_headers } =
+            wire;
+        let algorithms = algorithms.map_or_else(Vec::new, |list| list.0);
+        let algorithms: Vec<_> = algorithms.into_iter().map(Algorithm::name).collect();
+        let keys = keys.only_for(&algorithms).map_err(|reason| at("algorithms", reason))?;
         let clock_skew = clock_skew.map(|GepDuration(skew)| skew);
         let longest = Duration::from_secs(3600);
         if clock_skew.is_some_and(|skew| skew.subsec_nanos() != 0 || skew.is_zero() || skew > longest) {
@@ -129,7 +174,8 @@ impl TryFrom<WireIssuer> for OneIssuer {
             issuer: issuer.0,
             audiences: audiences
                 .map_or_else(Vec::new, |list| list.0.into_iter().map(|text| text.0).collect()),
-            keys: keys.0,
+            keys,
+            algorithms,
             clock_skew,
             places: from.map_or_else(Vec::new, |places| places.0),
             forwards: forward,
@@ -141,16 +187,32 @@ impl TryFrom<WireIssuer> for OneIssuer {
 #[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "WireKeys")]
 #[schemars(with = "WireKeys")]
-struct Keys(KeySource);
+enum Keys {
+    Inline(InlineKeys),
+    Elsewhere(KeySource),
+}
+
+impl Keys {
+    /// Returns the keys, and if they are in the policy only those for `algorithms`. Without algorithms, all of them.
+    fn only_for(self, algorithms: &[&str]) -> Result<KeySource, String> {
+        match self {
+            Self::Inline(keys) if algorithms.is_empty() => Ok(KeySource::Inline(keys.text)),
+            Self::Inline(keys) => keys.only_for(algorithms).map(KeySource::Inline),
+            Self::Elsewhere(source) => match algorithms.iter().find(|name| name.starts_with("HS")) {
+                Some(name) => Err(format!("has {name}: only an inline set can have its secret")),
+                None => Ok(source),
+            },
+        }
+    }
+}
 
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WireKeys {
     inline: Option<InlineKeys>,
     service: Option<WireService>,
-    /// A set outside the mesh.
-    #[schemars(skip)]
-    uri: Option<Unsupported>,
+    uri: Option<HttpsUri>,
+    ca_certificates: Option<RootCertificates>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -165,10 +227,14 @@ struct WireService {
 impl TryFrom<WireKeys> for Keys {
     type Error = String;
 
-    fn try_from(WireKeys { inline, service, uri: None }: WireKeys) -> Result<Self, String> {
-        match (inline, service) {
-            (Some(InlineKeys(keys)), None) => Ok(Self(KeySource::Inline(keys))),
-            (None, Some(WireService { namespace, name, port, path })) => {
+    fn try_from(WireKeys { inline, service, uri, ca_certificates }: WireKeys) -> Result<Self, String> {
+        if ca_certificates.is_some() && uri.is_none() {
+            return Err(at("caCertificates", "are for the host of uri"));
+        }
+        match (inline, service, uri) {
+            (Some(keys), None, None) => Ok(Self::Inline(keys)),
+            (None, None, Some(uri)) => Ok(Self::Elsewhere(KeySource::Uri(uri.certified_by(ca_certificates)))),
+            (None, Some(WireService { namespace, name, port, path }), None) => {
                 if !path.0.starts_with('/') {
                     return Err(at("service.path", "does not start with /"));
                 }
@@ -176,9 +242,11 @@ impl TryFrom<WireKeys> for Keys {
                     return Err(at("service.path", "has a character that no path may have"));
                 }
                 let namespace = namespace.map(|namespace| namespace.0);
-                Ok(Self(KeySource::Service { namespace, name: name.0, port: port.0, path: path.0 }))
+                let (name, path) = (name.0, path.0);
+                let port = port.0;
+                Ok(Self::Elsewhere(KeySource::Service { namespace, name, port, path, exists: true }))
             }
-            _ => Err("needs one of inline and service".into()),
+            _ => Err("needs one of inline, service and uri".into()),
         }
     }
 }

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use outrigger_core::Name;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::value::Text;
 
@@ -26,7 +26,12 @@ const HMAC: [(&str, usize); 3] = [("HS256", 32), ("HS384", 48), ("HS512", 64)];
 #[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "Text<65536>")]
 #[schemars(with = "Text<65536>")]
-pub(super) struct InlineKeys(pub(super) Name);
+pub(super) struct InlineKeys {
+    /// The set as JSON.
+    pub(super) text: Name,
+    /// The keys that verify signatures, with the algorithms that each is for.
+    usable: Vec<(Map<String, Value>, Vec<&'static str>)>,
+}
 
 impl TryFrom<Text<65536>> for InlineKeys {
     type Error = String;
@@ -41,24 +46,47 @@ impl TryFrom<Text<65536>> for InlineKeys {
         if keys.is_empty() || keys.len() > MOST_KEYS {
             return Err(format!("has {} keys, not 1 to {MOST_KEYS}", keys.len()));
         }
-        let mut unusable = Vec::new();
+        let (mut usable, mut unusable) = (Vec::new(), None);
         for (at, jwk) in keys.iter().enumerate() {
             let jwk =
                 jwk.as_object().ok_or_else(|| format!("has a key that is not an object, keys[{at}]"))?;
-            unusable.extend(check(jwk).err().map(|why| (at, why)));
-        }
-        match unusable.first() {
-            // Keys that cannot verify signatures are skipped, as RFC 7517 section 5 asks.
-            Some((at, why)) if unusable.len() == keys.len() => {
-                Err(format!("has no usable key: keys[{at}] {why}"))
+            match algorithms(jwk) {
+                Ok(algorithms) => usable.push((jwk.clone(), algorithms)),
+                Err(why) => unusable = unusable.or(Some((at, why))),
             }
-            _ => Ok(Self(set.to_string().into())),
+        }
+        match unusable {
+            // Keys that cannot verify signatures are skipped, as RFC 7517 section 5 asks.
+            Some((at, why)) if usable.is_empty() => Err(format!("has no usable key: keys[{at}] {why}")),
+            _ => Ok(Self { text: set.to_string().into(), usable }),
         }
     }
 }
 
-/// Returns why a key cannot verify signatures, as a clause.
-fn check(jwk: &Map<String, Value>) -> Result<(), String> {
+impl InlineKeys {
+    /// Returns the set in which each key is for one of `allowed` algorithms (`alg`, RFC 7517 section 4.4): one for several of them is there once
+    /// for each. Returns an error, as a clause, if no key is left.
+    pub(super) fn only_for(&self, allowed: &[&str]) -> Result<Name, String> {
+        let with = |jwk: &Map<String, Value>, algorithm: &str| {
+            let mut jwk = jwk.clone();
+            jwk.insert("alg".into(), algorithm.into());
+            Value::Object(jwk)
+        };
+        let of_key = |(jwk, own): &(Map<String, Value>, Vec<&'static str>)| {
+            let left = own.iter().filter(|name| allowed.contains(*name));
+            left.map(|name| with(jwk, name)).collect::<Vec<_>>()
+        };
+        let keys: Vec<_> = self.usable.iter().flat_map(of_key).collect();
+        match keys.len() {
+            0 => Err("has no algorithm of the keys".into()),
+            1..=MOST_KEYS => Ok(json!({"keys": keys}).to_string().into()),
+            _ => Err(format!("makes more than {MOST_KEYS} keys, one for each key and algorithm")),
+        }
+    }
+}
+
+/// Returns the algorithms that a key is for, or why it cannot verify signatures, as a clause.
+fn algorithms(jwk: &Map<String, Value>) -> Result<Vec<&'static str>, String> {
     text(jwk, "kid")?;
     if text(jwk, "use")?.is_some_and(|purpose| purpose != "sig") {
         return Err("is not for signatures (use)".into());
@@ -69,7 +97,7 @@ fn check(jwk: &Map<String, Value>) -> Result<(), String> {
             return Err("is not for verification (key_ops)".into());
         }
     }
-    let algorithms: Vec<&str> = match text(jwk, "kty")?.ok_or("has no kty")? {
+    let mut algorithms: Vec<&str> = match text(jwk, "kty")?.ok_or("has no kty")? {
         "RSA" => rsa(jwk)?,
         "EC" => vec![elliptic(jwk)?],
         "OKP" => vec![edwards(jwk)?],
@@ -79,8 +107,13 @@ fn check(jwk: &Map<String, Value>) -> Result<(), String> {
         }
         other => return Err(format!("has the unknown type {other:?}")),
     };
-    let fits = text(jwk, "alg")?.map_or(!algorithms.is_empty(), |only| algorithms.contains(&only));
-    if fits { Ok(()) } else { Err("is of another type than its algorithm, or too short for it".into()) }
+    if let Some(only) = text(jwk, "alg")? {
+        algorithms.retain(|one| *one == only);
+    }
+    match algorithms.is_empty() {
+        true => Err("is of another type than its algorithm, or too short for it".into()),
+        false => Ok(algorithms),
+    }
 }
 
 /// RFC 7518 section 6.3.1.
@@ -153,7 +186,7 @@ mod tests {
         r#"{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
 
     fn read(keys: &str) -> Result<Name, String> {
-        InlineKeys::try_from(Text(format!("{{\"keys\": [{keys}]}}").into())).map(|keys| keys.0)
+        InlineKeys::try_from(Text(format!("{{\"keys\": [{keys}]}}").into())).map(|keys| keys.text)
     }
 
     #[test]
@@ -202,6 +235,23 @@ mod tests {
             let error = InlineKeys::try_from(Text(text.into())).err().unwrap();
             assert!(error.contains(why) && !error.contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_set_is_narrowed_to_algorithms() {
+        let secret = URL_SAFE_NO_PAD.encode([7; 64]);
+        let keys = format!(
+            "{{\"keys\": [{P256}, {ED25519}, {{\"kty\": \"oct\", \"k\": \"{secret}\"}}, {{\"kty\": \"LATTICE\"}}]}}"
+        );
+        let keys = InlineKeys::try_from(Text(keys.into())).unwrap();
+        let only_for = |allowed: &[&str]| -> Result<Vec<String>, String> {
+            let set: Value = serde_json::from_str(&keys.only_for(allowed)?).unwrap();
+            let keys = set["keys"].as_array().unwrap().iter();
+            Ok(keys.map(|key| format!("{} {}", key["kty"], key["alg"]).replace('"', "")).collect())
+        };
+        assert_eq!(only_for(&["ES256", "RS256"]).unwrap(), ["EC ES256"]);
+        assert_eq!(only_for(&["EdDSA", "HS512", "HS256"]).unwrap(), ["OKP EdDSA", "oct HS256", "oct HS512"]);
+        assert_eq!(only_for(&["RS256", "ES384"]).unwrap_err(), "has no algorithm of the keys");
     }
 
     #[test]

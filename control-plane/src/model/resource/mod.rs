@@ -35,6 +35,7 @@ mod filter;
 mod claim;
 mod credential_place;
 mod jwks;
+mod key_uri;
 mod header_changes;
 mod mirror;
 mod external_auth;

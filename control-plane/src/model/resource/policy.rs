@@ -14,7 +14,7 @@ use super::external_auth::AuthorizerSpec;
 use super::needed::Needed;
 use super::strict::at;
 use super::value::{Group, KindName, List, ObjectName, SectionName};
-use crate::model::authentication::Authentication;
+use crate::model::authentication::{Authentication, Issuer};
 use crate::model::authorization::Authorization;
 use crate::model::backend_traffic::{BackendTraffic, RetryBudget};
 use crate::model::fault_injection::FaultInjection;
@@ -53,9 +53,17 @@ impl PolicySpec {
         }
     }
 
-    /// Returns the Services that a policy of this namespace needs: those that are asked about requests.
+    /// Returns the Services that a policy of this namespace needs: those that are asked about requests, or that have keys.
     pub(crate) fn needs(&self, namespace: &Name) -> Vec<Needed> {
         match &self.rules {
+            PolicyRules::Authentication(spec) => {
+                let one = |(at, issuer): (usize, &Issuer)| {
+                    let (service, port) = issuer.keys.service(namespace)?;
+                    let field = format!("spec.jwt.issuers[{at}].keys.service");
+                    Some(Needed { service, port, field, gets_grpc: false, needs_grant: false })
+                };
+                spec.issuers.iter().enumerate().filter_map(one).collect()
+            }
             PolicyRules::RateLimit(spec) => {
                 let one = |global: &GlobalLimit| {
                     let (service, field) = (&global.service, "spec.global.service".into());
@@ -65,8 +73,7 @@ impl PolicySpec {
                 spec.global.iter().map(one).collect()
             }
             PolicyRules::ExternalAuthorization(spec) => spec.needs(namespace).into_iter().collect(),
-            PolicyRules::Authentication(_) | PolicyRules::Authorization(_) => Vec::new(),
-            PolicyRules::FaultInjection(_) => Vec::new(),
+            PolicyRules::Authorization(_) | PolicyRules::FaultInjection(_) => Vec::new(),
             PolicyRules::BackendTraffic(_) | PolicyRules::RetryBudget(_) => Vec::new(),
         }
     }

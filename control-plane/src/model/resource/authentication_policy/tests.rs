@@ -86,11 +86,21 @@ fn an_issuer_that_could_not_be_enforced_is_refused_by_field() {
     let with = |keys: &str| format!("jwt: {{issuers: [{{issuer: i, keys: {{{keys}}}}}]}}");
     let table: Vec<(String, String, &str)> = vec![
         ("jwt: {issuers: [{issuer: i}]}".into(), "spec.jwt.issuers[0]".into(), "missing field `keys`"),
-        (with(""), at("keys"), "needs one of inline and service"),
+        (with(""), at("keys"), "needs one of inline, service and uri"),
         (with("inline: '<html>'"), at("keys.inline"), "not a JSON Web Key Set"),
-        (with("uri: 'https://idp/keys'"), at("keys.uri"), "not supported yet"),
+        (with("uri: 'http://idp/keys'"), at("keys.uri"), "is not https"),
+        (with("uri: 'https://idp/keys', inline: '{}'"), at("keys.inline"), "no list"),
+        (with("uri: 'https://idp/keys', caCertificates: x"), at("keys.caCertificates"), "no certificate"),
         (with("service: {name: idp, port: 80, path: keys}"), at("keys.service.path"), "does not start"),
         (with("service: {name: idp, port: 0, path: /keys}"), at("keys.service.port"), "not between"),
+        (issuer(", algorithms: [none]"), at("algorithms[0]"), "unknown value"),
+        (issuer(", algorithms: []"), at("algorithms"), "0 items"),
+        (issuer(", algorithms: [RS256, ES256]"), at("algorithms"), "has no algorithm of the keys"),
+        (
+            "jwt: {issuers: [{issuer: i, keys: {uri: 'https://idp/keys'}, algorithms: [HS256]}]}".into(),
+            at("algorithms"),
+            "only an inline set",
+        ),
         (issuer(", clockSkew: 0s"), at("clockSkew"), "whole seconds"),
         (issuer(", clockSkew: 1500ms"), at("clockSkew"), "whole seconds"),
         (issuer(", audiences: []"), at("audiences"), "0 items"),

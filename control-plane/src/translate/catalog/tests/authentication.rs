@@ -12,6 +12,8 @@ use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::route::{FilterConfig, Route};
 use outrigger_proto::xds::{rbac_filter, type_url};
 
+mod keys;
+
 use super::inbound::serving_from;
 use super::*;
 use crate::model::mesh_builder::MeshBuilder;
@@ -246,7 +248,9 @@ fn requests_do_not_pass_as_opaque_bytes_where_they_need_credentials() {
 fn keys_of_a_service_are_fetched_from_its_cluster() {
     let of = |keys: &str| {
         let spec = format!("jwt: {{issuers: [{{issuer: i, keys: {{service: {{{keys}}}}}}}]}}");
-        let filter = tokens(&manager(&listener("http", &[&policy("a", "shop", &spec)])));
+        let services = [service("idp", 8080, "http"), service("idp.auth", 80, "http")];
+        let resources = [&*services[0], &*services[1], &policy("a", "shop", &spec)];
+        let filter = tokens(&manager(&listener("http", &resources)));
         let Some(JwksSourceSpecifier::RemoteJwks(remote)) =
             &filter.providers["shop/a/0"].jwks_source_specifier
         else {
@@ -259,4 +263,7 @@ fn keys_of_a_service_are_fetched_from_its_cluster() {
     assert_eq!(uri, "http://idp.shop.svc.cluster.local:8080/keys");
     assert!(cluster.contains("\"idp.shop.svc.cluster.local:8080\""), "{cluster}");
     assert!(of("namespace: auth, name: idp, port: 80, path: /").0.starts_with("http://idp.auth.svc."));
+    let (uri, cluster) = of("name: idp, port: 80, path: /keys");
+    assert_eq!(uri, "http://idp.shop.svc.cluster.local:80/keys");
+    assert!(cluster.contains("\"inbound|keys|nowhere\""), "it has no such port: {cluster}");
 }
