@@ -47,9 +47,12 @@ impl TryFrom<Text<2048>> for HttpsUri {
         if DnsName::try_from(host.as_str()).is_err() {
             return Err("has a host that is not a DNS name".into());
         }
-        let port = match (authority.port_u16(), authority.port()) {
-            (Some(0), _) | (None, Some(_)) => return Err("has a port that is not between 1 and 65535".into()),
-            (port, _) => port.unwrap_or(PORT),
+        let port = match authority.as_str().get(authority.host().len()..).unwrap_or_default() {
+            "" => PORT,
+            port => match port.strip_prefix(':').and_then(|port| port.parse().ok()) {
+                None | Some(0) => return Err("has a port that is not between 1 and 65535".into()),
+                Some(port) => port,
+            },
         };
         Ok(Self(KeyUri { uri: text, host: host.into(), port, roots: None }))
     }
