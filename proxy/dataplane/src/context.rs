@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use outrigger_config::cluster::{
@@ -112,7 +113,15 @@ impl Context {
     /// Returns the cluster that `config` describes. If its endpoints are in DNS, they are looked up first. If DNS fails, the last ones stay;
     /// without any, an error is returned.
     pub(crate) async fn cluster(&self, config: &Arc<ClusterConfig>) -> Result<Rc<Cluster>, Failure> {
-        if let Discovery::Dns(dns) = &config.discovery {
+        let cluster = self.clusters.cluster(config);
+        self.lookup(&cluster).await?;
+        Ok(cluster)
+    }
+
+    /// Looks up the endpoints of a cluster, as [`Self::cluster`] does.
+    pub(crate) fn lookup<'a>(&'a self, cluster: &Cluster) -> Lookup<'a> {
+        let Some((config, dns)) = cluster.of_dns() else { return Lookup(None) };
+        Lookup(Some(Box::pin(async move {
             match (self.resolver.0)(dns.host().to_owned()).await {
                 Ok(addresses) => dns.store(&config.endpoints, &addresses),
                 Err(why) if config.endpoints.load().list.is_empty() => {
@@ -121,8 +130,8 @@ impl Context {
                 }
                 Err(why) => debug!(cluster = %config.name, %why, "the last addresses stay in use"),
             }
-        }
-        Ok(self.clusters.cluster(config))
+            Ok(())
+        })))
     }
 }
 
@@ -134,6 +143,17 @@ impl Context {
             let same = own.ip() == address.ip() || own.ip().is_unspecified() && here();
             own.port() == address.port() && (same || address.ip().is_unspecified())
         })
+    }
+}
+
+/// A lookup in DNS; none, for most clusters. Boxed, because it is rare and would make every request larger.
+pub(crate) struct Lookup<'a>(Option<Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>>);
+
+impl Future for Lookup<'_> {
+    type Output = Result<(), Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().map_or(Poll::Ready(Ok(())), |lookup| lookup.as_mut().poll(cx))
     }
 }
 

@@ -77,6 +77,7 @@ impl Forwarding<'_> {
     pub(super) async fn run(&self, admitted: Admitted<'_, '_>) -> Result<Reply, Failure> {
         let cx = admitted.into_context();
         let (body, _clock) = self.timed_body(cx);
+        cx.on.context.lookup(&self.cluster).await?;
         let permit = self.cluster.admit(&cx.on.client.key).await?;
         // What an upgrade opens is no work for the application.
         let mut running = match cx.head.upgrade {

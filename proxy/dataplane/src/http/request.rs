@@ -211,7 +211,7 @@ async fn forwarded_by(
         cx.journal.set_destination(share.cluster.clone());
     }
     let settings = &manager.settings;
-    let (cluster, began) = (cx.on.context.cluster(cluster).await?, cx.journal.began());
+    let (cluster, began) = (cx.on.context.clusters.cluster(cluster), cx.journal.began());
     // Before the rewrites, as in Envoy.
     let hash = hash(&cluster, forward, cx);
     rewrite(&mut cx.head, route, forward, share)?;

@@ -5,8 +5,10 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use outrigger_config::cluster::Discovery;
+use outrigger_config::cluster::dns::DnsEndpoints;
+use outrigger_config::cluster::{Cluster as Config, Discovery};
 use outrigger_config::endpoint::groups::Group;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
@@ -57,6 +59,13 @@ pub(crate) enum Probing {
 }
 
 impl Cluster {
+    /// Returns its configuration if its endpoints are the addresses of a name.
+    pub(crate) fn of_dns(&self) -> Option<(Arc<Config>, Arc<DnsEndpoints>)> {
+        let config = self.config.borrow();
+        let Discovery::Dns(dns) = &config.discovery else { return None };
+        Some((Arc::clone(&config), Arc::clone(dns)))
+    }
+
     /// Returns the host for the next attempt: one that is not among `attempted`, not ejected and responding, if there is one.
     /// `probing` is whether the request may probe an ejected host.
     pub(crate) fn pick(
