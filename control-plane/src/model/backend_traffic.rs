@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use outrigger_core::Name;
 
+use super::health_check::HealthCheck;
 use super::service::Overload;
 
 /// The meaning of a BackendTrafficPolicy. What it does not set keeps the mesh's default.
@@ -17,6 +18,8 @@ pub struct BackendTraffic {
     pub retries: Option<RetryLimit>,
     /// When endpoints are ejected.
     pub outlier_detection: OutlierDetection,
+    /// How endpoints are checked.
+    pub health_check: Option<HealthCheck>,
     /// The timeout of connecting to an endpoint.
     pub connect_timeout: Option<Duration>,
     /// What the sidecars of the Service do about overload of the application.
@@ -26,7 +29,15 @@ pub struct BackendTraffic {
 impl BackendTraffic {
     /// Returns the settings that it has, with the names that they have in YAML, and the values of those that have one word.
     pub fn settings(&self) -> Vec<String> {
-        let Self { load_balancer, limits, retries, outlier_detection, connect_timeout, overload } = self;
+        let Self {
+            load_balancer,
+            limits,
+            retries,
+            outlier_detection,
+            health_check,
+            connect_timeout,
+            overload,
+        } = self;
         let Limits { connections, pending_requests, requests } = limits;
         let number = |name: &str, value: &Option<u32>| value.map(|value| format!("{name} {value}"));
         let retries = retries.as_ref().map(|limit| match limit {
@@ -50,6 +61,7 @@ impl BackendTraffic {
             number("maxRequests", requests),
             retries,
             detection.map(String::from),
+            health_check.as_ref().map(|check| format!("healthCheck {}", check.checker.name())),
             connect_timeout.map(|timeout| format!("connectTimeout {timeout:?}")),
             overload.map(String::from),
         ];

@@ -21,6 +21,7 @@ pub mod registration;
 pub mod authentication;
 pub mod authorization;
 pub mod backend_traffic;
+pub mod health_check;
 pub mod external_authorization;
 pub mod fault_injection;
 pub mod rate_limit;

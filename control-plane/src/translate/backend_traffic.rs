@@ -7,19 +7,27 @@ use outrigger_proto::xds::protobuf::UInt32Value;
 use outrigger_proto::xds::types::Percent;
 
 use super::balancing::load_balancing_policy;
-use super::scope::Dialect;
+use super::destination::{Target, host};
+use super::health_check;
+use super::scope::Scope;
 use super::wire::{duration, uint};
 use crate::model::backend_traffic::{
     BackendTraffic, Ejection, FailurePercentage, Limits, OutlierDetection, RetryBudget, RetryLimit,
     SuccessRate,
 };
 use crate::model::caller_policies::CallerPolicies;
+use crate::model::service::ServicePort;
 
-/// Changes the cluster as the policies say. What they do not set stays.
-pub(super) fn apply(cluster: &mut Cluster, policies: CallerPolicies<'_>, dialect: Dialect) {
-    let CallerPolicies { traffic, retry_budget } = policies;
+/// Changes the cluster of `target` as the policies of `port` say. What they do not set stays.
+pub(super) fn apply(scope: Scope<'_>, cluster: &mut Cluster, target: &Target, port: &ServicePort) {
+    let CallerPolicies { traffic, retry_budget } = scope.mesh.caller_policies(&target.service, port.number);
     if let Some(traffic) = traffic {
-        apply_traffic(cluster, traffic, dialect);
+        apply_traffic(scope, cluster, traffic);
+    }
+    let check = traffic.and_then(|traffic| traffic.health_check.as_ref());
+    // The one endpoint of a target was chosen by the client.
+    if let Some(check) = check.filter(|_| target.only.is_none()) {
+        health_check::apply(cluster, check, port.protocol, &host(&target.service, scope.domain()));
     }
     let limit = traffic.and_then(|traffic| traffic.retries.as_ref());
     for thresholds in thresholds(cluster) {
@@ -34,17 +42,18 @@ pub(super) fn apply(cluster: &mut Cluster, policies: CallerPolicies<'_>, dialect
     }
 }
 
-fn apply_traffic(cluster: &mut Cluster, traffic: &BackendTraffic, dialect: Dialect) {
+fn apply_traffic(scope: Scope<'_>, cluster: &mut Cluster, traffic: &BackendTraffic) {
     let BackendTraffic {
         load_balancer,
         limits: Limits { connections, pending_requests, requests },
         retries: _, // set by the caller
         outlier_detection,
+        health_check: _, // depends on the port
         connect_timeout,
         overload: _, // concerns the sidecars of the service itself
     } = traffic;
     if let Some(balancer) = load_balancer {
-        cluster.load_balancing_policy = Some(load_balancing_policy(balancer, dialect));
+        cluster.load_balancing_policy = Some(load_balancing_policy(balancer, scope.dialect()));
     }
     if let Some(timeout) = connect_timeout {
         cluster.connect_timeout = duration(*timeout);

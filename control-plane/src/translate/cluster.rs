@@ -74,8 +74,7 @@ pub(super) fn cluster(scope: Scope<'_>, target: &Target, service: &Service, port
         ],
         ..Default::default()
     };
-    let policies = scope.mesh.caller_policies(&service.key, port.number);
-    backend_traffic::apply(&mut cluster, policies, scope.dialect());
+    backend_traffic::apply(scope, &mut cluster, target, port);
     cluster
 }
 

@@ -21,6 +21,16 @@ pub(super) const ROUTE: &str = "default";
 pub(super) const LOAD_BALANCER: LoadBalancer = LoadBalancer::PeakEwma;
 /// The timeout of connecting to an endpoint.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time between two checks of an endpoint, if a policy says that it is checked, and how much of it is added at random.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const CHECK_JITTER_PERCENT: u32 = 10;
+/// How long a check may take.
+pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How many checks in a row make an endpoint unhealthy, and healthy again.
+pub(super) const UNHEALTHY_THRESHOLD: u32 = 3;
+pub(super) const HEALTHY_THRESHOLD: u32 = 2;
+/// The percentage of endpoints that must pass their checks; below it, all are used. Envoy's default.
+pub(super) const PANIC_THRESHOLD: u32 = 50;
 /// The timeout of detecting HTTP on a port without a declared protocol. For a server that speaks first, a new client waits for
 /// it once; then the outcome is remembered.
 pub(super) const DETECTION_TIMEOUT: Duration = Duration::from_millis(500);

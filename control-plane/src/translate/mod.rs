@@ -29,6 +29,7 @@ mod other_names;
 mod matching;
 mod cluster;
 mod backend_traffic;
+mod health_check;
 mod endpoint;
 mod defaults;
 mod balancing;

@@ -239,6 +239,7 @@ fn registered(original_destination: bool, capture: Option<SocketAddr>) -> Regist
 fn every_kind_of_route_filter_and_service_is_accepted() {
     let documents: Vec<_> = {
         let policies = policies::every_policy().into_iter().chain(policies::every_authentication());
+        let policies = policies.chain(policies::every_backend_traffic());
         services().into_iter().chain(every_route()).chain(policies).collect()
     };
     let view = read(&documents);

@@ -109,3 +109,53 @@ pub(crate) fn every_authentication() -> Vec<Value> {
         policy("off", json!({"targetRefs": [grpc], "mode": "Off"})),
     ]
 }
+
+/// Policies about the callers of each port of `cart`, each with settings that the others do not have. Together they have all of them.
+pub(crate) fn every_backend_traffic() -> Vec<Value> {
+    let policy = |name: &str, section: Option<&str>, mut spec: Value| {
+        let mut target = json!({"group": "", "kind": "Service", "name": "cart"});
+        if let Some(section) = section {
+            target["sectionName"] = section.into();
+        }
+        spec["targetRefs"] = json!([target]);
+        json!({"apiVersion": "outrigger.dev/v1alpha1", "kind": "BackendTrafficPolicy",
+            "metadata": {"name": name, "namespace": "shop"}, "spec": spec})
+    };
+    let ejection = json!({"mode": "Enforce", "interval": "1s", "baseEjectionTime": "2s", "maxEjectionTime": "3s", "maxEjectionPercent": 4,
+        "consecutive5xxErrors": 5, "consecutiveGatewayErrors": 6, "consecutiveLocalOriginFailures": 7,
+        "failurePercentage": {"threshold": 8, "minimumHosts": 9, "requestVolume": 10},
+        "successRate": {"minimumHosts": 11, "requestVolume": 12, "stdevFactor": 1300}});
+    let http = json!({"type": "HTTP", "http": {"path": "/a?b=%20", "method": "OPTIONS", "host": "c.d", "expectedStatuses": [{"from": 100, "to": 599}]},
+        "interval": "100ms", "jitterPercent": 100, "timeout": "1ms", "healthyThreshold": 1, "unhealthyThreshold": 4_294_967_295_u32, "port": 65535,
+        "panicThreshold": 100});
+    let tcp = json!({"type": "TCP", "tcp": {"send": {"text": "é\r\n"}, "receive": [{"hex": "00fF"}, {"text": " "}]}, "panicThreshold": 0});
+    let hash = |kind: &str, key: Value| json!({"type": kind, "consistentHash": key});
+    let cookie = json!({"type": "Cookie", "cookie": {"name": "e", "ttl": "1h", "path": "/f"}});
+    vec![
+        policy(
+            "all",
+            None,
+            json!({"loadBalancer": {"type": "PeakEWMA"}, "outlierDetection": ejection, "healthCheck": http,
+            "limits": {"maxConnections": 1, "maxPendingRequests": 2, "maxRequests": 3}, "connectTimeout": "250ms", "overload": "Observe",
+            "retryBudget": {"percent": 100, "interval": "1h", "minRetryRate": {"count": 4, "interval": "2s"}}}),
+        ),
+        policy(
+            "p81",
+            Some("p81"),
+            json!({"loadBalancer": {"type": "RoundRobin"}, "limits": {"maxRetries": 0}, "outlierDetection": {"mode": "Disabled"}}),
+        ),
+        policy("p82", Some("p82"), json!({"loadBalancer": hash("RingHash", cookie), "overload": "Disabled"})),
+        policy(
+            "p83",
+            Some("p83"),
+            json!({"loadBalancer": hash("Maglev", json!({"type": "Header", "header": "X-G"})),
+            "healthCheck": {"type": "GRPC", "grpc": {"service": "h.I"}}}),
+        ),
+        policy(
+            "p84",
+            Some("p84"),
+            json!({"loadBalancer": hash("Maglev", json!({"type": "Source"})), "healthCheck": tcp}),
+        ),
+        policy("p85", Some("p85"), json!({"loadBalancer": {"type": "LeastRequest"}})),
+    ]
+}

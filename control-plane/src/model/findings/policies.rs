@@ -1,14 +1,15 @@
-//! Targets of policies that do not exist, or cannot have one, and Services that policies need and that do not exist.
+//! Targets of policies that do not exist, or cannot have one, Services that policies need and that do not exist, and checks that do not suit a port.
 
 use super::{add_grant, ports_of, where_is};
 use crate::model::diagnostic::{Code, Problem};
+use crate::model::health_check::HealthCheck;
 use crate::model::inventory::Inventory;
 use crate::model::needed_service::{Unresolved, unresolved};
 use crate::model::policies::places;
-use crate::model::resource::policy::{PolicySpec, TargetRef};
+use crate::model::resource::policy::{PolicyRules, PolicySpec, TargetRef};
 use crate::model::resource::{Metadata, ResourceId};
 use crate::model::route::InvalidBackend;
-use crate::model::service::ServiceKey;
+use crate::model::service::{ServiceKey, ServicePort};
 
 /// Returns the problems of what a policy names.
 pub(super) fn of(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> Vec<Problem> {
@@ -30,7 +31,30 @@ pub(super) fn of(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) 
         })
     };
     let targets = spec.targets.iter().enumerate().filter_map(one);
-    targets.chain(needed(inventory, metadata, spec)).collect()
+    targets.chain(needed(inventory, metadata, spec)).chain(unsuited(inventory, metadata, spec)).collect()
+}
+
+/// Returns the problems of a health check that cannot check some of the ports.
+fn unsuited(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> Vec<Problem> {
+    let PolicyRules::BackendTraffic(traffic) = &spec.rules else { return Vec::new() };
+    let Some(HealthCheck { checker, port: None, .. }) = &traffic.health_check else { return Vec::new() };
+    let of_target = |target: &TargetRef| {
+        let TargetRef::Service { name, section } = target else { return Vec::new() };
+        let key = ServiceKey { namespace: metadata.id.namespace.clone(), name: name.clone() };
+        let Some(service) = inventory.service(&key) else { return Vec::new() };
+        let concerned = |port: &&ServicePort| section.as_ref().is_none_or(|name| *name == port.name);
+        let unsuited = service.ports.iter().filter(concerned).filter(|port| !checker.suits(port.protocol));
+        let problem = |port: &ServicePort| {
+            let message = format!(
+                "{} does not suit the protocol of port {} of Service {name}, which is not checked",
+                checker.name(),
+                port.number
+            );
+            Problem::of(Code::IgnoredField, "spec.healthCheck.type", message)
+        };
+        unsuited.map(problem).collect()
+    };
+    spec.targets.iter().flat_map(of_target).collect()
 }
 
 fn needed(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> impl Iterator<Item = Problem> {

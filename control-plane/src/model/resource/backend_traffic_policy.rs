@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::bounded::{LARGEST, number, positive};
+use super::health_check::WireHealthCheck;
 use super::load_balancer::WireLoadBalancer;
 use super::outlier_detection::WireOutlierDetection;
 use super::policy::{PolicyRules, PolicySpec};
@@ -30,6 +31,7 @@ struct WireSpec {
     limits: Option<WireLimits>,
     retry_budget: Option<WireRetryBudget>,
     outlier_detection: Option<WireOutlierDetection>,
+    health_check: Option<WireHealthCheck>,
     connect_timeout: Option<GepDuration>,
     overload: Option<WireOverload>,
 }
@@ -61,6 +63,7 @@ impl TryFrom<WireSpec> for BackendTrafficPolicySpec {
             limits,
             retry_budget,
             outlier_detection,
+            health_check,
             connect_timeout,
             overload,
         } = wire;
@@ -80,6 +83,7 @@ impl TryFrom<WireSpec> for BackendTrafficPolicySpec {
             },
             retries,
             outlier_detection: outlier_detection.unwrap_or_default().decode()?,
+            health_check: health_check.map(WireHealthCheck::decode).transpose()?,
             connect_timeout: positive("connectTimeout", connect_timeout)?,
             overload: overload.map(Overload::from),
         };
@@ -162,6 +166,7 @@ mod tests {
                     stdev_factor: Some(1200),
                 }),
             }),
+            health_check: None,
             connect_timeout: Some(Duration::from_millis(250)),
             overload: Some(Overload::Observe),
         };

@@ -18,6 +18,7 @@ mod backend_traffic_policy;
 mod x_backend_traffic_policy;
 mod load_balancer;
 mod outlier_detection;
+mod health_check;
 mod retry_budget;
 mod service_targets;
 mod bounded;

@@ -15,6 +15,8 @@ use super::*;
 use crate::model::mesh_builder::MeshBuilder;
 use crate::model::mesh_builder::testing::service;
 
+mod checks;
+
 fn policy(spec: &str) -> String {
     format!(
         "{{apiVersion: outrigger.dev/v1alpha1, kind: BackendTrafficPolicy, metadata: {{name: p, namespace: shop}},

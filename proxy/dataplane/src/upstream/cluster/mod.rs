@@ -16,14 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashMap;
-use outrigger_config::cluster::{Balancing, Cluster as Config, Discovery, UpstreamProtocol};
+use outrigger_config::cluster::{Cluster as Config, Discovery, UpstreamProtocol};
 use outrigger_config::endpoint::{Endpoint, HealthStatus, Transport};
 use outrigger_core::Name;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::peer::PeerKey;
 use outrigger_core::reason::Reason;
-use outrigger_policy::hash_policy::HashPolicies;
 use outrigger_policy::outlier::Outcome;
 use outrigger_policy::retry_budget::RetryPermit;
 use tokio::time::Instant;
@@ -252,18 +251,6 @@ impl Cluster {
         let (host, used) = unlisted.entry(address).or_insert_with(|| (made(), now));
         *used = now;
         Rc::clone(host)
-    }
-
-    /// Calls `hash` with the cluster's hash policies or, if it has none, those of the route. Returns `None` if the cluster does not
-    /// pick endpoints by hashes.
-    pub(crate) fn hash(
-        &self,
-        of_route: &HashPolicies,
-        hash: impl FnOnce(&HashPolicies) -> Option<u64>,
-    ) -> Option<u64> {
-        let config = self.config.borrow();
-        let Balancing::Hashing(_) = config.balancing else { return None };
-        hash(if config.hash_policies.is_empty() { of_route } else { &config.hash_policies })
     }
 
     /// Returns the protocol for an endpoint that is not a sidecar, for a client that speaks `downstream`.

@@ -8,10 +8,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::cluster::dns::DnsEndpoints;
-use outrigger_config::cluster::{Cluster as Config, Discovery};
+use outrigger_config::cluster::{Balancing, Cluster as Config, Discovery};
 use outrigger_config::endpoint::groups::Group;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
+use outrigger_policy::hash_policy::HashPolicies;
 use tokio::time::Instant;
 
 use super::Cluster;
@@ -64,6 +65,18 @@ impl Cluster {
         let config = self.config.borrow();
         let Discovery::Dns(dns) = &config.discovery else { return None };
         Some((Arc::clone(&config), Arc::clone(dns)))
+    }
+
+    /// Calls `hash` with the cluster's hash policies or, if it has none, those of the route. Returns `None` if the cluster does not
+    /// pick endpoints by hashes.
+    pub(crate) fn hash(
+        &self,
+        of_route: &HashPolicies,
+        hash: impl FnOnce(&HashPolicies) -> Option<u64>,
+    ) -> Option<u64> {
+        let config = self.config.borrow();
+        let Balancing::Hashing(_) = config.balancing else { return None };
+        hash(if config.hash_policies.is_empty() { of_route } else { &config.hash_policies })
     }
 
     /// Returns the host for the next attempt: one that is not among `attempted`, not ejected and responding, if there is one.
