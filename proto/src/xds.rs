@@ -47,6 +47,8 @@ pub use envoy::extensions::filters::http::ratelimit::v3 as ratelimit;
 pub use envoy::extensions::filters::http::rbac::v3 as rbac_filter;
 /// `envoy.extensions.filters.http.router.v3`.
 pub use envoy::extensions::filters::http::router::v3 as router;
+/// `envoy.extensions.filters.http.stateful_session.v3`.
+pub use envoy::extensions::filters::http::stateful_session::v3 as stateful_session;
 /// `envoy.extensions.filters.listener.http_inspector.v3`.
 pub use envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;
 /// `envoy.extensions.filters.network.http_connection_manager.v3`.
@@ -57,6 +59,10 @@ pub use envoy::extensions::filters::network::rbac::v3 as network_rbac;
 pub use envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 /// `envoy.extensions.filters.udp.dns_filter.v3`.
 pub use envoy::extensions::filters::udp::dns_filter::v3 as dns_filter;
+/// `envoy.extensions.http.stateful_session.cookie.v3`: sessions in a cookie.
+pub use envoy::extensions::http::stateful_session::cookie::v3 as cookie_session;
+/// `envoy.extensions.http.stateful_session.header.v3`: sessions in a header.
+pub use envoy::extensions::http::stateful_session::header::v3 as header_session;
 /// `envoy.extensions.load_balancing_policies.common.v3`: locality settings that several policies share.
 pub use envoy::extensions::load_balancing_policies::common::v3 as lb_common;
 /// `envoy.extensions.load_balancing_policies.least_request.v3`.
@@ -83,6 +89,8 @@ pub use envoy::service::auth::v3 as auth_service;
 pub use envoy::service::discovery::v3 as discovery;
 /// `envoy.service.ratelimit.v3`.
 pub use envoy::service::ratelimit::v3 as ratelimit_service;
+/// `envoy.type.http.v3`: cookies.
+pub use envoy::r#type::http::v3 as http_types;
 /// `envoy.type.matcher.v3`: string and regex matchers.
 pub use envoy::r#type::matcher::v3 as matcher;
 /// `envoy.type.metadata.v3`: where a value of metadata is.
@@ -142,6 +150,18 @@ pub mod type_url {
     /// A route's configuration of the global rate limit, in `typed_per_filter_config`.
     pub const RATE_LIMIT_PER_ROUTE: &str =
         "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute";
+    /// The session persistence HTTP filter.
+    pub const STATEFUL_SESSION: &str =
+        "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSession";
+    /// A route's configuration of session persistence, in `typed_per_filter_config`.
+    pub const STATEFUL_SESSION_PER_ROUTE: &str =
+        "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute";
+    /// Sessions in a cookie.
+    pub const COOKIE_SESSION: &str =
+        "type.googleapis.com/envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState";
+    /// Sessions in a header.
+    pub const HEADER_SESSION: &str =
+        "type.googleapis.com/envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState";
     /// The RBAC network filter.
     pub const NETWORK_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
     /// Wraps a filter's configuration in `typed_per_filter_config`, to make it optional or disable the filter.
@@ -208,6 +228,12 @@ pub mod node {
 pub mod extension {
     /// The CORS HTTP filter, and the key of its configuration in `typed_per_filter_config`.
     pub const CORS: &str = "envoy.filters.http.cors";
+    /// The session persistence HTTP filter, and the key of its configuration in `typed_per_filter_config`.
+    pub const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
+    /// Sessions in a cookie.
+    pub const COOKIE_SESSION: &str = "envoy.http.stateful_session.cookie";
+    /// Sessions in a header.
+    pub const HEADER_SESSION: &str = "envoy.http.stateful_session.header";
     /// The HTTP inspector listener filter.
     pub const HTTP_INSPECTOR: &str = "envoy.filters.listener.http_inspector";
     /// The TLS inspector listener filter.

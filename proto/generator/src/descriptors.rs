@@ -16,7 +16,7 @@ use prost_reflect::prost_types::{
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind};
 
 /// The resources, and the messages that they hold in an `Any`. What these refer to is included.
-const ROOTS: [&str; 39] = [
+const ROOTS: [&str; 43] = [
     "envoy.config.cluster.v3.Cluster",
     "envoy.config.endpoint.v3.ClusterLoadAssignment",
     "envoy.config.listener.v3.Listener",
@@ -37,6 +37,8 @@ const ROOTS: [&str; 39] = [
     "envoy.extensions.filters.http.rbac.v3.RBAC",
     "envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
     "envoy.extensions.filters.http.router.v3.Router",
+    "envoy.extensions.filters.http.stateful_session.v3.StatefulSession",
+    "envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
     "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
     "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
     "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
@@ -44,6 +46,8 @@ const ROOTS: [&str; 39] = [
     "envoy.extensions.filters.network.rbac.v3.RBAC",
     "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
     "envoy.extensions.filters.udp.dns_filter.v3.DnsFilterConfig",
+    "envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState",
+    "envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState",
     "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
     "envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
     "envoy.extensions.load_balancing_policies.random.v3.Random",

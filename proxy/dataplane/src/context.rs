@@ -176,6 +176,7 @@ pub(crate) fn passthrough_cluster() -> Option<Arc<ClusterConfig>> {
         hash_policies: Default::default(),
         health_check: None,
         panic: Default::default(),
+        session_statuses: Default::default(),
         protocol: UpstreamProtocol::AsDownstream,
         connections: ConnectionSettings {
             idle_timeout: None,

@@ -5,15 +5,15 @@
 //! any of the values has no hash, and its endpoint is picked at random.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 use std::net::SocketAddr;
 
-use http::{HeaderValue, header};
+use http::HeaderValue;
 use outrigger_proto::xds::{matcher, route, types};
 use regex::bytes::Regex;
 use twox_hash::XxHash64;
 
-use crate::field::{Unusable, duration, each, non_empty, required, unsupported};
+use crate::cookie::Cookie;
+use crate::field::{Unusable, duration, each, non_empty, required};
 use crate::header_match::{Head, Name};
 use crate::rewrite;
 use crate::verdict::Source;
@@ -32,7 +32,7 @@ struct HashPolicy {
 #[derive(Debug, Clone)]
 enum HashOf {
     Header(Name, Option<Substitution>),
-    Cookie(Cookie),
+    Cookie(HashedCookie),
     SourceAddress,
     QueryParameter(Box<str>),
 }
@@ -45,10 +45,10 @@ struct Substitution {
 }
 
 #[derive(Debug, Clone)]
-struct Cookie {
-    name: Box<str>,
-    /// What follows the value in `set-cookie`, if the proxy generates missing cookies.
-    generated: Option<Box<str>>,
+struct HashedCookie {
+    cookie: Cookie,
+    /// Whether the proxy generates missing ones.
+    generated: bool,
 }
 
 impl HashPolicies {
@@ -130,7 +130,9 @@ impl HashPolicy {
                 let substitution = regex_rewrite.map(Substitution::decode).transpose();
                 HashOf::Header(name, substitution.map_err(|bad| bad.within("header.regex_rewrite"))?)
             }
-            Wire::Cookie(wire) => HashOf::Cookie(Cookie::decode(wire).map_err(|bad| bad.within("cookie"))?),
+            Wire::Cookie(wire) => {
+                HashOf::Cookie(HashedCookie::decode(wire).map_err(|bad| bad.within("cookie"))?)
+            }
             Wire::ConnectionProperties(wires::ConnectionProperties { source_ip: true }) => {
                 HashOf::SourceAddress
             }
@@ -177,43 +179,16 @@ fn hash(of: &[u8]) -> u64 {
     XxHash64::oneshot(0, of)
 }
 
-impl Cookie {
+impl HashedCookie {
     fn decode(wire: route::route_action::hash_policy::Cookie) -> Result<Self, Unusable> {
         let route::route_action::hash_policy::Cookie { name, ttl, path, attributes } = wire;
-        let legal = |field: &str, text: &str| match text
-            .bytes()
-            .any(|b| !matches!(b, b' '..0x7f) || b == b';')
-        {
-            true => Err(Unusable::new(field, format_args!("{text:?} may not stand in a set-cookie line"))),
-            false => Ok(()),
-        };
-        let name = non_empty("name", name)?;
-        // The name of a cookie is a token (RFC 6265 section 4.1.1), as that of a header is.
-        http::HeaderName::try_from(&name)
-            .map_err(|_| Unusable::new("name", format_args!("{name:?} is no name of a cookie")))?;
-        legal("path", &path)?;
-        let mut tail = String::new();
         let ttl = duration("ttl", ttl)?;
-        if let Some(seconds) = ttl.map(|ttl| ttl.as_secs()).filter(|seconds| *seconds > 0) {
-            let _ = write!(tail, "; Max-Age={seconds}");
-        }
-        if !path.is_empty() {
-            let _ = write!(tail, "; Path={path}");
-        }
-        for (at, attribute) in attributes.into_iter().enumerate() {
-            let route::route_action::hash_policy::CookieAttribute { name, value } = attribute;
-            let field = |of: &str| format!("attributes[{at}].{of}");
-            unsupported(&field("name"), name.is_empty() || name.contains('='))?;
-            legal(&field("name"), &name)?;
-            legal(&field("value"), &value)?;
-            let _ = write!(tail, "; {name}");
-            if !value.is_empty() {
-                let _ = write!(tail, "={value}");
-            }
-        }
-        tail.push_str("; HttpOnly");
+        let attributes = attributes.into_iter().map(|wire| {
+            let route::route_action::hash_policy::CookieAttribute { name, value } = wire;
+            (name, value)
+        });
         // A cookie without a lifetime, not even that of the browser's session, is not generated.
-        Ok(Self { name: name.into(), generated: ttl.map(|_| tail.into()) })
+        Ok(Self { cookie: Cookie::new(name, ttl, &path, attributes)?, generated: ttl.is_some() })
     }
 
     fn hash(
@@ -222,28 +197,17 @@ impl Cookie {
         source: &Source<'_>,
         set_cookie: &mut impl FnMut(HeaderValue),
     ) -> Option<u64> {
-        if let Some(value) = self.value(head) {
+        if let Some(value) = self.cookie.value(head) {
             return Some(hash(value));
         }
-        let tail = self.generated.as_ref()?;
+        if !self.generated {
+            return None;
+        }
         // As in Envoy: the addresses of the connection, so that all its requests go to one endpoint already.
         let client = SocketAddr::new(source.address, source.port);
         let value = format!("{:016x}", hash(format!("{client}{}", source.destination).as_bytes()));
-        set_cookie(HeaderValue::from_str(&format!("{}=\"{value}\"{tail}", self.name)).ok()?);
+        set_cookie(self.cookie.set(&value)?);
         Some(hash(value.as_bytes()))
-    }
-
-    /// Returns the value in a request, without the quotes that it may have (RFC 6265 section 4.1.1).
-    fn value<'a>(&self, head: &Head<'a>) -> Option<&'a [u8]> {
-        let lines = head.headers.get_all(header::COOKIE).iter();
-        let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-        let mut values = pairs.filter_map(|pair| {
-            let pair = pair.trim_ascii();
-            let value = pair.strip_prefix(self.name.as_bytes())?.strip_prefix(b"=")?;
-            let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
-            Some(unquoted.unwrap_or(value))
-        });
-        values.next().filter(|value| !value.is_empty())
     }
 }
 

@@ -100,6 +100,11 @@ impl WeightedClusters {
         chosen
     }
 
+    /// Returns whether there is more than one share.
+    pub fn are_several(&self) -> bool {
+        !self.others.is_empty()
+    }
+
     /// Returns every share, including those of weight zero.
     pub fn shares(&self) -> impl Iterator<Item = &Share> {
         std::iter::once(&self.first).chain(&self.others)

@@ -13,13 +13,14 @@ use wire_cluster::cluster::common_lb_config::ConsistentHashingLbConfig;
 use wire_cluster::cluster::{CommonLbConfig, LbConfig, LbPolicy};
 
 use super::picking::Picking;
-use super::{Balancing, PanicThreshold, hashing};
+use super::{Balancing, PanicThreshold, SessionStatuses, hashing};
 
 /// The settings common to all policies, as far as they are honoured.
 #[derive(Debug, Clone)]
 struct Common {
     locality_weighted: bool,
     panic: PanicThreshold,
+    session_statuses: SessionStatuses,
     consistent_hashing: Option<ConsistentHashingLbConfig>,
 }
 
@@ -31,7 +32,7 @@ impl Picking {
         lb_config: Option<LbConfig>,
         common: Option<CommonLbConfig>,
     ) -> Result<Self, Unusable> {
-        let Common { locality_weighted, panic, consistent_hashing } =
+        let Common { locality_weighted, panic, session_statuses, consistent_hashing } =
             common_config(common.unwrap_or_default()).map_err(|bad| bad.within("common_lb_config"))?;
         let picking = match policies {
             Some(list) => first_known(list, |any| Self::known(any, locality_weighted))
@@ -45,7 +46,7 @@ impl Picking {
                 Ok(Self { hashes_names, ..picking })
             }
         };
-        Ok(Self { panic, ..picking? })
+        Ok(Self { panic, session_statuses, ..picking? })
     }
 
     /// Decodes one policy. Returns `None` if it is unknown. `common` applies to our own policy, which has no settings.
@@ -170,8 +171,7 @@ fn common_config(wire: CommonLbConfig) -> Result<Common, Unusable> {
         ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change,
         consistent_hashing_lb_config,
-        // Applies only to filters that choose an endpoint, which are refused.
-        override_host_status: _,
+        override_host_status,
         locality_config_specifier,
     } = wire;
     unsupported_any(&[("close_connections_on_host_set_change", close_connections_on_host_set_change)])?;
@@ -187,7 +187,13 @@ fn common_config(wire: CommonLbConfig) -> Result<Common, Unusable> {
         None => PanicThreshold::default().threshold,
     };
     let panic = PanicThreshold { threshold, ignores_new: ignore_new_hosts_until_first_hc };
-    Ok(Common { locality_weighted, panic, consistent_hashing: consistent_hashing_lb_config })
+    let session_statuses = SessionStatuses::decode(override_host_status);
+    Ok(Common {
+        locality_weighted,
+        panic,
+        session_statuses: session_statuses.map_err(|bad| bad.within("override_host_status"))?,
+        consistent_hashing: consistent_hashing_lb_config,
+    })
 }
 
 /// Returns whether localities are weighted. Zone-aware balancing is ignored for the reason given in [`common_config`].

@@ -178,6 +178,7 @@ impl Compiled {
                 .map_err(|bad| bad.within("outlier_detection"))?,
             health_check: HealthCheck::decode(health_checks)?.map(Arc::new),
             panic: picking.panic,
+            session_statuses: picking.session_statuses,
             balancing: picking.policy,
             hash_policies: picking.hash_policies,
             protocol: http.protocol,

@@ -9,6 +9,7 @@ mod balancing;
 mod hashing;
 mod picking;
 mod http_options;
+mod session_statuses;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::endpoint::{Assignment, EndpointSettings, Endpoints, Transport};
 
 pub(crate) use decode::Compiled;
 pub(crate) use http_options::Http2Settings;
+pub use session_statuses::SessionStatuses;
 
 /// A cluster.
 #[derive(Debug, Clone)]
@@ -49,6 +51,8 @@ pub struct Cluster {
     pub health_check: Option<Arc<HealthCheck>>,
     /// When endpoints are used although they fail these checks.
     pub panic: PanicThreshold,
+    /// Which endpoints sessions may stay with.
+    pub session_statuses: SessionStatuses,
     /// The load balancing policy.
     pub balancing: Balancing,
     /// The hashes of requests, if they are not those of the route. Only for [`Balancing::Hashing`].

@@ -2,7 +2,7 @@
 
 use outrigger_policy::hash_policy::HashPolicies;
 
-use super::{Balancing, PanicThreshold};
+use super::{Balancing, PanicThreshold, SessionStatuses};
 
 /// A decoded load balancing policy.
 #[derive(Debug, Clone)]
@@ -15,6 +15,7 @@ pub(super) struct Picking {
     /// The hashes of requests, if they are not those of routes.
     pub(super) hash_policies: HashPolicies,
     pub(super) panic: PanicThreshold,
+    pub(super) session_statuses: SessionStatuses,
 }
 
 impl Picking {
@@ -26,6 +27,7 @@ impl Picking {
             hashes_names: false,
             hash_policies: HashPolicies::default(),
             panic: PanicThreshold::default(),
+            session_statuses: SessionStatuses::default(),
         }
     }
 }

@@ -5,9 +5,9 @@ pub mod hashing;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use foldhash::HashSet;
+use foldhash::{HashMap, HashSet};
 use http::uri::Authority;
 use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
@@ -32,6 +32,8 @@ pub struct Endpoints {
     pub overprovisioning: u32,
     groups: Groups,
     tables: Option<(Hashing, Tables)>,
+    /// The index of each address. Made when a session first asks for one.
+    addresses: OnceLock<HashMap<SocketAddr, usize>>,
 }
 
 impl Endpoints {
@@ -44,7 +46,7 @@ impl Endpoints {
     ) -> Self {
         let groups = Groups::new(&list, overprovisioning);
         let tables = hashing.map(|hashing| (hashing, Tables::new(hashing, &list, groups.tiers())));
-        Self { version, list, overprovisioning, groups, tables }
+        Self { version, list, overprovisioning, groups, tables, addresses: OnceLock::new() }
     }
 
     /// Returns how endpoints are picked by hashes, or `None` if they are not.
@@ -57,6 +59,12 @@ impl Endpoints {
     pub fn of_hash(&self, hash: u64, available: &[usize], usable: impl Fn(usize) -> bool) -> Option<usize> {
         let (_, tables) = self.tables.as_ref()?;
         self.groups.pick_tier(available, hash, |tier| tables.find(tier, hash, &usable))
+    }
+
+    /// Returns the index of the endpoint at this address.
+    pub fn at(&self, address: SocketAddr) -> Option<usize> {
+        let indexed = || self.list.iter().enumerate().map(|(at, endpoint)| (endpoint.address, at)).collect();
+        self.addresses.get_or_init(indexed).get(&address).copied()
     }
 
     /// Returns their groups, by index in the list.
@@ -251,7 +259,7 @@ impl Assignment {
 
     /// Builds the endpoints with the settings of their cluster. Those that equal one of `before` are shared with it.
     pub(crate) fn resolve(&self, before: &Endpoints, cluster: &EndpointSettings) -> Box<[Arc<Endpoint>]> {
-        let known: foldhash::HashMap<SocketAddr, &Arc<Endpoint>> =
+        let known: HashMap<SocketAddr, &Arc<Endpoint>> =
             before.list.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
         let resolved = self.endpoints.iter().map(|assigned| {
             let endpoint = Endpoint {

@@ -1,6 +1,6 @@
 //! What a route does with one request: chosen once, before the filters, which may be configured for the chosen cluster.
 
-use outrigger_config::http_manager::HttpSettings;
+use outrigger_config::http_manager::HttpConnectionManager;
 use outrigger_config::route::{Forward, Route, RouteAction};
 use outrigger_config::snapshot::Snapshot;
 use outrigger_policy::direct_response::DirectResponse;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::filters::Routed;
 use super::request_context::RequestContext;
+use super::session;
 
 /// What a route does with one request.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +31,13 @@ pub(super) struct Chosen<'r> {
 }
 
 impl<'r> Action<'r> {
-    /// Chooses a cluster if the route forwards.
-    pub(super) fn of(route: &'r Route, settings: &HttpSettings, cx: &RequestContext<'_>) -> Self {
+    /// Chooses a cluster if the route forwards: that of the request's session, or else one by weight.
+    pub(super) fn of(
+        route: &'r Route,
+        manager: &HttpConnectionManager,
+        snapshot: &Snapshot,
+        cx: &RequestContext<'_>,
+    ) -> Self {
         let forward = match &route.action {
             RouteAction::Forward(forward) => forward,
             RouteAction::Redirect(redirect) => return Self::Redirect(redirect),
@@ -39,10 +45,12 @@ impl<'r> Action<'r> {
         };
         let timeouts = [
             forward.timeouts.for_request(&cx.head.headers),
-            forward.timeouts.stream.or(settings.max_stream_duration),
+            forward.timeouts.stream.or(manager.settings.max_stream_duration),
         ];
         let deadline = timeouts.into_iter().flatten().min().map(|longest| cx.journal.began() + longest);
-        Self::Forward(Chosen { forward, share: forward.clusters.pick(fastrand::u32(..)), deadline })
+        let share = session::share(manager, route, forward, snapshot, &cx.head)
+            .unwrap_or_else(|| forward.clusters.pick(fastrand::u32(..)));
+        Self::Forward(Chosen { forward, share, deadline })
     }
 
     /// Returns what filters need to know of it.

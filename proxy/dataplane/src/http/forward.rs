@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, Version};
 use outrigger_config::route::Attempts;
@@ -15,6 +15,7 @@ use outrigger_core::reason::Reason;
 use outrigger_policy::blame::Freshness;
 use outrigger_policy::pushback::Pushback;
 use outrigger_policy::retry::RetryPolicy;
+use outrigger_policy::stateful_session::Session;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::attempt::{self, Attempt, Ended, Failed, Response};
@@ -47,6 +48,8 @@ pub(super) struct Forwarding<'a> {
     pub(super) hosts: Option<Vec<Rc<Host>>>,
     /// The hash of the request, if the cluster picks endpoints by hashes.
     pub(super) hash: Option<u64>,
+    /// Its session, if the route has them.
+    pub(super) session: Option<Box<Session<'a>>>,
     /// The route's retry policy.
     pub(super) retry: Option<&'a RetryPolicy>,
     /// How much of the body is buffered for retries, and where attempts are counted.
@@ -64,6 +67,7 @@ impl Forwarding<'_> {
             cluster,
             hosts: Some(hosts),
             hash: None,
+            session: None,
             retry: None,
             attempts: &Attempts::DEFAULT,
             limit: TimeLimit::default(),
@@ -152,6 +156,10 @@ impl Forwarding<'_> {
                     body.stop_buffering();
                     if self.attempts.count_in_response {
                         head.headers.insert(ATTEMPT_COUNT, progress.begun.into());
+                    }
+                    if let Some(session) = &self.session {
+                        let (of, now) = (&self.cluster.name, SystemTime::now());
+                        session.answered_by(host.address, of, now, &mut cx.response_changes);
                     }
                     let frames = host.frames();
                     let guard = ResponseGuard {
@@ -335,7 +343,8 @@ impl Forwarding<'_> {
 
     fn pick(&self, original: SocketAddr, tried: &[SocketAddr], probing: Probing) -> Result<Picked, Failure> {
         let Some(hosts) = &self.hosts else {
-            let by = PickBy { original: Some(original), hash: self.hash };
+            let pinned = self.session.as_ref().and_then(|session| session.pinned());
+            let by = PickBy { original: Some(original), hash: self.hash, pinned };
             return self.cluster.pick(tried, by, probing);
         };
         let fresh = hosts.iter().find(|host| !tried.contains(&host.address));

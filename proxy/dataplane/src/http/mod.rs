@@ -13,6 +13,7 @@ mod paced;
 mod forward;
 mod request_timeout;
 mod action;
+mod session;
 mod filters;
 mod read_body;
 mod keys;

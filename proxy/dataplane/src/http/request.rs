@@ -29,7 +29,7 @@ use super::respond;
 use super::rewritten::rewrite;
 use super::time_limit::{TimeLimit, TimedOut};
 use super::trace_context::{Spans, Trace};
-use super::{client_certificate, connect, forwarded, mirror, paced, refusal, stalled, upgrade};
+use super::{client_certificate, connect, forwarded, mirror, paced, refusal, session, stalled, upgrade};
 use crate::codec;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
@@ -116,7 +116,7 @@ async fn answer(cx: &mut RequestContext<'_>) -> Result<Reply, Failure> {
     cx.journal.set_route(&route);
     cx.head.upgrade = permitted(&cx.head, &manager, &route)?;
 
-    let action = Action::of(&route, &manager.settings, cx);
+    let action = Action::of(&route, &manager, &snapshot, cx);
     let admitted = match filters::pass(&manager.filters, action.routed(&route, &snapshot), cx).await? {
         Gate::Open(admitted) => admitted,
         Gate::Answered(reply) => return Ok(*reply),
@@ -213,12 +213,13 @@ async fn forwarded_by(
     let settings = &manager.settings;
     let (cluster, began) = (cx.on.context.clusters.cluster(cluster), cx.journal.began());
     // Before the rewrites, as in Envoy.
-    let hash = hash(&cluster, forward, cx);
+    let (hash, session) = (hash(&cluster, forward, cx), session::of(manager, route, share, &cx.head.view()));
     rewrite(&mut cx.head, route, forward, share)?;
     let forwarding = Forwarding {
         cluster,
         hosts: None,
         hash,
+        session,
         retry: forward.retry.as_ref().filter(|retry| retry.applies_to(&cx.head.view())),
         attempts: &forward.attempts,
         limit: TimeLimit { deadline, idle: forward.timeouts.idle.unwrap_or(settings.stream_idle_timeout) },

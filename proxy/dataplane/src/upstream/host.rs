@@ -28,6 +28,9 @@ pub(crate) struct Host {
     /// The workload instance, from its metadata.
     pub(crate) instance: Option<Name>,
     pub(super) weight: u32,
+    /// Its health according to the control plane.
+    pub(super) status: HealthStatus,
+    /// Whether that lets it receive new requests.
     pub(super) takes_new: bool,
     pub(super) load: Load,
     pub(super) silence: Rc<Silence>,
@@ -40,8 +43,7 @@ pub(crate) struct Host {
 impl Host {
     /// Returns whether this host still matches `endpoint`, apart from the transport.
     pub(super) fn is(&self, endpoint: &Endpoint) -> bool {
-        let takes_new = matches!(endpoint.health, HealthStatus::Healthy | HealthStatus::Degraded);
-        self.weight == endpoint.weight && self.takes_new == takes_new && self.instance == endpoint.instance
+        self.weight == endpoint.weight && self.status == endpoint.health && self.instance == endpoint.instance
     }
 
     /// Leases a connection that can carry a request of `peer` at once. Returns None if it has to wait or to dial

@@ -304,6 +304,7 @@ pub fn cluster(name: &str, list: impl IntoIterator<Item = Endpoint>) -> Cluster 
         hash_policies: Default::default(),
         health_check: None,
         panic: Default::default(),
+        session_statuses: Default::default(),
         protocol: UpstreamProtocol::Http1,
         connections: ConnectionSettings {
             idle_timeout: None,

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use outrigger_core::Name;
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{
-    api_key_auth, cors, ext_authz, fault, jwt_authn, local_ratelimit, ratelimit, rbac_filter, type_url,
+    api_key_auth, cors, ext_authz, fault, jwt_authn, local_ratelimit, ratelimit, rbac_filter,
+    stateful_session, type_url,
 };
 
 use crate::api_key::ApiKeys;
@@ -23,6 +24,7 @@ use crate::global_rate_limit::GlobalRateLimit;
 use crate::jwt::Jwt;
 use crate::local_rate_limit::LocalRateLimit;
 use crate::rbac::{Asked, Rbac};
+use crate::stateful_session::StatefulSession;
 use crate::verdict::{FilterRequest, Heard, ResponseChanges, Verdict};
 
 /// A filter of a listener.
@@ -55,6 +57,8 @@ pub enum FilterConfig {
     GlobalRateLimit(GlobalRateLimit),
     /// Fault injection.
     Fault(Arc<Fault>),
+    /// Session persistence. `None` is no sessions.
+    StatefulSession(Option<Arc<StatefulSession>>),
 }
 
 impl FilterConfig {
@@ -85,6 +89,10 @@ impl FilterConfig {
             type_url::EXT_AUTHZ => {
                 let wire: ext_authz::ExtAuthz = unpack(any, type_url::EXT_AUTHZ)?;
                 Ok(Some(Self::ExtAuthz(ExtAuthz::decode(wire)?)))
+            }
+            type_url::STATEFUL_SESSION => {
+                let wire: stateful_session::StatefulSession = unpack(any, type_url::STATEFUL_SESSION)?;
+                Ok(Some(Self::StatefulSession(StatefulSession::decode(wire)?.map(Arc::new))))
             }
             _ => Self::of_either(any),
         }
@@ -118,6 +126,11 @@ impl FilterConfig {
                 let wire: ext_authz::ExtAuthzPerRoute = unpack(any, type_url::EXT_AUTHZ_PER_ROUTE)?;
                 Ok(Some(Self::ExtAuthz(ExtAuthz::decode_for_route(wire)?)))
             }
+            type_url::STATEFUL_SESSION_PER_ROUTE => {
+                let wire: stateful_session::StatefulSessionPerRoute =
+                    unpack(any, type_url::STATEFUL_SESSION_PER_ROUTE)?;
+                Ok(Some(Self::StatefulSession(StatefulSession::decode_for_route(wire)?.map(Arc::new))))
+            }
             _ => Self::of_either(any),
         }
     }
@@ -147,7 +160,8 @@ impl FilterConfig {
         changes: &mut ResponseChanges,
     ) -> Verdict {
         match (self, listener) {
-            (Self::Cors(None), _) => Verdict::Admit,
+            // Sessions are for the choice of an endpoint.
+            (Self::Cors(None) | Self::StatefulSession(_), _) => Verdict::Admit,
             (Self::Cors(Some(policy)), _) => policy.decide(request, changes),
             (Self::Jwt(of), Self::Jwt(listener)) => of.decide(listener, request, changes),
             (Self::ApiKey(of), Self::ApiKey(listener)) => of.decide(listener, request, changes),
@@ -184,7 +198,7 @@ impl FilterConfig {
             }
             // They ask for nothing.
             (Self::Cors(_) | Self::Jwt(_) | Self::ApiKey(_) | Self::Rbac(_), _)
-            | (Self::LocalRateLimit(_) | Self::Fault(_), _)
+            | (Self::LocalRateLimit(_) | Self::Fault(_) | Self::StatefulSession(_), _)
             | (Self::ExtAuthz(_) | Self::GlobalRateLimit(_), _) => Verdict::Admit,
         }
     }
@@ -214,7 +228,7 @@ impl FilterConfig {
             Self::GlobalRateLimit(of) => of.cluster().into_iter().collect(),
             Self::Jwt(of) => of.clusters().collect(),
             Self::Cors(_) | Self::ApiKey(_) | Self::Rbac(_) => Vec::new(),
-            Self::LocalRateLimit(_) | Self::Fault(_) => Vec::new(),
+            Self::LocalRateLimit(_) | Self::Fault(_) | Self::StatefulSession(_) => Vec::new(),
         }
     }
 

@@ -226,7 +226,9 @@ pub fn places() -> Vec<Place> {
         })
         .harmless("each assignment is published as it comes", &["update_merge_window"])
         .harmless(HASHING, &["consistent_hashing_lb_config"])
-        .harmless("for filters that choose an endpoint, which are refused", &["override_host_status"])
+        .probe("override_host_status", |of: &mut CommonLbConfig| {
+            of.override_host_status = Some(core::HealthStatusSet { statuses: vec![3] });
+        })
         .harmless("needs a local cluster, without which Envoy ignores it too", &["zone_aware_lb_config"]),
         Place::new(
             "Cluster.CommonLbConfig.LocalityWeightedLbConfig",

@@ -19,6 +19,7 @@ mod managers;
 mod place;
 mod rate_limits;
 mod routes;
+mod sessions;
 mod tls;
 mod upstream_http;
 
@@ -57,6 +58,7 @@ fn places() -> Vec<Place> {
         authentication::places(),
         ext_authz::places(),
         rate_limits::places(),
+        sessions::places(),
         tls::places(),
     ];
     let upstream = [

@@ -56,6 +56,11 @@ impl Membership {
         self.endpoints.of_hash(hash, self.availability.by_group(), usable)
     }
 
+    /// Returns the host at this address.
+    pub(super) fn at(&self, address: SocketAddr) -> Option<&Rc<Host>> {
+        self.hosts.get(self.endpoints.at(address)?)
+    }
+
     /// Returns which of them are available, as counted last.
     pub(super) fn availability(&self) -> &Availability {
         &self.availability

@@ -344,6 +344,7 @@ impl Cluster {
             address: endpoint.address,
             instance: endpoint.instance.clone(),
             weight: endpoint.weight,
+            status: endpoint.health,
             takes_new: matches!(endpoint.health, HealthStatus::Healthy | HealthStatus::Degraded),
             load: Load::new(endpoint.weight, now),
             silence,

@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use outrigger_config::cluster::dns::DnsEndpoints;
 use outrigger_config::cluster::{Balancing, Cluster as Config, Discovery};
+use outrigger_config::endpoint::HealthStatus;
 use outrigger_config::endpoint::groups::Group;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 use outrigger_policy::hash_policy::HashPolicies;
+use outrigger_policy::stateful_session::Pinned;
 use tokio::time::Instant;
 
 use super::Cluster;
@@ -39,12 +41,14 @@ pub(crate) struct PickBy {
     pub(crate) original: Option<SocketAddr>,
     /// Its hash. Without one, a cluster that hashes picks at random.
     pub(crate) hash: Option<u64>,
+    /// The endpoint of its session.
+    pub(crate) pinned: Option<Pinned>,
 }
 
 impl PickBy {
-    /// The original destination of a connection, and no hash.
+    /// The original destination of a connection, and nothing else.
     pub(crate) fn original(destination: SocketAddr) -> Self {
-        Self { original: Some(destination), hash: None }
+        Self { original: Some(destination), ..Self::default() }
     }
 }
 
@@ -57,6 +61,18 @@ pub(crate) enum Probing {
     Uncovered,
     /// Yes: it can be retried elsewhere.
     Covered,
+}
+
+/// The endpoint of a session.
+enum OfSession {
+    /// It is picked.
+    Host(Picked),
+    /// It may no longer respond. Another one is picked, and this one is in doubt.
+    Silent(Rc<Host>),
+    /// It is not available, and any other one may be picked.
+    Any,
+    /// It is not available, and no other one may be picked.
+    None,
 }
 
 impl Cluster {
@@ -100,6 +116,13 @@ impl Cluster {
         if self.config.borrow().health_check.is_some() {
             self.note_pick(allowed);
         }
+        let mut silent = None;
+        match by.pinned.map(|pinned| self.of_session(members, pinned, attempted, now)) {
+            None | Some(OfSession::Any) => {}
+            Some(OfSession::Silent(host)) => silent = Some(host),
+            Some(OfSession::Host(picked)) => return Ok(picked),
+            Some(OfSession::None) => return Err(none("the endpoint of the session is not available")),
+        }
         let hash = members.hashes().then(|| by.hash.unwrap_or_else(|| self.rng.borrow_mut().u64(..)));
         if attempted.is_empty()
             && let Some(host) = self.probed(members, hash, now, probing)
@@ -138,7 +161,38 @@ impl Cluster {
                 let empty = members.hosts().is_empty();
                 none(if empty { "the cluster has no endpoint" } else { "no endpoint is healthy" })
             })?;
-        Ok(Picked { host, doubted: doubted.take() })
+        Ok(Picked { host, doubted: silent.or_else(|| doubted.take()) })
+    }
+
+    /// Looks for the endpoint of a session. It is used as long as its status permits it, whatever its load is, and although it pushes back.
+    fn of_session(
+        &self,
+        members: &Membership,
+        pinned: Pinned,
+        attempted: &[SocketAddr],
+        now: Moment,
+    ) -> OfSession {
+        let Pinned { address, strict } = pinned;
+        let statuses = self.config.borrow().session_statuses;
+        let allowed = members.availability().allowed();
+        let status = |host: &Host| match host.health.is_serving() && allowed.allows(host) {
+            true => host.status,
+            false => HealthStatus::Unhealthy,
+        };
+        let stays = |host: &&Rc<Host>| statuses.contains(status(host));
+        let found = members.at(address).filter(stays).map(Rc::clone);
+        match found {
+            None if strict && !statuses.is_empty() => OfSession::None,
+            Some(host) if strict => OfSession::Host(Picked { host, doubted: None }),
+            Some(host) if !attempted.contains(&address) => match self.doubt(&host, now) {
+                None => OfSession::Host(Picked { host, doubted: None }),
+                Some(Doubt { avoided: true }) => OfSession::Silent(host),
+                Some(Doubt { avoided: false }) => {
+                    OfSession::Host(Picked { doubted: Some(Rc::clone(&host)), host })
+                }
+            },
+            _ => OfSession::Any,
+        }
     }
 
     /// Counts the available hosts if ejections or the groups of endpoints have changed.

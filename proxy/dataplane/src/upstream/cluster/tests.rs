@@ -52,6 +52,7 @@ fn cluster(list: impl IntoIterator<Item = Arc<Endpoint>>) -> (Rc<Cluster>, Endpo
         hash_policies: Default::default(),
         health_check: None,
         panic: Default::default(),
+        session_statuses: Default::default(),
         protocol: UpstreamProtocol::Http1,
         connections: ConnectionSettings {
             idle_timeout: None,

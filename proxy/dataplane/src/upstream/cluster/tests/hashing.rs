@@ -22,7 +22,7 @@ fn store_hashed(handle: &EndpointsHandle, hashing: Hashing, count: u8) {
 }
 
 fn pick(cluster: &Cluster, hash: Option<u64>, attempted: &[SocketAddr], probing: Probing) -> SocketAddr {
-    cluster.pick(attempted, PickBy { original: None, hash }, probing).unwrap().host.address
+    cluster.pick(attempted, PickBy { hash, ..PickBy::default() }, probing).unwrap().host.address
 }
 
 /// Some hashes, spread over all.
