@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::admin_client::{AdminAddress, AdminError, ask};
 use crate::model::authentication::Authentication;
 use crate::model::authorization::{Action, Authorization};
-use crate::model::backend_traffic::{BackendTraffic, RetryBudget};
+use crate::model::backend_traffic::BackendTraffic;
 use crate::model::external_authorization::ExternalAuthorization;
 use crate::model::fault_injection::FaultInjection;
+use crate::model::gateway_traffic::GatewayTraffic;
 use crate::model::mesh::{Mesh, ServiceEntry};
 use crate::model::policy::{Meaning, Place, Policy, ROOT_NAMESPACE};
 use crate::model::rate_limit::RateLimit;
@@ -113,10 +114,8 @@ const LAST: u8 = u8::MAX;
 /// Returns the policies about the callers of the Service. Which of them applies to a port is in docs/backend-traffic.md.
 fn of_callers(mesh: &Mesh, service: &ServiceKey) -> Vec<AppliedPolicy> {
     let traffic = attached(mesh, service, Kind::BackendTrafficPolicy, BackendTraffic::settings);
-    let retries = attached(mesh, service, Kind::XBackendTrafficPolicy, |_: &RetryBudget| {
-        vec!["retryConstraint".into()]
-    });
-    [traffic, retries].concat()
+    let gateway = attached(mesh, service, Kind::XBackendTrafficPolicy, GatewayTraffic::settings);
+    [traffic, gateway].concat()
 }
 
 /// Returns the policies of one kind that are attached to the Service itself or to a port of it.

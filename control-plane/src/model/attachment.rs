@@ -155,7 +155,15 @@ fn id(route: &Metadata, rule: usize, at: usize) -> String {
 }
 
 fn action(inventory: &Inventory, route: Attached<'_>, parent: &ServiceKey, rule: &RuleSpec) -> RouteAction {
-    let RuleSpec { name: _, matches: _, filters, backends: backend_specs, timeouts, retry } = rule;
+    let RuleSpec {
+        name: _,
+        matches: _,
+        filters,
+        backends: backend_specs,
+        timeouts,
+        retry,
+        session_persistence,
+    } = rule;
     let mut plain = filters.plain.clone();
     let mirror = |mirror: &MirrorSpec| Mirror {
         target: resolve(inventory, route, parent, (&mirror.backend).into()),
@@ -170,7 +178,13 @@ fn action(inventory: &Inventory, route: Attached<'_>, parent: &ServiceKey, rule:
         Some(redirect) => RouteTarget::Redirect(redirect.clone()),
         None => RouteTarget::Forward(backends(inventory, route, parent, backend_specs)),
     };
-    RouteAction { target, filters: plain, timeouts: *timeouts, retry: retry.clone() }
+    RouteAction {
+        target,
+        filters: plain,
+        timeouts: *timeouts,
+        retry: retry.clone(),
+        session_persistence: session_persistence.clone(),
+    }
 }
 
 fn backends(

@@ -6,6 +6,7 @@ use outrigger_core::Name;
 
 use super::health_check::HealthCheck;
 use super::service::Overload;
+use super::session_persistence::SessionPersistence;
 
 /// The meaning of a BackendTrafficPolicy. What it does not set keeps the mesh's default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct BackendTraffic {
     pub connect_timeout: Option<Duration>,
     /// What the sidecars of the Service do about overload of the application.
     pub overload: Option<Overload>,
+    /// How the sessions of its callers are kept.
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 impl BackendTraffic {
@@ -37,6 +40,7 @@ impl BackendTraffic {
             health_check,
             connect_timeout,
             overload,
+            session_persistence,
         } = self;
         let Limits { connections, pending_requests, requests } = limits;
         let number = |name: &str, value: &Option<u32>| value.map(|value| format!("{name} {value}"));
@@ -64,6 +68,7 @@ impl BackendTraffic {
             health_check.as_ref().map(|check| format!("healthCheck {}", check.checker.name())),
             connect_timeout.map(|timeout| format!("connectTimeout {timeout:?}")),
             overload.map(String::from),
+            session_persistence.as_ref().map(|of| format!("sessionPersistence {}", of.name())),
         ];
         all.into_iter().flatten().collect()
     }

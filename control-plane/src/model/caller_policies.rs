@@ -1,13 +1,15 @@
 //! The policies about the callers of Services: which of them apply to a port, and which Services a change affects.
 //!
-//! The policy of a port comes before that of its Service, and they are not merged. A retry limit of a BackendTrafficPolicy comes before
-//! that of an XBackendTrafficPolicy.
+//! The policy of a port comes before that of its Service, and they are not merged. A retry limit or the sessions of a BackendTrafficPolicy come
+//! before those of an XBackendTrafficPolicy.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::backend_traffic::{BackendTraffic, RetryBudget};
+use super::gateway_traffic::GatewayTraffic;
 use super::policy::{NamespacePolicies, Place, Policy};
 use super::service::ServiceKey;
+use super::session_persistence::SessionPersistence;
 
 /// The policies about the callers of a service port.
 #[derive(Debug, Clone, Copy, Default)]
@@ -16,14 +18,21 @@ pub struct CallerPolicies<'a> {
     pub traffic: Option<&'a BackendTraffic>,
     /// The retry budget of the XBackendTrafficPolicy, which applies if the other policy has no retry limit.
     pub retry_budget: Option<&'a RetryBudget>,
+    /// How sessions are kept, as either of them says.
+    pub session_persistence: Option<&'a SessionPersistence>,
 }
 
 impl<'a> CallerPolicies<'a> {
     /// Finds the policies of a port among those of the namespace of its Service.
     pub(super) fn of(policies: &'a NamespacePolicies, service: &ServiceKey, port: u16) -> Self {
+        let traffic = narrowest(&policies.backend_traffic, service, port);
+        let gateway = narrowest(&policies.gateway_traffic, service, port);
+        let sessions = traffic.and_then(|traffic| traffic.session_persistence.as_ref());
         Self {
-            traffic: narrowest(&policies.backend_traffic, service, port),
-            retry_budget: narrowest(&policies.retry_budgets, service, port),
+            traffic,
+            retry_budget: gateway.and_then(|gateway| gateway.retry_budget.as_ref()),
+            session_persistence: sessions
+                .or_else(|| gateway.and_then(|gateway| gateway.session_persistence.as_ref())),
         }
     }
 }
@@ -46,15 +55,14 @@ pub(super) fn changed(old: Option<&NamespacePolicies>, new: Option<&NamespacePol
 #[derive(Debug, PartialEq)]
 enum Setting<'a> {
     Traffic(Option<u16>, &'a BackendTraffic),
-    RetryBudget(Option<u16>, &'a RetryBudget),
+    Gateway(Option<u16>, &'a GatewayTraffic),
 }
 
 fn by_service(policies: &NamespacePolicies) -> BTreeMap<&ServiceKey, Vec<Setting<'_>>> {
     let traffic = places(&policies.backend_traffic).map(|(key, port, of)| (key, Setting::Traffic(port, of)));
-    let budgets =
-        places(&policies.retry_budgets).map(|(key, port, of)| (key, Setting::RetryBudget(port, of)));
+    let gateway = places(&policies.gateway_traffic).map(|(key, port, of)| (key, Setting::Gateway(port, of)));
     let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for (service, setting) in traffic.chain(budgets) {
+    for (service, setting) in traffic.chain(gateway) {
         all.entry(service).or_default().push(setting);
     }
     all

@@ -217,11 +217,20 @@ impl Mesh {
             let [old, new] = [old, self].map(|mesh| mesh.policies.get(namespace).map(|policies| &**policies));
             caller_policies::changed(old, new)
         };
+        let callers: Vec<_> = namespaces.iter().flat_map(callers).collect();
+        let mut routes = part(|a, b| a.routes == b.routes);
+        if !callers.is_empty() {
+            // The sessions of a route are those of the policies of its backends.
+            let leads_there = |(_, entry): &(_, &ServiceEntry)| entry.routes.lead_to(&callers);
+            routes.extend(self.services.iter().filter(leads_there).map(|(key, _)| key.clone()));
+            routes.sort_unstable();
+            routes.dedup();
+        }
         Changed {
             services: part(|a, b| a.service == b.service),
             endpoints,
-            routes: part(|a, b| a.routes == b.routes),
-            callers: namespaces.iter().flat_map(callers).collect(),
+            routes,
+            callers,
             workloads: self.changed_workloads(old, &namespaces),
             pod_ips: pod_ips.into_iter().collect(),
         }
@@ -236,7 +245,7 @@ pub struct Changed {
     pub services: Vec<ServiceKey>,
     /// Services with other endpoints, in a slice or by registration.
     pub endpoints: Vec<ServiceKey>,
-    /// Services with other routes.
+    /// Services with other routes, or with routes to one of `callers`.
     pub routes: Vec<ServiceKey>,
     /// Services with other policies about their callers.
     pub callers: Vec<ServiceKey>,

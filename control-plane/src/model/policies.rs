@@ -8,6 +8,8 @@ use std::sync::Arc;
 use outrigger_core::Name;
 
 use super::attachment::selects;
+use super::both_kinds::OfBothKinds;
+use super::gateway_traffic::GatewayTraffic;
 use super::inventory::{Inventory, seniority};
 use super::needed_service::{self, unresolved};
 use super::policy::{NamespacePolicies, Place, Policy, PolicyName};
@@ -27,15 +29,16 @@ pub(super) fn of_namespace(
     // Kinds in their order: what a BackendTrafficPolicy sets, an XBackendTrafficPolicy does not.
     all.sort_by(|(a, _), (b, _)| (a.id.kind, seniority(a)).cmp(&(b.id.kind, seniority(b))));
     let (mut active, mut statuses, mut taken) = (NamespacePolicies::default(), Vec::new(), Taken::default());
+    let mut of_both_kinds = OfBothKinds::default();
     for (metadata, spec) in all {
         let merged = metadata.id.kind.is_merged();
-        let attached = attach(inventory, metadata, &spec.targets, merged, &mut taken);
-        let places = attached.iter().filter_map(|(_, place)| place.clone().ok()).flatten().collect();
-        if matches!(&spec.rules, PolicyRules::BackendTraffic(of) if of.retries.is_some()) {
-            let own = attached.iter().filter(|(_, found)| found.is_ok());
-            let retries = own.map(|(target, _)| (Kind::XBackendTrafficPolicy, target.clone()));
-            taken.extend(retries.map(|place| (place, metadata.id.clone())));
+        let mut attached = attach(inventory, metadata, &spec.targets, merged, &mut taken);
+        for (target, found) in attached.iter_mut().filter(|(_, found)| found.is_ok()) {
+            if let Some(message) = of_both_kinds.judge(metadata, &spec.rules, target.as_ref()) {
+                *found = Err(NotAttached { reason: "Conflicted", message });
+            }
         }
+        let places = attached.iter().filter_map(|(_, place)| place.clone().ok()).flatten().collect();
         statuses.push((metadata.id.clone(), status(inventory, metadata, spec, attached)));
         let name = PolicyName { namespace: namespace.clone(), name: metadata.id.name.clone() };
         let unusable = unresolved(inventory, metadata, spec).first().map(|unresolved| unresolved.why);
@@ -46,8 +49,8 @@ pub(super) fn of_namespace(
             }
             PolicyRules::Authorization(of) => active.authorization.push(policy(name, places, of)),
             PolicyRules::BackendTraffic(of) => active.backend_traffic.push(policy(name, places, of)),
-            PolicyRules::RetryBudget(Some(of)) => active.retry_budgets.push(policy(name, places, of)),
-            PolicyRules::RetryBudget(None) => {}
+            PolicyRules::GatewayTraffic(of) if **of == GatewayTraffic::default() => {}
+            PolicyRules::GatewayTraffic(of) => active.gateway_traffic.push(policy(name, places, of)),
             PolicyRules::ExternalAuthorization(of) => {
                 let of = Arc::new(of.resolved(namespace, unusable));
                 active.external_authorization.push(policy(name, places, &of));
@@ -98,7 +101,8 @@ fn attach(
         let place = (metadata.id.kind, target.cloned());
         let found = match (found, taken.get(&place)) {
             (Ok(_), Some(winner)) if !merged => {
-                Err(NotAttached { reason: "Conflicted", message: conflict(metadata, winner) })
+                let message = format!("{} {} is older and has the same target", winner.kind, winner.name);
+                Err(NotAttached { reason: "Conflicted", message })
             }
             (found, _) => found,
         };
@@ -111,13 +115,6 @@ fn attach(
         [] if metadata.id.kind.concerns_callers() => Vec::new(),
         [] => vec![one(None)],
         targets => targets.iter().map(|target| one(Some(target))).collect(),
-    }
-}
-
-fn conflict(metadata: &Metadata, ResourceId { kind, name, .. }: &ResourceId) -> String {
-    match *kind == metadata.id.kind {
-        true => format!("{kind} {name} is older and has the same target"),
-        false => format!("{kind} {name} has the same target and limits its retries"),
     }
 }
 

@@ -10,9 +10,10 @@ use outrigger_core::Name;
 
 use super::authentication::Authentication;
 use super::authorization::Authorization;
-use super::backend_traffic::{BackendTraffic, RetryBudget};
+use super::backend_traffic::BackendTraffic;
 use super::external_authorization::ExternalAuthorization;
 use super::fault_injection::FaultInjection;
+use super::gateway_traffic::GatewayTraffic;
 use super::rate_limit::RateLimit;
 use super::registration::{WorkloadEntry, WorkloadPort};
 use super::service::ServiceKey;
@@ -29,8 +30,8 @@ pub struct NamespacePolicies {
     pub authorization: Vec<Policy<Authorization>>,
     /// BackendTrafficPolicies. A Service has one at most, and each of its ports too.
     pub backend_traffic: Vec<Policy<BackendTraffic>>,
-    /// XBackendTrafficPolicies with a retry constraint. A Service has one at most.
-    pub retry_budgets: Vec<Policy<RetryBudget>>,
+    /// XBackendTrafficPolicies. A Service has one at most.
+    pub gateway_traffic: Vec<Policy<GatewayTraffic>>,
     /// ExternalAuthorizationPolicies, the oldest first. Of those that apply to a request, that of the narrowest place is in force.
     pub external_authorization: Vec<Policy<ExternalAuthorization>>,
     /// FaultInjectionPolicies, the oldest first. Of those that apply to a request, that of the narrowest place is used.
@@ -63,9 +64,9 @@ impl Meaning for BackendTraffic {
     }
 }
 
-impl Meaning for RetryBudget {
+impl Meaning for GatewayTraffic {
     fn of(policies: &NamespacePolicies) -> &[Policy<Self>] {
-        &policies.retry_budgets
+        &policies.gateway_traffic
     }
 }
 

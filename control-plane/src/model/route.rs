@@ -10,6 +10,7 @@ use outrigger_core::Name;
 use outrigger_core::percentage::Percentage;
 
 use super::service::ServiceKey;
+use super::session_persistence::SessionPersistence;
 
 /// The routes of one service, by port. A port without routes has no entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +24,21 @@ impl ServiceRoutes {
     pub fn seen_from(&self, namespace: &str, port: u16) -> Option<&Arc<RouteTable>> {
         let (_, routes) = self.ports.iter().find(|(number, _)| *number == port)?;
         routes.consumers.get(namespace).or(routes.producer.as_ref())
+    }
+
+    /// Returns true if a rule for requests forwards to one of these services.
+    pub fn lead_to(&self, services: &[ServiceKey]) -> bool {
+        let tables = self.ports.iter().flat_map(|(_, of)| of.consumers.values().chain(&of.producer));
+        let rules = tables.filter_map(|table| match &**table {
+            RouteTable::Http(routes) => Some(routes),
+            RouteTable::Tcp(_) => None,
+        });
+        rules.flatten().any(|route| match &route.action.target {
+            RouteTarget::Forward(backends) => {
+                backends.iter().any(|of| of.target.as_ref().is_ok_and(|of| services.contains(&of.service)))
+            }
+            RouteTarget::Redirect(_) => false,
+        })
     }
 }
 
@@ -68,6 +84,8 @@ pub struct RouteAction {
     pub timeouts: Timeouts,
     /// The rule's own retries (GEP-1731). None means the mesh's default.
     pub retry: Option<Retry>,
+    /// How the rule's sessions are kept. None: as the policies of its backends say.
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 /// Where the requests of a rule go.

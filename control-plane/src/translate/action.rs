@@ -21,6 +21,7 @@ use outrigger_proto::xds::types::fractional_percent::DenominatorType;
 use super::destination::Target;
 use super::external_auth::ExternalAuths;
 use super::scope::{Dialect, Scope};
+use super::sessions;
 use super::wire::{any, boolean, duration, exact, matching, regex, strings, uint};
 use super::{defaults, matching as matches};
 use crate::model::route::{
@@ -60,22 +61,24 @@ pub(super) fn route(
             .iter()
             .map(|cors| (extension::CORS.into(), cors_policy(cors)))
             .chain(authorization.of_route(of))
+            .chain(sessions::of_route(scope, of))
             .collect(),
         ..Default::default()
     }
 }
 
 /// Returns the route of a service without routes: all requests go to the service.
-pub(super) fn straight_to(scope: Scope<'_>, cluster: &str) -> route::Route {
+pub(super) fn straight_to(scope: Scope<'_>, target: &Target) -> route::Route {
     route::Route {
         name: defaults::ROUTE.into(),
         r#match: Some(matches::everything()),
         action: Some(route::route::Action::Route(route::RouteAction {
-            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
+            cluster_specifier: Some(ClusterSpecifier::Cluster(target.name(scope.domain()).to_string())),
             timeout: duration(std::time::Duration::ZERO),
             retry_policy: Some(defaults::retry_policy(scope.dialect(), None, None)),
             ..Default::default()
         })),
+        typed_per_filter_config: sessions::of_service(scope, target).into_iter().collect(),
         ..Default::default()
     }
 }
@@ -107,7 +110,7 @@ fn forward(
         return unusable(scope);
     }
     let mut action = route::RouteAction {
-        cluster_specifier: Some(clusters(&live, target, scope.domain())),
+        cluster_specifier: Some(clusters(scope, of, &sessions::kept(scope, of, backends), target)),
         timeout: duration(of.action.timeouts.request.unwrap_or_default()),
         retry_policy: Some(defaults::retry_policy(
             scope.dialect(),
@@ -150,7 +153,8 @@ fn unusable(scope: Scope<'_>) -> route::route::Action {
     }
 }
 
-fn clusters(live: &[&WeightedBackend], of: &Target, cluster_domain: &str) -> ClusterSpecifier {
+fn clusters(scope: Scope<'_>, route: &Route, live: &[&WeightedBackend], of: &Target) -> ClusterSpecifier {
+    let cluster_domain = scope.domain();
     if let [WeightedBackend { weight: _, target, filters }] = live
         && *filters == Filters::default()
     {
@@ -165,6 +169,7 @@ fn clusters(live: &[&WeightedBackend], of: &Target, cluster_domain: &str) -> Clu
             request_headers_to_remove: strings(&request_headers.remove),
             response_headers_to_add: additions(response_headers),
             response_headers_to_remove: strings(&response_headers.remove),
+            typed_per_filter_config: sessions::of_backend(scope, route, backend).into_iter().collect(),
             ..Default::default()
         }
     };

@@ -20,7 +20,9 @@ use crate::model::service::ServicePort;
 
 /// Changes the cluster of `target` as the policies of `port` say. What they do not set stays.
 pub(super) fn apply(scope: Scope<'_>, cluster: &mut Cluster, target: &Target, port: &ServicePort) {
-    let CallerPolicies { traffic, retry_budget } = scope.mesh.caller_policies(&target.service, port.number);
+    let policies = scope.mesh.caller_policies(&target.service, port.number);
+    // Sessions are those of routes.
+    let CallerPolicies { traffic, retry_budget, session_persistence: _ } = policies;
     if let Some(traffic) = traffic {
         apply_traffic(scope, cluster, traffic);
     }
@@ -50,7 +52,8 @@ fn apply_traffic(scope: Scope<'_>, cluster: &mut Cluster, traffic: &BackendTraff
         outlier_detection,
         health_check: _, // depends on the port
         connect_timeout,
-        overload: _, // concerns the sidecars of the service itself
+        overload: _,            // concerns the sidecars of the service itself
+        session_persistence: _, // of the routes to the service
     } = traffic;
     if let Some(balancer) = load_balancer {
         cluster.load_balancing_policy = Some(load_balancing_policy(balancer, scope.dialect()));

@@ -20,9 +20,9 @@ use super::action::{INVALID_BACKEND, cluster_name, uses_cors};
 use super::defaults::{DETECTION_TIMEOUT, NO_IDLE_TIMEOUT, UPGRADES};
 use super::destination::Target;
 use super::external_auth::ExternalAuths;
-use super::route;
 use super::scope::Scope;
 use super::wire::{ads, any, boolean, duration, empty};
+use super::{route, sessions};
 use crate::model::route::{RouteTable, TcpRoute};
 use crate::model::service::{AppProtocol, ServicePort};
 
@@ -59,7 +59,9 @@ pub(super) fn destination(scope: Scope<'_>, asked: &str, target: &Target, port: 
         let mut manager = connection_manager(&canonical, &canonical, routes, cors);
         // After CORS, which answers preflight requests, and before the router.
         let at = manager.http_filters.len().saturating_sub(1);
-        manager.http_filters.splice(at..at, authorization.filters(scope.domain(), None));
+        let filters = authorization.filters(scope.domain(), None);
+        let filters = filters.chain(sessions::filter(scope, target, table));
+        manager.http_filters.splice(at..at, filters);
         listener.api_listener =
             Some(ApiListener { api_listener: Some(any(type_url::HTTP_CONNECTION_MANAGER, &manager)) });
     }

@@ -25,6 +25,7 @@ mod dns;
 mod route;
 mod action;
 mod external_auth;
+mod sessions;
 mod other_names;
 mod matching;
 mod cluster;

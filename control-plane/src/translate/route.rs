@@ -15,7 +15,7 @@ pub(super) fn route_configuration(scope: Scope<'_>, target: &Target) -> Option<R
     let table = table(scope, target);
     let authorization = ExternalAuths::of(table);
     let routes = match table {
-        None => vec![action::straight_to(scope, &name)],
+        None => vec![action::straight_to(scope, target)],
         Some(RouteTable::Http(routes)) => {
             routes.iter().map(|route| action::route(scope, route, target, &authorization)).collect()
         }

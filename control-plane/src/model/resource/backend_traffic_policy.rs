@@ -12,6 +12,7 @@ use super::outlier_detection::WireOutlierDetection;
 use super::policy::{PolicyRules, PolicySpec};
 use super::retry_budget::WireRetryBudget;
 use super::service_targets::ServiceTargets;
+use super::session_persistence::SessionSpec;
 use super::strict::at;
 use super::value::{GepDuration, Integer};
 use crate::model::backend_traffic::{BackendTraffic, Limits, RetryLimit};
@@ -34,6 +35,7 @@ struct WireSpec {
     health_check: Option<WireHealthCheck>,
     connect_timeout: Option<GepDuration>,
     overload: Option<WireOverload>,
+    session_persistence: Option<SessionSpec>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]
@@ -66,6 +68,7 @@ impl TryFrom<WireSpec> for BackendTrafficPolicySpec {
             health_check,
             connect_timeout,
             overload,
+            session_persistence,
         } = wire;
         let limits = limits.unwrap_or_default();
         let retries = match (limits.max_retries, retry_budget) {
@@ -86,6 +89,7 @@ impl TryFrom<WireSpec> for BackendTrafficPolicySpec {
             health_check: health_check.map(WireHealthCheck::decode).transpose()?,
             connect_timeout: positive("connectTimeout", connect_timeout)?,
             overload: overload.map(Overload::from),
+            session_persistence: session_persistence.map(|SessionSpec(of)| of),
         };
         if traffic == BackendTraffic::default() {
             return Err("sets nothing: write at least one setting besides targetRefs".into());
@@ -114,6 +118,7 @@ mod tests {
         Ejection, FailurePercentage, HashKey, LoadBalancer, OutlierDetection, RetryBudget, RetryRate,
         SuccessRate,
     };
+    use crate::model::session_persistence::SessionPersistence;
     use std::time::Duration;
 
     const POLICY: &str = "{apiVersion: outrigger.dev/v1alpha1, kind: BackendTrafficPolicy, metadata: {name: a}, \
@@ -136,7 +141,7 @@ mod tests {
              outlierDetection: {mode: Enforce, interval: 1s, baseEjectionTime: 2s, maxEjectionTime: 3s, maxEjectionPercent: 4,
                consecutive5xxErrors: 5, consecutiveGatewayErrors: 6, consecutiveLocalOriginFailures: 0,
                failurePercentage: {threshold: 7, minimumHosts: 8, requestVolume: 9},
-               successRate: {minimumHosts: 10, requestVolume: 11, stdevFactor: 1200}}, overload: Observe",
+               successRate: {minimumHosts: 10, requestVolume: 11, stdevFactor: 1200}}, overload: Observe, sessionPersistence: {type: Header, sessionName: X-At}",
         );
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         let expected = BackendTraffic {
@@ -169,6 +174,7 @@ mod tests {
             health_check: None,
             connect_timeout: Some(Duration::from_millis(250)),
             overload: Some(Overload::Observe),
+            session_persistence: Some(SessionPersistence::Header("x-at".into())),
         };
         assert_eq!(all, expected);
         let off = traffic("outlierDetection: {mode: Disabled}, limits: {maxRetries: 0}");

@@ -10,8 +10,9 @@ use super::named_match::{NamedMatch, ValueType, first_of_each_name};
 use super::reference::WeightedRef;
 use super::request_route::{NamedRule, RequestRoute};
 use super::rule::{BackendSpec, Precedence, RouteSpec, RuleSpec};
+use super::session_persistence::SessionSpec;
 use super::strict::at;
-use super::value::{List, SectionName, Text, Unsupported, check_regex};
+use super::value::{List, SectionName, Text, check_regex};
 use crate::model::route::{PathMatch, RouteMatch, Timeouts, ValueMatch};
 
 /// The `spec` of a GRPCRoute.
@@ -49,15 +50,14 @@ struct WireRule {
     filters: List<GrpcFilter, 0, 16>,
     #[serde(default)]
     backend_refs: List<WeightedRef<List<GrpcFilter, 0, 16>>, 0, 16>,
-    #[schemars(skip)]
-    session_persistence: Option<Unsupported>,
+    session_persistence: Option<SessionSpec>,
 }
 
 impl TryFrom<WireRule> for Rule {
     type Error = String;
 
     fn try_from(wire: WireRule) -> Result<Self, String> {
-        let WireRule { name, matches, filters, backend_refs, session_persistence: None } = wire;
+        let WireRule { name, matches, filters, backend_refs, session_persistence } = wire;
         let mut matches: Vec<_> = matches.0.into_iter().map(|Match(rank, of)| (rank, of)).collect();
         let written_matches = matches.len();
         if matches.is_empty() {
@@ -71,6 +71,7 @@ impl TryFrom<WireRule> for Rule {
             backends: BackendSpec::all(backend_refs.0)?,
             timeouts: Timeouts::default(),
             retry: None,
+            session_persistence: session_persistence.map(|SessionSpec(of)| of),
         };
         Ok(Self(NamedRule { name, written_matches, spec }))
     }
@@ -219,7 +220,11 @@ mod tests {
                     "a GRPCRoute has no filter of this type",
                 ),
                 ("timeouts: {}", "spec.rules[0].timeouts", "unknown field"),
-                ("sessionPersistence: {}", "spec.rules[0].sessionPersistence", "not supported yet"),
+                (
+                    "sessionPersistence: {type: Header}",
+                    "spec.rules[0].sessionPersistence.sessionName",
+                    "is required",
+                ),
             ],
         );
     }

@@ -8,8 +8,9 @@ use super::http_match::{HttpMatch, every_path};
 use super::reference::WeightedRef;
 use super::request_route::{NamedRule, RequestRoute};
 use super::rule::{BackendSpec, Precedence, RouteSpec, RuleSpec};
+use super::session_persistence::SessionSpec;
 use super::strict::at;
-use super::value::{GepDuration, Integer, List, SectionName, Unsupported};
+use super::value::{GepDuration, Integer, List, SectionName};
 use crate::model::route::{PathMatch, PathRewrite, Retry, RouteMatch, Timeouts};
 
 /// The `spec` of an HTTPRoute.
@@ -53,16 +54,14 @@ struct WireRule {
     backend_refs: List<WeightedRef<List<HttpFilter, 0, 16>>, 0, 16>,
     timeouts: Option<RuleTimeouts>,
     retry: Option<RuleRetry>,
-    #[schemars(skip)]
-    session_persistence: Option<Unsupported>,
+    session_persistence: Option<SessionSpec>,
 }
 
 impl TryFrom<WireRule> for Rule {
     type Error = String;
 
     fn try_from(wire: WireRule) -> Result<Self, String> {
-        let WireRule { name, matches, filters, backend_refs, timeouts, retry, session_persistence: None } =
-            wire;
+        let WireRule { name, matches, filters, backend_refs, timeouts, retry, session_persistence } = wire;
         // The CRD's default is one match of every path. An explicit empty list matches every path too.
         let List(given) = matches.unwrap_or_else(|| List(vec![HttpMatch(every_path())]));
         let mut matches: Vec<_> = given.into_iter().map(|HttpMatch(of)| ranked(of)).collect();
@@ -88,6 +87,7 @@ impl TryFrom<WireRule> for Rule {
             backends: BackendSpec::all(backend_refs.0)?,
             timeouts: timeouts.map_or_else(Timeouts::default, |timeouts| timeouts.0),
             retry: retry.map(|retry| retry.0),
+            session_persistence: session_persistence.map(|SessionSpec(of)| of),
         };
         Ok(Self(NamedRule { name, written_matches, spec }))
     }
@@ -224,7 +224,7 @@ mod tests {
                 ("retry: {codes: [500, 500]}", "spec.rules[0].retry.codes", "duplicated"),
                 ("retry: {attempts: -1}", "spec.rules[0].retry.attempts", "not between"),
                 ("retry: {backoff: soon}", "spec.rules[0].retry.backoff", "not a duration"),
-                ("sessionPersistence: {type: Cookie}", "spec.rules[0].sessionPersistence", "not supported yet"),
+                ("sessionPersistence: {idleTimeout: 1s}", "spec.rules[0].sessionPersistence.idleTimeout", "not supported yet"),
                 (
                     "backendRefs: [{name: b, port: 1}], filters: [{type: RequestRedirect, requestRedirect: {}}]",
                     "spec.rules[0].filters",

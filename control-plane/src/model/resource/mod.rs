@@ -27,6 +27,7 @@ mod fault_injection_policy;
 mod rate_limit_policy;
 pub(super) mod policy;
 mod request_route;
+mod session_persistence;
 mod http_match;
 mod named_match;
 mod tcp_route;

@@ -16,8 +16,9 @@ use super::strict::at;
 use super::value::{Group, KindName, List, ObjectName, SectionName};
 use crate::model::authentication::{Authentication, Issuer};
 use crate::model::authorization::Authorization;
-use crate::model::backend_traffic::{BackendTraffic, RetryBudget};
+use crate::model::backend_traffic::BackendTraffic;
 use crate::model::fault_injection::FaultInjection;
+use crate::model::gateway_traffic::GatewayTraffic;
 use crate::model::rate_limit::{GlobalLimit, RateLimit};
 
 /// A decoded policy of any kind.
@@ -33,8 +34,7 @@ pub(crate) enum PolicyRules {
     Authentication(Arc<Authentication>),
     Authorization(Arc<Authorization>),
     BackendTraffic(Arc<BackendTraffic>),
-    /// Of an XBackendTrafficPolicy; None if it has no retry constraint.
-    RetryBudget(Option<Arc<RetryBudget>>),
+    GatewayTraffic(Arc<GatewayTraffic>),
     ExternalAuthorization(AuthorizerSpec),
     FaultInjection(Arc<FaultInjection>),
     RateLimit(Arc<RateLimit>),
@@ -46,7 +46,7 @@ impl PolicySpec {
         match &self.rules {
             PolicyRules::Authentication(spec) => spec.stands_in,
             PolicyRules::Authorization(spec) => spec.stands_in,
-            PolicyRules::BackendTraffic(_) | PolicyRules::RetryBudget(_) => false,
+            PolicyRules::BackendTraffic(_) | PolicyRules::GatewayTraffic(_) => false,
             PolicyRules::ExternalAuthorization(spec) => *spec == AuthorizerSpec::StandIn,
             PolicyRules::FaultInjection(_) => false,
             PolicyRules::RateLimit(_) => false,
@@ -74,7 +74,7 @@ impl PolicySpec {
             }
             PolicyRules::ExternalAuthorization(spec) => spec.needs(namespace).into_iter().collect(),
             PolicyRules::Authorization(_) | PolicyRules::FaultInjection(_) => Vec::new(),
-            PolicyRules::BackendTraffic(_) | PolicyRules::RetryBudget(_) => Vec::new(),
+            PolicyRules::BackendTraffic(_) | PolicyRules::GatewayTraffic(_) => Vec::new(),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::filter::{HttpFilter, RuleFilters};
 use super::reference::{BackendRef, ParentRefs, WeightedRef};
 use super::value::List;
 use crate::model::route::{AuthProtocol, Filters, PathMatch, Retry, RouteMatch, Timeouts};
+use crate::model::session_persistence::SessionPersistence;
 
 /// A route of any kind.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +28,7 @@ pub(crate) struct RuleSpec {
     pub(crate) backends: Vec<BackendSpec>,
     pub(crate) timeouts: Timeouts,
     pub(crate) retry: Option<Retry>,
+    pub(crate) session_persistence: Option<SessionPersistence>,
 }
 
 /// A backend of a rule.

@@ -1,4 +1,5 @@
-//! XBackendTrafficPolicy, gateway.networking.x-k8s.io/v1alpha1: the retry budget of a Service (GEP-3388).
+//! XBackendTrafficPolicy, gateway.networking.x-k8s.io/v1alpha1: the retry budget of a Service (GEP-3388) and the sessions of
+//! its callers (GEP-1619).
 //!
 //! Its targets that are no Services are for other implementations.
 
@@ -10,9 +11,11 @@ use serde::Deserialize;
 
 use super::policy::{PolicyRules, PolicySpec, TargetRef};
 use super::retry_budget::{WireRetryRate, budget_interval};
+use super::session_persistence::SessionSpec;
 use super::strict::at;
-use super::value::{GepDuration, Group, Integer, KindName, List, ObjectName, Unsupported};
+use super::value::{GepDuration, Group, Integer, KindName, List, ObjectName};
 use crate::model::backend_traffic::{RetryBudget, RetryRate};
+use crate::model::gateway_traffic::GatewayTraffic;
 
 /// The defaults of the API.
 const PERCENT: u32 = 20;
@@ -30,8 +33,7 @@ pub(crate) struct XBackendTrafficPolicySpec(pub(crate) PolicySpec);
 struct WireSpec {
     target_refs: List<WireTarget, 1, 16>,
     retry_constraint: Option<WireConstraint>,
-    #[schemars(skip)]
-    session_persistence: Option<Unsupported>,
+    session_persistence: Option<SessionSpec>,
 }
 
 #[derive(PartialEq, Deserialize, JsonSchema)]
@@ -60,7 +62,7 @@ impl TryFrom<WireSpec> for XBackendTrafficPolicySpec {
     type Error = String;
 
     fn try_from(wire: WireSpec) -> Result<Self, String> {
-        let WireSpec { target_refs: List(targets), retry_constraint, session_persistence: None } = wire;
+        let WireSpec { target_refs: List(targets), retry_constraint, session_persistence } = wire;
         let same = |(at, target): (usize, &WireTarget)| targets[..at].contains(target);
         if let Some(index) = targets.iter().enumerate().position(same) {
             return Err(at("targetRefs", format_args!("target {index} is the same as another one")));
@@ -69,7 +71,9 @@ impl TryFrom<WireSpec> for XBackendTrafficPolicySpec {
         let services =
             targets.into_iter().filter(|target| (&*target.group.0, &*target.kind.0) == ("", "Service"));
         let targets = services.map(|target| TargetRef::Service { name: target.name.0, section: None });
-        let rules = PolicyRules::RetryBudget(budget.map(Arc::new));
+        let session_persistence = session_persistence.map(|SessionSpec(of)| of);
+        let rules = GatewayTraffic { retry_budget: budget, session_persistence };
+        let rules = PolicyRules::GatewayTraffic(Arc::new(rules));
         Ok(Self(PolicySpec { targets: targets.collect(), rules }))
     }
 }
@@ -107,17 +111,21 @@ mod tests {
     #[test]
     fn the_budget_has_the_defaults_of_the_api() {
         let budget = |percent, seconds, count| {
-            PolicyRules::RetryBudget(Some(Arc::new(RetryBudget {
+            let retry_budget = Some(RetryBudget {
                 percent: Some(percent),
                 interval: Some(Duration::from_secs(seconds)),
                 min_retry_rate: Some(RetryRate { count, interval: Duration::from_secs(1) }),
-            })))
+            });
+            PolicyRules::GatewayTraffic(Arc::new(GatewayTraffic {
+                retry_budget,
+                ..GatewayTraffic::default()
+            }))
         };
         assert_eq!(spec("retryConstraint: {}").rules, budget(20, 10, 10));
         let some = "retryConstraint: {budget: {percent: 50, interval: 1h}, minRetryRate: {count: 3}}";
         assert_eq!(spec(some).rules, budget(50, 3600, 3));
         let without = spec("");
-        assert_eq!(without.rules, PolicyRules::RetryBudget(None));
+        assert_eq!(without.rules, PolicyRules::GatewayTraffic(Arc::default()));
         assert_eq!(without.targets, [TargetRef::Service { name: "b".into(), section: None }]);
     }
 
@@ -125,9 +133,13 @@ mod tests {
     fn what_the_crd_would_refuse_is_refused() {
         check_table(
             POLICY,
-            &["", "retryConstraint: {budget: {percent: 0}}"],
+            &["", "retryConstraint: {budget: {percent: 0}}", "sessionPersistence: {type: Cookie}"],
             &[
-                ("sessionPersistence: {type: Cookie}", "spec.sessionPersistence", "not supported yet"),
+                (
+                    "sessionPersistence: {idleTimeout: 1s}",
+                    "spec.sessionPersistence.idleTimeout",
+                    "not supported yet",
+                ),
                 (
                     "retryConstraint: {budget: {percent: 101}}",
                     "spec.retryConstraint.budget.percent",

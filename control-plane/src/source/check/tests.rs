@@ -101,8 +101,8 @@ fn cases() -> Vec<(Files, Vec<&'static str>)> {
             vec!["b.yaml:7:26 missing-field HTTPRoute shop/a, spec.rules[0].backendRefs[0]: missing field `name`"],
         ),
         (
-            beside(rules("a", "[{sessionPersistence: {type: Cookie}}]")),
-            vec!["b.yaml:7:12 unsupported-field HTTPRoute shop/a, spec.rules[0].sessionPersistence: is not supported yet"],
+            beside(rules("a", "[{sessionPersistence: {idleTimeout: 1m}}]")),
+            vec!["b.yaml:7:33 unsupported-field HTTPRoute shop/a, spec.rules[0].sessionPersistence.idleTimeout: is not supported yet"],
         ),
         (
             beside(rules("a", "[{matches: [{method: get}], timeouts: {request: 1.5s}}]")),

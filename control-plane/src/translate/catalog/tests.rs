@@ -3,12 +3,10 @@ use std::time::Duration;
 
 use outrigger_core::identity::{SpiffeId, TrustDomain};
 use outrigger_core::percentage::Percentage;
-use outrigger_proto::xds::cluster::Cluster;
-use outrigger_proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
+use outrigger_proto::xds::cluster::{Cluster, cluster::ClusterDiscoveryType, cluster::DiscoveryType};
 use outrigger_proto::xds::core::HealthStatus;
 use outrigger_proto::xds::endpoint::ClusterLoadAssignment;
-use outrigger_proto::xds::hcm::HttpConnectionManager;
-use outrigger_proto::xds::hcm::http_connection_manager::RouteSpecifier;
+use outrigger_proto::xds::hcm::{HttpConnectionManager, http_connection_manager::RouteSpecifier};
 use outrigger_proto::xds::listener::Listener;
 use outrigger_proto::xds::protobuf::value::Kind as Field;
 use outrigger_proto::xds::route::route::Action;
@@ -41,6 +39,7 @@ mod location;
 mod pods;
 mod rate_limits;
 mod routes;
+mod sessions;
 mod wildcard;
 
 const CART: &str = "cart.shop.svc.cluster.local:80";
@@ -130,6 +129,7 @@ fn forward(backends: Vec<WeightedBackend>) -> RouteAction {
         filters: Filters::default(),
         timeouts: Timeouts::default(),
         retry: None,
+        session_persistence: None,
     }
 }
 

@@ -130,11 +130,11 @@ fn nothing_is_written_before_the_model_has_read_the_object() {
 fn a_refused_route_names_the_field() {
     let mut model = Model::with_catalog();
     let mut object = route(1, &[parent("catalog")], "cart");
-    object["spec"]["rules"][0]["sessionPersistence"] = json!({"sessionName": "a"});
+    object["spec"]["rules"][0]["sessionPersistence"] = json!({"idleTimeout": "1m"});
     assert_eq!(
         texts(&model.next(&object).unwrap()),
         [
-            "Accepted=False (UnsupportedValue) at 1: spec.rules[0].sessionPersistence: is not supported yet [unsupported-field]"
+            "Accepted=False (UnsupportedValue) at 1: spec.rules[0].sessionPersistence.idleTimeout: is not supported yet [unsupported-field]"
         ]
     );
 }
