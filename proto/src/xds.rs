@@ -270,6 +270,14 @@ pub mod metadata {
     pub const OVERLOAD: &str = "outrigger.overload";
     /// In [`OVERLOAD`]: `off`, `observe` or `enforce`.
     pub const MODE: &str = "mode";
+    /// Of a cluster: when its requests are hedged.
+    pub const HEDGING: &str = "outrigger.hedging";
+    /// In [`HEDGING`]: the percentile of the latency, from 50 to 99.9.
+    pub const PERCENTILE: &str = "percentile";
+    /// In [`HEDGING`]: the minimum delay in milliseconds.
+    pub const MIN_DELAY_MS: &str = "min_delay_ms";
+    /// In [`HEDGING`]: the maximum delay in milliseconds.
+    pub const MAX_DELAY_MS: &str = "max_delay_ms";
     /// In [`DESTINATION`]: the destination's canonical name.
     pub const NAME: &str = "name";
 }

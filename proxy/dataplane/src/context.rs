@@ -171,6 +171,7 @@ pub(crate) fn passthrough_cluster() -> Option<Arc<ClusterConfig>> {
         connect_timeout: Duration::from_secs(5),
         breakers: CircuitBreakers::decode(None).ok()?,
         overload: OverloadMode::Off,
+        hedging: None,
         outlier: None,
         balancing: Balancing::Random,
         hash_policies: Default::default(),

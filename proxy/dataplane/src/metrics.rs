@@ -274,6 +274,10 @@ counters! {
         attempts,
         /// Attempts after the first.
         retries,
+        /// Attempts that began while another one of the request was in flight.
+        hedges,
+        /// Those of them whose response was the first.
+        hedges_won,
         /// Requests that could have been retried safely, but for which the retry budget had no capacity.
         budget_exhausted,
         /// Requests refused because a bound was reached.

@@ -23,6 +23,7 @@ pub mod hash_policy;
 pub mod rewrite;
 pub mod timeout;
 pub mod retry;
+pub mod hedging;
 pub mod circuit_breaker;
 pub mod overload;
 pub mod retry_budget;

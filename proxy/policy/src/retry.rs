@@ -154,6 +154,28 @@ impl RetryPolicy {
         self.request_headers.is_empty() || self.request_headers.iter().any(|matcher| matcher.matches(head))
     }
 
+    /// Returns whether another attempt of a request with `method` may begin while one is in flight, so that both may be executed:
+    /// the method is idempotent (RFC 9110 section 9.2.2), or the policy repeats requests that may have been executed anyway.
+    pub fn repeats(&self, method: &Method) -> bool {
+        self.on != Conditions::default() && (method.is_idempotent() || self.on.any_5xx || self.on.reset)
+    }
+
+    /// Counts an attempt that begins while one is in flight, and returns the back-off before it. Returns `None` if `num_retries` is
+    /// exhausted. As in Envoy, no condition has to match. `jitter` is random, uniform over `u32`.
+    pub fn hedge(&self, retries: &mut Retries, jitter: u32) -> Option<Duration> {
+        if retries.0 >= self.num_retries {
+            return None;
+        }
+        let after = self.back_off(retries.0, jitter);
+        retries.0 += 1;
+        Some(after)
+    }
+
+    /// Returns whether a condition of the policy matches a response, however many retries are left.
+    pub fn would_retry(&self, facts: ResponseFacts, headers: &HeaderMap, method: &Method) -> bool {
+        self.answered(facts, headers, method)
+    }
+
     /// Decides whether a request with `method` is retried after an attempt. Counts the retry, if any.
     ///
     /// `jitter` is random, uniform over `u32`.

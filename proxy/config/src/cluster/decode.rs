@@ -9,6 +9,7 @@ use outrigger_policy::field::{
     Unusable, each, non_empty, number, positive_duration, required, unsupported, unsupported_any,
 };
 use outrigger_policy::health_check::HealthCheck;
+use outrigger_policy::hedging::Hedging;
 use outrigger_policy::outlier::OutlierDetection;
 use outrigger_policy::overload::OverloadMode;
 use outrigger_proto::xds::{cluster as wire_cluster, core, metadata as keys};
@@ -173,7 +174,8 @@ impl Compiled {
                 .unwrap_or(Duration::from_secs(5)),
             breakers: CircuitBreakers::decode(circuit_breakers)
                 .map_err(|bad| bad.within("circuit_breakers"))?,
-            overload: overload(metadata)?,
+            overload: overload(metadata.as_ref())?,
+            hedging: hedging(metadata.as_ref())?,
             outlier: OutlierDetection::decode(outlier_detection)
                 .map_err(|bad| bad.within("outlier_detection"))?,
             health_check: HealthCheck::decode(health_checks)?.map(Arc::new),
@@ -189,12 +191,18 @@ impl Compiled {
 }
 
 /// Decodes what our control plane writes in the metadata of a cluster. Metadata under other keys is for other proxies.
-fn overload(metadata: Option<core::Metadata>) -> Result<OverloadMode, Unusable> {
-    let metadata = metadata.unwrap_or_default();
-    let Some(of) = metadata.filter_metadata.get(keys::OVERLOAD) else { return Ok(OverloadMode::Off) };
+fn overload(metadata: Option<&core::Metadata>) -> Result<OverloadMode, Unusable> {
+    let of = metadata.and_then(|metadata| metadata.filter_metadata.get(keys::OVERLOAD));
+    let Some(of) = of else { return Ok(OverloadMode::Off) };
     let mode = string_field(of, keys::MODE).and_then(OverloadMode::named);
     let field = format!("metadata.filter_metadata.{}.{}", keys::OVERLOAD, keys::MODE);
     mode.ok_or_else(|| Unusable::new(field, "is none of off, observe and enforce"))
+}
+
+fn hedging(metadata: Option<&core::Metadata>) -> Result<Option<Hedging>, Unusable> {
+    let of = metadata.and_then(|metadata| metadata.filter_metadata.get(keys::HEDGING));
+    let field = || format!("metadata.filter_metadata.{}", keys::HEDGING);
+    of.map(Hedging::decode).transpose().map_err(|bad| bad.within(field()))
 }
 
 fn upstream_connection(wire: wire_cluster::UpstreamConnectionOptions) {

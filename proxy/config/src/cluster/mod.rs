@@ -19,6 +19,7 @@ use outrigger_core::Name;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_policy::hash_policy::HashPolicies;
 use outrigger_policy::health_check::HealthCheck;
+use outrigger_policy::hedging::Hedging;
 use outrigger_policy::outlier::OutlierDetection;
 use outrigger_policy::overload::OverloadMode;
 
@@ -45,6 +46,8 @@ pub struct Cluster {
     pub breakers: CircuitBreakers,
     /// What is done about overload of the application behind it.
     pub overload: OverloadMode,
+    /// When a second attempt of a request begins beside the first one; `None` is never.
+    pub hedging: Option<Hedging>,
     /// When endpoints are ejected; `None` is never.
     pub outlier: Option<OutlierDetection>,
     /// How endpoints are checked actively.

@@ -15,12 +15,18 @@ pub struct Attempts {
     pub count_in_request: bool,
     /// Whether responses carry the number of attempts (`include_attempt_count_in_response`).
     pub count_in_response: bool,
+    /// Whether an attempt that exceeds its timeout continues beside the next one (`hedge_policy`).
+    pub hedge_on_per_try_timeout: bool,
 }
 
 impl Attempts {
     /// Envoy's defaults.
-    pub const DEFAULT: Self =
-        Self { kept_bytes: KEPT_BYTES, count_in_request: false, count_in_response: false };
+    pub const DEFAULT: Self = Self {
+        kept_bytes: KEPT_BYTES,
+        count_in_request: false,
+        count_in_response: false,
+        hedge_on_per_try_timeout: false,
+    };
 }
 
 impl Default for Attempts {
@@ -48,7 +54,8 @@ pub(super) fn kept_bytes(
 mod tests {
     use outrigger_proto::xds::route::route_action::ClusterSpecifier;
     use outrigger_proto::xds::route::{
-        Route, RouteAction as Action, RouteConfiguration, RouteMatch, VirtualHost, route, route_match,
+        HedgePolicy, Route, RouteAction as Action, RouteConfiguration, RouteMatch, VirtualHost, route,
+        route_match,
     };
 
     use super::*;
@@ -83,8 +90,43 @@ mod tests {
             RouteAction::Forward(forward) => forward.attempts,
             _ => Attempts::DEFAULT,
         });
-        let expected = |kept_bytes| Attempts { kept_bytes, count_in_request: true, count_in_response: true };
+        let of_host = Attempts { count_in_request: true, count_in_response: true, ..Attempts::DEFAULT };
+        let expected = |kept_bytes| Attempts { kept_bytes, ..of_host };
         assert_eq!(attempts.collect::<Vec<_>>(), [expected(7), expected(9)]);
+    }
+
+    #[test]
+    fn a_routes_hedge_policy_replaces_that_of_its_virtual_host() {
+        let hedges = |of| Some(HedgePolicy { hedge_on_per_try_timeout: of, ..Default::default() });
+        for (of_host, of_route, expected) in [
+            (None, None, false),
+            (hedges(true), None, true),
+            (hedges(true), hedges(false), false),
+            (None, hedges(true), true),
+        ] {
+            let action = Action {
+                cluster_specifier: Some(ClusterSpecifier::Cluster("cart".into())),
+                hedge_policy: of_route,
+                ..Default::default()
+            };
+            let path_specifier = Some(route_match::PathSpecifier::Prefix("/".into()));
+            let route = Route {
+                r#match: Some(RouteMatch { path_specifier, ..Default::default() }),
+                action: Some(route::Action::Route(action)),
+                ..Default::default()
+            };
+            let host = VirtualHost {
+                name: "cart".into(),
+                domains: vec!["*".into()],
+                routes: vec![route],
+                hedge_policy: of_host,
+                ..Default::default()
+            };
+            let wire = RouteConfiguration { virtual_hosts: vec![host], ..Default::default() };
+            let table = RouteTable::decode(wire).unwrap();
+            let RouteAction::Forward(forward) = &table.hosts[0].routes[0].action else { panic!("forwards") };
+            assert_eq!(forward.attempts.hedge_on_per_try_timeout, expected);
+        }
     }
 
     #[test]

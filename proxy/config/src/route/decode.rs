@@ -10,6 +10,7 @@ use outrigger_policy::field::{Unusable, each, flag, non_empty, required, unsuppo
 use outrigger_policy::filter::overrides::FilterOverrides;
 use outrigger_policy::hash_policy::HashPolicies;
 use outrigger_policy::header_mutation::HeaderMutation;
+use outrigger_policy::hedging;
 use outrigger_policy::mirror::Mirror;
 use outrigger_policy::redirect::Redirect;
 use outrigger_policy::retry::RetryPolicy;
@@ -161,7 +162,6 @@ impl Forward {
             ("grpc_timeout_offset", grpc_timeout_offset.is_some()),
             ("internal_redirect_policy", internal_redirect_policy.is_some()),
             ("internal_redirect_action", internal_redirect_action != 0),
-            ("hedge_policy", hedge_policy.is_some_and(|of| of != Default::default())),
         ])?;
         let clusters = match required("cluster", cluster_specifier)? {
             ClusterSpecifier::Cluster(name) => WeightedClusters::one(non_empty("cluster", name)?)?,
@@ -200,6 +200,7 @@ impl Forward {
         let retry =
             retry_policy.map(|wire| RetryPolicy::decode(wire).map_err(|bad| bad.within("retry_policy")));
         let mirrors = each("request_mirror_policies", request_mirror_policies, Mirror::decode)?;
+        let hedges = hedging::on_per_try_timeout(hedge_policy).map_err(|bad| bad.within("hedge_policy"))?;
         Ok(Self {
             clusters,
             cluster_not_found: not_found(cluster_not_found_response_code)?,
@@ -207,7 +208,10 @@ impl Forward {
             timeouts: Timeouts::decode(timeout, idle_timeout, max_stream_duration)?,
             // A route's policy replaces the whole policy of its virtual host (VirtualHost.retry_policy).
             retry: retry.transpose()?.or_else(|| outer.retry.clone()),
-            attempts: outer.attempts,
+            attempts: Attempts {
+                hedge_on_per_try_timeout: hedges.unwrap_or(outer.attempts.hedge_on_per_try_timeout),
+                ..outer.attempts
+            },
             rewrite: Rewrite {
                 path: PathRewrite::decode(prefix_rewrite, regex_rewrite, path_rewrite)?,
                 host,

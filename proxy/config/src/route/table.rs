@@ -9,6 +9,7 @@ use outrigger_policy::field::{Unusable, each, non_empty, number, unsupported_any
 use outrigger_policy::filter::overrides::FilterOverrides;
 use outrigger_policy::header_match::Head;
 use outrigger_policy::header_mutation::HeaderMutation;
+use outrigger_policy::hedging;
 use outrigger_policy::mirror::Mirror;
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::route_match::path;
@@ -178,7 +179,6 @@ impl VirtualHost {
             ("require_tls", require_tls != 0),
             ("cors", cors.is_some()),
             ("retry_policy_typed_config", retry_policy_typed_config.is_some()),
-            ("hedge_policy", hedge_policy.is_some_and(|of| of != Default::default())),
             ("include_is_timeout_retry_header", include_is_timeout_retry_header),
             ("route_specifiers", !route_specifiers.is_empty()),
         ])?;
@@ -190,6 +190,7 @@ impl VirtualHost {
             retry_policy.map(|wire| RetryPolicy::decode(wire).map_err(|bad| bad.within("retry_policy")));
         let mirrors = each("request_mirror_policies", request_mirror_policies, Mirror::decode)?;
         let kept = kept_bytes(per_request_buffer_limit_bytes, request_body_buffer_limit)?;
+        let hedges = hedging::on_per_try_timeout(hedge_policy).map_err(|bad| bad.within("hedge_policy"))?;
         let outer = Outer {
             request_headers: HeaderMutation::decode(
                 "request",
@@ -209,6 +210,7 @@ impl VirtualHost {
                 kept_bytes: kept.unwrap_or(table.attempts.kept_bytes),
                 count_in_request: include_request_attempt_count,
                 count_in_response: include_attempt_count_in_response,
+                hedge_on_per_try_timeout: hedges.unwrap_or_default(),
             },
             mirrors: if mirrors.is_empty() { table.mirrors.clone() } else { mirrors },
             descriptors: each("rate_limits", rate_limits, DescriptorRule::decode)?.into(),

@@ -84,6 +84,12 @@ fn clusters() {
     let metadata = core::Metadata { filter_metadata, ..Default::default() };
     let field = "metadata.filter_metadata.outrigger.overload.mode";
     assert_eq!(bad_cluster(|wire| wire.metadata = Some(metadata)), field);
+    let percentile = protobuf::Value { kind: Some(protobuf::value::Kind::NumberValue(100.0)) };
+    let fields = protobuf::Struct { fields: [("percentile".to_owned(), percentile)].into() };
+    let filter_metadata = [("outrigger.hedging".to_owned(), fields)].into();
+    let metadata = core::Metadata { filter_metadata, ..Default::default() };
+    let field = "metadata.filter_metadata.outrigger.hedging.percentile";
+    assert_eq!(bad_cluster(|wire| wire.metadata = Some(metadata)), field);
     assert_eq!(bad_cluster(|wire| wire.eds_cluster_config = None), "eds_cluster_config");
     assert_eq!(
         bad_cluster(|wire| wire.eds_cluster_config.as_mut().unwrap().eds_config = None),

@@ -99,6 +99,30 @@ impl Failed {
     }
 }
 
+/// What the state of a connection explains about a failure on it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Carrier {
+    reused: bool,
+    was_idle: bool,
+    connected: Instant,
+}
+
+impl Carrier {
+    /// Returns the state of a connection that was leased at `connected`.
+    pub(super) fn of(lease: &Lease, connected: Instant) -> Self {
+        Self { reused: lease.reused, was_idle: lease.was_idle, connected }
+    }
+
+    /// Returns the failure of an attempt on it, which happens now.
+    pub(super) fn failed(self, failure: Failure) -> Failed {
+        let connection = match self.was_idle && self.connected.elapsed() < STALE_WITHIN {
+            true => Freshness::Stale,
+            false => Freshness::Fresh,
+        };
+        Failed { connection, ..Failed::new(failure, self.reused) }
+    }
+}
+
 /// How long a peer may take to say that a connection is closed on which a request was just written. What breaks later was
 /// being worked on.
 pub(super) const STALE_WITHIN: Duration = Duration::from_secs(1);
@@ -172,15 +196,7 @@ impl Attempt<'_> {
         mut moving: impl FnMut() -> Option<RetryPermit>,
     ) -> Result<Response, Failed> {
         let Self { head, body, limit, .. } = self;
-        let (reused, was_idle) = (lease.reused, lease.was_idle);
-        let peer = lease.facts.peer.clone();
-        let failed = |failure| Failed {
-            connection: match was_idle && connected.elapsed() < STALE_WITHIN {
-                true => Freshness::Stale,
-                false => Freshness::Fresh,
-            },
-            ..Failed::new(failure, reused)
-        };
+        let (carrier, peer) = (Carrier::of(&lease, connected), lease.facts.peer.clone());
         // While the client owes a part of its request, the missing response is not the upstream's fault.
         let side = || if body.is_sent() { Side::Upstream } else { Side::Downstream };
         journal.attempt_connected(&lease.facts, lease.protocol(), connected);
@@ -198,11 +214,11 @@ impl Attempt<'_> {
                     let answered = answered.unwrap_or_else(|which| {
                         Err(Failure { side: side(), ..late(which, Reached::Maybe) })
                     });
-                    return answered.map_err(failed);
+                    return answered.map_err(|failure| carrier.failed(failure));
                 }
                 () = host.found_silent(), if head.method.is_idempotent() => {
                     if let moved @ Some(_) = moving() {
-                        return Err(Failed { moved, ..failed(silent()) });
+                        return Err(Failed { moved, ..carrier.failed(silent()) });
                     }
                 }
             }
@@ -240,7 +256,8 @@ fn of_sidecar(failure: Failure, peer: Option<&SpiffeId>) -> Failure {
     }
 }
 
-fn late(which: TimedOut, reached: Reached) -> Failure {
+/// The failure of an attempt that has reached a time limit.
+pub(super) fn late(which: TimedOut, reached: Reached) -> Failure {
     let what = match which {
         TimedOut::Idle => "no byte moved",
         TimedOut::Deadline => "no answer in time",

@@ -15,7 +15,7 @@ use super::attempt::{Failed, Response, silent};
 use super::replay::ReplayBody;
 use super::request_context::RequestContext;
 use crate::codec::head::RequestHead;
-use crate::upstream::bounds::Peer;
+use crate::upstream::bounds::{Peer, RequestPermit};
 use crate::upstream::cluster::Cluster;
 
 /// How many times a request is sent again regardless of its route, because the connection that it was given had just been
@@ -157,6 +157,22 @@ impl RetryRules<'_> {
         progress.retries = retries;
         progress.furthest = progress.furthest.max(failure.reached);
         Some(moving)
+    }
+
+    /// Permits another attempt of a request of `peer` while one is in flight, if the policy's count, the limit on requests and the
+    /// retry budget do. Returns the back-off before it, and its permits.
+    pub(super) fn hedge(
+        &self,
+        progress: &mut Progress,
+        peer: &Rc<Peer>,
+    ) -> Option<(Duration, RequestPermit, RetryPermit)> {
+        let mut retries = progress.retries;
+        let pause =
+            self.retry?.hedge(&mut retries, fastrand::u32(..)).filter(|pause| self.in_time(*pause))?;
+        let (request, paid) = self.cluster.hedge(peer)?;
+        progress.retries = retries;
+        progress.furthest = Reached::Maybe;
+        Some((pause, request, paid))
     }
 
     fn decided(&self, decision: Decision) -> RetryDecision {

@@ -3,12 +3,14 @@
 //! Each attempt picks one of the current endpoints. If the future is cancelled at an await, every guard releases what it holds
 //! and the active attempt is cancelled.
 
+mod covered;
+mod hedged;
+
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderName, Version};
+use http::{HeaderMap, HeaderName, Version};
 use outrigger_config::route::Attempts;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
@@ -16,17 +18,19 @@ use outrigger_policy::blame::Freshness;
 use outrigger_policy::pushback::Pushback;
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::stateful_session::Session;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 
 use super::attempt::{self, Attempt, Ended, Failed, Response};
 use super::decide::{Attempting, Progress, RetryDecision, RetryRules};
 use super::filters::Admitted;
-use super::pair::Probe;
+use super::journal::Journal;
+use super::leg::Answered;
 use super::replay::{BufferLimits, ReplayBody};
 use super::reply::{Reply, ResponseGuard};
 use super::request_context::RequestContext;
 use super::request_timeout::{Owe, RequestLimit, RequestTimeout};
 use super::time_limit::TimeLimit;
+use super::trace_context::Trace;
 use crate::codec::answer::Payload;
 use crate::codec::body::Body;
 use crate::upstream::cluster::{Cluster, PickBy, Picked, Probing};
@@ -114,27 +118,15 @@ impl Forwarding<'_> {
             let Attempting { cx, progress, .. } = &mut request;
             retrying = paid.or(retrying);
             let host = Rc::clone(asking.host());
+            self.note(&asking, &outcome, &mut cx.journal);
             let next = match &outcome {
                 Ok(response) => {
-                    let facts = response.facts;
-                    asking.heard();
-                    self.cluster.record(&asking, attempt::judged(facts));
-                    if let Some(Pushback::After(after)) = facts.pushback {
-                        self.cluster.push_back(&host, after);
-                    }
-                    cx.journal.attempt_answered(facts.status.as_u16(), facts.grpc_status);
                     let next = rules.after_answer(response, &cx.head, &body, progress);
-                    self.heeding(facts.pushback, next, &host, cx, &progress.tried)
+                    let original = cx.on.client.destination;
+                    self.heeding(response.facts.pushback, next, &host, original, &progress.tried)
                 }
-                Err(failed) => {
-                    cx.journal.attempt_failed(&failed.failure);
-                    if failed.moved.is_none() {
-                        self.cluster.blame(&asking, &failed.failure, failed.connection);
-                        rules.after_failure(failed, &cx.head, &body, progress)
-                    } else {
-                        RetryDecision::Retry(Duration::ZERO, None)
-                    }
-                }
+                Err(failed) if failed.moved.is_some() => RetryDecision::Retry(Duration::ZERO, None),
+                Err(failed) => rules.after_failure(failed, &cx.head, &body, progress),
             };
             match (next, outcome) {
                 (RetryDecision::Retry(pause, paid), outcome) => {
@@ -227,18 +219,57 @@ impl Forwarding<'_> {
     /// Counts an attempt at `host`, which is about to be made.
     fn begin(&self, host: &Rc<Host>, request: &mut Attempting<'_, '_>) -> HostAttempt {
         let RequestContext { head, journal, trace, .. } = &mut *request.cx;
+        self.begin_at(host, &mut head.headers, journal, trace, &mut request.progress)
+    }
+
+    fn begin_at(
+        &self,
+        host: &Rc<Host>,
+        headers: &mut HeaderMap,
+        journal: &mut Journal,
+        trace: &Trace,
+        progress: &mut Progress,
+    ) -> HostAttempt {
         let asking = host.begin();
-        let span = trace.attempt_span(request.progress.begun);
+        let span = trace.attempt_span(progress.begun);
         let endpoint = (host.address, host.instance.as_ref());
         journal.attempt_begins(&self.cluster.name, endpoint, span, asking.began());
         self.cluster.series.attempts.increment();
-        trace.write(&mut head.headers, span);
-        attempt::expect(&mut head.headers, attempt::limit(self.retry, self.limit), asking.began());
-        request.progress.begun += 1;
+        trace.write(headers, span);
+        attempt::expect(headers, self.attempt_limit(), asking.began());
+        progress.begun += 1;
         if self.attempts.count_in_request {
-            head.headers.insert(ATTEMPT_COUNT, request.progress.begun.into());
+            headers.insert(ATTEMPT_COUNT, progress.begun.into());
         }
         asking
+    }
+
+    /// Records the outcome of an attempt, for its host and in the current record.
+    fn note(&self, asking: &HostAttempt, outcome: &Answered, journal: &mut Journal) {
+        match outcome {
+            Ok(Response { facts, .. }) => {
+                asking.heard();
+                self.cluster.record(asking, attempt::judged(*facts));
+                if let Some(Pushback::After(after)) = facts.pushback {
+                    self.cluster.push_back(asking.host(), after);
+                }
+                journal.attempt_answered(facts.status.as_u16(), facts.grpc_status);
+            }
+            Err(failed) => {
+                journal.attempt_failed(&failed.failure);
+                if failed.moved.is_none() {
+                    self.cluster.blame(asking, &failed.failure, failed.connection);
+                }
+            }
+        }
+    }
+
+    /// How long one attempt may take and stand still. If it is hedged after its timeout, that does not end it, as in Envoy.
+    fn attempt_limit(&self) -> TimeLimit {
+        match self.attempts.hedge_on_per_try_timeout {
+            true => TimeLimit { idle: attempt::idle(self.retry, self.limit.idle), ..self.limit },
+            false => attempt::limit(self.retry, self.limit),
+        }
     }
 
     /// Makes one attempt, from the connection to the response head.
@@ -249,7 +280,7 @@ impl Forwarding<'_> {
         // An endpoint that uses its client's version may be an application that accepts upgrades in HTTP/1.1 only.
         let version = if head.upgrade.is_some() { Version::HTTP_11 } else { head.version };
         let speaks = self.cluster.speaks(version);
-        let attempt = Attempt { head, body, peer, speaks, limit: attempt::limit(self.retry, self.limit) };
+        let attempt = Attempt { head, body, peer, speaks, limit: self.attempt_limit() };
         let bytes = journal.bytes();
         let moved = || bytes.received.get();
         let rival = |first: &Host| {
@@ -270,75 +301,13 @@ impl Forwarding<'_> {
                 Err(failed) => return Ended { asking, outcome: Err(failed), paid: None },
             },
         };
+        if let Some(plan) = self.hedging(head) {
+            // Boxed, because few routes have it.
+            return Box::pin(self.hedged(lease, asking, plan, request)).await;
+        }
         let moving = || rules.moving(head, body, progress);
         let outcome = attempt.send(lease, asking.host(), journal, responder, moved, moving).await;
         Ended { asking, outcome, paid: None }
-    }
-
-    /// Makes an attempt at a host that is in doubt, and another at `cover` if the first is not answered soon.
-    async fn pair(&self, doubted: Rc<Host>, cover: Rc<Host>, request: &mut Attempting<'_, '_>) -> Ended {
-        let asking = self.begin(&doubted, request);
-        let mut probe = Probe::begin(
-            asking,
-            request.cx.head.clone(),
-            self.cluster.speaks(request.cx.head.version),
-            Rc::clone(request.peer),
-        );
-        let left = self.limit.deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let soon = left.into_iter().chain([doubted.cover_after()]).min().unwrap_or_default();
-        match timeout(soon, probe.answer()).await {
-            Ok(answered) => probe.ended(answered, request.cx).await,
-            Err(_) => self.covered(probe, cover, request).await,
-        }
-    }
-
-    async fn covered(&self, mut probe: Probe, cover: Rc<Host>, request: &mut Attempting<'_, '_>) -> Ended {
-        request.cx.journal.attempt_ends();
-        request.progress.covered();
-        let asking = self.begin(&cover, request);
-        self.cluster.series.retries.increment();
-        // Limited to one a second for each host in doubt, whether or not the budget has capacity.
-        let paid = self.cluster.retry();
-        let began = Instant::now();
-        let answered = {
-            let mut covering = pin!(self.attempt(asking, request));
-            tokio::select! {
-                biased;
-                answered = probe.answer() => match answered {
-                    Ok(answered) => answered,
-                    Err(failure) => {
-                        self.cluster.blame(&probe.asking, &failure, Freshness::Fresh);
-                        return Ended { paid, ..covering.await };
-                    }
-                },
-                ended = &mut covering => {
-                    let Err(failed) = &ended.outcome else {
-                        // A host that fails at once is no baseline for one that works.
-                        if ended.is_served() {
-                            probe.judge(Rc::clone(&self.cluster), began.elapsed());
-                        }
-                        return Ended { paid, ..ended };
-                    };
-                    // The doubted host still has the request and may answer it.
-                    let Some(answered) = self.answer_of(&mut probe).await else {
-                        return Ended { paid, ..ended };
-                    };
-                    self.cluster.blame(&ended.asking, &failed.failure, failed.connection);
-                    answered
-                }
-            }
-        };
-        request.cx.journal.attempt_returns();
-        Ended { paid, ..probe.ended(Ok(answered), request.cx).await }
-    }
-
-    /// Returns the response of the doubted host within the time left for the request. Returns None if it fails or takes longer.
-    async fn answer_of(&self, probe: &mut Probe) -> Option<Response> {
-        let deadline = attempt::limit(self.retry, self.limit).deadline;
-        match deadline {
-            Some(deadline) => timeout_at(deadline, probe.answer()).await.ok()?.ok(),
-            None => probe.answer().await.ok(),
-        }
     }
 
     fn pick(&self, original: SocketAddr, tried: &[SocketAddr], probing: Probing) -> Result<Picked, Failure> {
@@ -361,16 +330,15 @@ impl Forwarding<'_> {
         pushback: Option<Pushback>,
         next: RetryDecision,
         host: &Host,
-        cx: &RequestContext<'_>,
+        original: SocketAddr,
         tried: &[SocketAddr],
     ) -> RetryDecision {
         let Some(pushback) = pushback else { return next };
         let RetryDecision::Retry(pause, paid) = next else { return next };
         let Pushback::After(wait) = pushback else { return RetryDecision::Final(None) };
         let tried: Vec<_> = tried.iter().copied().chain([host.address]).collect();
-        let again = self
-            .pick(cx.on.client.destination, &tried, Probing::Never)
-            .is_ok_and(|next| next.host.address == host.address);
+        let again =
+            self.pick(original, &tried, Probing::Never).is_ok_and(|next| next.host.address == host.address);
         let pause = if again { pause.max(wait) } else { pause };
         // The limit is checked first: the requested pushback may overflow an Instant.
         let in_time = || self.limit.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);

@@ -268,13 +268,12 @@ impl Journal {
         });
     }
 
-    /// The attempt before the one under way is the one that goes on.
-    pub(super) fn attempt_returns(&mut self) {
+    /// The attempt that was the `number`-th to begin, from 0, is the current one from now on.
+    pub(super) fn attempt_resumes(&mut self, number: u32) {
         self.attempt_ends();
         let Some(record) = &mut self.record else { return };
-        if let Some(before) = record.attempts.len().checked_sub(2) {
-            record.attempts.swap(before, before + 1);
-        }
+        let Some(at) = record.attempts.iter().position(|of| of.resend_count == number) else { return };
+        record.attempts[at..].rotate_left(1);
         let offset = record.attempts.last().map_or(Duration::ZERO, |of| of.offset);
         self.attempt_began = Some(self.began + offset);
     }

@@ -21,6 +21,7 @@ mod ask;
 mod decide;
 mod reply;
 mod pair;
+mod leg;
 mod attempt;
 mod refusal;
 mod replay;

@@ -1,8 +1,9 @@
 //! The responses of all hosts of a cluster, as seen by one worker: the baseline for a host that does not respond.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use outrigger_policy::hedging::{Hedging, Latencies};
 use tokio::time::Instant;
 
 /// How long a request that tests a doubted host waits before it is also sent to another host: a multiple of the usual latency
@@ -17,6 +18,8 @@ pub(super) struct Answers {
     youngest: Cell<Option<Instant>>,
     count: Cell<u64>,
     usual_seconds: Cell<f64>,
+    /// The latencies of first attempts, where requests are hedged.
+    first: RefCell<Option<Box<Latencies>>>,
 }
 
 impl Answers {
@@ -36,6 +39,16 @@ impl Answers {
     /// Returns how many attempts were answered.
     pub(super) fn count(&self) -> u64 {
         self.count.get()
+    }
+
+    /// Returns how long a request waits for its first attempt before it is hedged, if that is known.
+    pub(super) fn hedge_after(&self, hedging: &Hedging) -> Option<Duration> {
+        hedging.delay(self.first.borrow_mut().get_or_insert_default())
+    }
+
+    /// Records the latency of the first attempt of a request that may be hedged.
+    pub(super) fn note_first(&self, latency: Duration) {
+        self.first.borrow_mut().get_or_insert_default().record(latency);
     }
 
     /// Returns how long a doubted host has to answer before the request is also sent to another host.

@@ -155,6 +155,12 @@ impl Bounds {
         Some(RequestPermit { peer, _share: share })
     }
 
+    /// Acquires a permit for one more attempt of a request of the peer, if one is available to it now.
+    pub(super) fn request_at_once(&self, peer: &Rc<Peer>) -> Option<RequestPermit> {
+        let share = peer.requests.try_take()?;
+        Some(RequestPermit { peer: Rc::clone(peer), _share: share })
+    }
+
     /// Acquires the use of one connection for the peer, if one is available to it now.
     pub(super) fn connection_at_once(&self, peer: &Peer) -> Option<Share> {
         peer.connections.try_take()

@@ -248,6 +248,12 @@ impl HostAttempt {
         self.host.load.answered(now.duration_since(self.began), now);
     }
 
+    /// Records that the response of another attempt of the same request came first. The time so far is a lower bound of this
+    /// host's latency; nothing else is known of it.
+    pub(crate) fn outrun(&self) {
+        self.host.load.answered(self.began.elapsed(), Instant::now());
+    }
+
     /// Records that there was no response, or one that is a failure.
     pub(crate) fn failed(&self) {
         self.host.load.failed(Instant::now());

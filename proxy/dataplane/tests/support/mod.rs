@@ -299,6 +299,7 @@ pub fn cluster(name: &str, list: impl IntoIterator<Item = Endpoint>) -> Cluster 
         connect_timeout: Duration::from_secs(1),
         breakers: CircuitBreakers::decode(None).unwrap(),
         overload: Default::default(),
+        hedging: None,
         outlier: None,
         balancing: Balancing::PeakEwma,
         hash_policies: Default::default(),

@@ -87,6 +87,8 @@ fn used(totals: &ClusterTotals, ejections: Value) -> Value {
     let ClusterTotals {
         attempts,
         retries,
+        hedges,
+        hedges_won,
         budget_exhausted,
         overflow,
         overload_waits,
@@ -107,6 +109,8 @@ fn used(totals: &ClusterTotals, ejections: Value) -> Value {
     json!({
         "attempts": attempts,
         "retries": retries,
+        "hedges": hedges,
+        "hedges_won": hedges_won,
         "retry_budget_exhausted": budget_exhausted,
         "overflow": overflow,
         "overload_waits": overload_waits,

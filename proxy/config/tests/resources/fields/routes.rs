@@ -246,6 +246,10 @@ pub fn places() -> Vec<Place> {
             .probe("rate_limits", |of: &mut route::RouteAction| of.rate_limits = vec![rule()])
             .harmless("is read with `internal_redirect_policy` only", &["max_internal_redirects"])
     ,
+        Place::new("HedgePolicy", "envoy.config.route.v3.HedgePolicy", route::HedgePolicy::default(), |of| {
+            in_action(route::RouteAction { hedge_policy: Some(of), ..action() })
+        })
+        .harmless("not implemented in Envoy either, which ignores them", &["initial_requests", "additional_request_chance"]),
         Place::new("RouteAction.MaxStreamDuration", "envoy.config.route.v3.RouteAction.MaxStreamDuration", stream(), |of| {
             in_action(route::RouteAction { max_stream_duration: Some(of), ..action() })
         }),

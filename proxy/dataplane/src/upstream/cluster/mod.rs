@@ -5,6 +5,7 @@
 
 mod pick;
 mod judge;
+mod hedging;
 mod checked;
 mod membership;
 mod availability;

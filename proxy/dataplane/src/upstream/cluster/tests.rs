@@ -47,6 +47,7 @@ fn cluster(list: impl IntoIterator<Item = Arc<Endpoint>>) -> (Rc<Cluster>, Endpo
         connect_timeout: Duration::from_secs(1),
         breakers: CircuitBreakers::decode(None).unwrap(),
         overload: Default::default(),
+        hedging: None,
         outlier: OutlierDetection::decode(Some(Default::default())).unwrap(),
         balancing: Balancing::Random,
         hash_policies: Default::default(),

@@ -138,6 +138,8 @@ pub(super) fn upstream(
         let ClusterTotals {
             attempts: _,
             retries: _,
+            hedges: _,
+            hedges_won: _,
             budget_exhausted: _,
             overflow: _,
             overload_waits: _,
@@ -176,6 +178,16 @@ pub(super) fn upstream(
     vec![
         counter("outrigger_upstream_attempts_total", "Attempts begun", |of| of.attempts),
         counter("outrigger_upstream_retries_total", "Attempts after the first", |of| of.retries),
+        counter(
+            "outrigger_upstream_hedges_total",
+            "Attempts begun while another attempt of the request was in flight",
+            |of| of.hedges,
+        ),
+        counter(
+            "outrigger_upstream_hedges_won_total",
+            "Hedging attempts whose response was the first",
+            |of| of.hedges_won,
+        ),
         counter(
             "outrigger_upstream_retry_budget_exhausted_total",
             "Safe retries that the retry budget did not permit",
