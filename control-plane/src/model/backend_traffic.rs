@@ -5,6 +5,7 @@ use std::time::Duration;
 use outrigger_core::Name;
 
 use super::health_check::HealthCheck;
+use super::hedging::Hedging;
 use super::service::Overload;
 use super::session_persistence::SessionPersistence;
 
@@ -17,6 +18,8 @@ pub struct BackendTraffic {
     pub limits: Limits,
     /// How many requests may be retries.
     pub retries: Option<RetryLimit>,
+    /// When a request is sent to a second endpoint while the first one has not answered; `None` is never.
+    pub hedging: Option<Hedging>,
     /// When endpoints are ejected.
     pub outlier_detection: OutlierDetection,
     /// How endpoints are checked.
@@ -36,6 +39,7 @@ impl BackendTraffic {
             load_balancer,
             limits,
             retries,
+            hedging,
             outlier_detection,
             health_check,
             connect_timeout,
@@ -64,6 +68,7 @@ impl BackendTraffic {
             number("maxPendingRequests", pending_requests),
             number("maxRequests", requests),
             retries,
+            hedging.map(|_| "hedging".into()),
             detection.map(String::from),
             health_check.as_ref().map(|check| format!("healthCheck {}", check.checker.name())),
             connect_timeout.map(|timeout| format!("connectTimeout {timeout:?}")),

@@ -24,6 +24,7 @@ pub mod authorization;
 pub mod gateway_traffic;
 pub mod backend_traffic;
 pub mod health_check;
+pub mod hedging;
 pub mod external_authorization;
 pub mod fault_injection;
 pub mod rate_limit;

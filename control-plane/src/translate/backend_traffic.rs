@@ -9,7 +9,8 @@ use outrigger_proto::xds::types::Percent;
 use super::balancing::load_balancing_policy;
 use super::destination::{Target, host};
 use super::health_check;
-use super::scope::Scope;
+use super::hedging;
+use super::scope::{Dialect, Scope};
 use super::wire::{duration, uint};
 use crate::model::backend_traffic::{
     BackendTraffic, Ejection, FailurePercentage, Limits, OutlierDetection, RetryBudget, RetryLimit,
@@ -49,6 +50,7 @@ fn apply_traffic(scope: Scope<'_>, cluster: &mut Cluster, traffic: &BackendTraff
         load_balancer,
         limits: Limits { connections, pending_requests, requests },
         retries: _, // set by the caller
+        hedging: hedges,
         outlier_detection,
         health_check: _, // depends on the port
         connect_timeout,
@@ -57,6 +59,9 @@ fn apply_traffic(scope: Scope<'_>, cluster: &mut Cluster, traffic: &BackendTraff
     } = traffic;
     if let Some(balancer) = load_balancer {
         cluster.load_balancing_policy = Some(load_balancing_policy(balancer, scope.dialect()));
+    }
+    if let (Some(hedges), Dialect::Outrigger) = (hedges, scope.dialect()) {
+        hedging::apply(cluster, *hedges);
     }
     if let Some(timeout) = connect_timeout {
         cluster.connect_timeout = duration(*timeout);

@@ -53,6 +53,8 @@ const RETRIES: u32 = 2;
 /// The minimum time before a retry, and the maximum as a multiple of it.
 const BACKOFF: Duration = Duration::from_millis(25);
 const BACKOFF_SPREAD: u32 = 10;
+/// How long a request waits for its first attempt at least before it is hedged: sooner there is little to win.
+pub(super) const HEDGING_MIN_DELAY: Duration = Duration::from_millis(5);
 /// What is retried.
 const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
 /// What our own proxy retries in addition: for an idempotent method, a reset or disconnect before the response's head, or a 503

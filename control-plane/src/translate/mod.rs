@@ -31,6 +31,7 @@ mod matching;
 mod cluster;
 mod backend_traffic;
 mod health_check;
+mod hedging;
 mod endpoint;
 mod defaults;
 mod balancing;

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::bounded::{LARGEST, number, positive};
 use super::health_check::WireHealthCheck;
+use super::hedging::WireHedging;
 use super::load_balancer::WireLoadBalancer;
 use super::outlier_detection::WireOutlierDetection;
 use super::policy::{PolicyRules, PolicySpec};
@@ -31,6 +32,7 @@ struct WireSpec {
     load_balancer: Option<WireLoadBalancer>,
     limits: Option<WireLimits>,
     retry_budget: Option<WireRetryBudget>,
+    hedging: Option<WireHedging>,
     outlier_detection: Option<WireOutlierDetection>,
     health_check: Option<WireHealthCheck>,
     connect_timeout: Option<GepDuration>,
@@ -64,6 +66,7 @@ impl TryFrom<WireSpec> for BackendTrafficPolicySpec {
             load_balancer,
             limits,
             retry_budget,
+            hedging,
             outlier_detection,
             health_check,
             connect_timeout,
@@ -77,6 +80,9 @@ impl TryFrom<WireSpec> for BackendTrafficPolicySpec {
             (None, Some(budget)) => Some(RetryLimit::Budget(budget.decode()?)),
             (None, None) => None,
         };
+        if hedging.is_some() && retries == Some(RetryLimit::InFlight(0)) {
+            return Err(at("hedging", "has no effect, because limits.maxRetries is 0"));
+        }
         let traffic = BackendTraffic {
             load_balancer: load_balancer.map(WireLoadBalancer::decode).transpose()?,
             limits: Limits {
@@ -85,6 +91,7 @@ impl TryFrom<WireSpec> for BackendTrafficPolicySpec {
                 requests: number(limits.max_requests),
             },
             retries,
+            hedging: hedging.map(WireHedging::decode).transpose()?,
             outlier_detection: outlier_detection.unwrap_or_default().decode()?,
             health_check: health_check.map(WireHealthCheck::decode).transpose()?,
             connect_timeout: positive("connectTimeout", connect_timeout)?,
@@ -118,6 +125,7 @@ mod tests {
         Ejection, FailurePercentage, HashKey, LoadBalancer, OutlierDetection, RetryBudget, RetryRate,
         SuccessRate,
     };
+    use crate::model::hedging::Hedging;
     use crate::model::session_persistence::SessionPersistence;
     use std::time::Duration;
 
@@ -141,7 +149,8 @@ mod tests {
              outlierDetection: {mode: Enforce, interval: 1s, baseEjectionTime: 2s, maxEjectionTime: 3s, maxEjectionPercent: 4,
                consecutive5xxErrors: 5, consecutiveGatewayErrors: 6, consecutiveLocalOriginFailures: 0,
                failurePercentage: {threshold: 7, minimumHosts: 8, requestVolume: 9},
-               successRate: {minimumHosts: 10, requestVolume: 11, stdevFactor: 1200}}, overload: Observe, sessionPersistence: {type: Header, sessionName: X-At}",
+               successRate: {minimumHosts: 10, requestVolume: 11, stdevFactor: 1200}}, overload: Observe, sessionPersistence: {type: Header, sessionName: X-At},
+             hedging: {percentile: 97.5, minDelay: 0s, maxDelay: 300ms}",
         );
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         let expected = BackendTraffic {
@@ -152,6 +161,11 @@ mod tests {
                 interval: seconds(5),
                 min_retry_rate: Some(RetryRate { count: 4, interval: Duration::from_secs(2) }),
             })),
+            hedging: Some(Hedging {
+                percentile_tenths: 975,
+                min_delay: Some(Duration::ZERO),
+                max_delay: Some(Duration::from_millis(300)),
+            }),
             outlier_detection: OutlierDetection::On(Ejection {
                 interval: seconds(1),
                 base_ejection_time: seconds(2),

@@ -20,6 +20,7 @@ mod load_balancer;
 mod outlier_detection;
 mod health_check;
 mod retry_budget;
+mod hedging;
 mod service_targets;
 mod bounded;
 mod external_authorization_policy;

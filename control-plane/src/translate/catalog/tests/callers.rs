@@ -101,6 +101,32 @@ fn each_balancer_is_that_of_envoy_and_the_default_is_our_own() {
 }
 
 #[test]
+fn hedging_is_metadata_for_our_own_proxy_with_a_default_delay() {
+    for (spec, expected) in [
+        ("{percentile: 95}", &[("min_delay_ms", 5.0), ("percentile", 95.0)][..]),
+        (
+            "{percentile: 50, maxDelay: 2ms}",
+            &[("max_delay_ms", 2.0), ("min_delay_ms", 2.0), ("percentile", 50.0)],
+        ),
+        (
+            "{percentile: 99.9, minDelay: 0s, maxDelay: 1s}",
+            &[("max_delay_ms", 1000.0), ("min_delay_ms", 0.0), ("percentile", 99.9)],
+        ),
+    ] {
+        let cluster = cluster(&[&policy(&format!("hedging: {spec}"))]);
+        let fields = &cluster.metadata.unwrap().filter_metadata["outrigger.hedging"].fields;
+        let number = |value: &protobuf::Value| match value.kind {
+            Some(protobuf::value::Kind::NumberValue(number)) => number,
+            _ => panic!("{value:?}"),
+        };
+        let mut fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), number(value))).collect();
+        fields.sort_by(|one, two| one.0.cmp(two.0));
+        assert_eq!(fields, expected, "{spec}");
+    }
+    assert!(cluster(&[]).metadata.is_none());
+}
+
+#[test]
 fn hashes_are_those_of_the_cluster() {
     let key = |balancer: &str, hash: &str| {
         let spec = format!("loadBalancer: {{type: {balancer}, consistentHash: {{{hash}}}}}");
