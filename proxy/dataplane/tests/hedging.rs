@@ -194,11 +194,22 @@ async fn a_get_that_waits_too_long_is_sent_to_another_endpoint_and_the_loser_is_
 }
 
 #[tokio::test]
-async fn the_first_attempt_may_answer_first_and_its_interim_responses_are_relayed() {
+async fn the_interim_responses_of_the_only_attempt_are_relayed_at_once() {
+    let applications = Applications::start(2, &[Does::Holds]).await;
+    let late = Cluster { hedging: hedging(95.0, Some(60_000.0)), ..applications.cluster() };
+    let proxy = proxy(late, retries(2));
+    let mut client = held(&proxy, "GET", "").await;
+    assert_eq!(client.response().await.status, 103);
+    applications.release.send_replace(true);
+    assert_eq!(answer(&mut client).await, (200, "0 GET ".into()));
+    assert_eq!(totals(&proxy).hedges, 0);
+}
+
+#[tokio::test]
+async fn the_first_attempt_may_answer_first() {
     let applications = Applications::start(2, &[Does::Holds, Does::Holds]).await;
     let mut proxy = proxy(hedged(&applications), retries(2));
     let mut client = held(&proxy, "GET", "").await;
-    assert_eq!(client.response().await.status, 103);
     applications.have(2).await;
     // Both are released; the first one that answers wins, whichever it is.
     applications.release.send_replace(true);
@@ -284,7 +295,12 @@ async fn without_budget_capacity_or_another_endpoint_the_first_attempt_is_waited
         let proxy = proxy(Cluster { breakers, ..hedged(&applications) }, retries(2));
         let mut client = held(&proxy, "GET", "").await;
         applications.have(1).await;
-        tokio::time::sleep(Duration::from_millis(4 * DELAY as u64)).await;
+        if exhausted > 0 {
+            let refused = || totals(&proxy).budget_exhausted == exhausted;
+            eventually("a refusal of the budget", async || refused().then_some(())).await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(4 * DELAY as u64)).await;
+        }
         applications.release.send_replace(true);
         assert_eq!(answer(&mut client).await, (200, "0 GET ".into()));
         let totals = totals(&proxy);
