@@ -18,7 +18,7 @@ use outrigger_proto::xds::type_url;
 use super::applied::{Applied, Configs};
 use super::listener::network_filter;
 use super::matching;
-use super::rbac::{Form, refusal};
+use super::rbac::{ANYTHING, Form, Ruleset, encode, refusal};
 use super::scope::{Dialect, Scope};
 use super::token::{limited_algorithms, providers, requirement};
 use super::wire::any;

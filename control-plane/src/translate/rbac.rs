@@ -51,9 +51,12 @@ pub(super) struct Subject<'a> {
     pub(super) requests: bool,
 }
 
+/// For rules that depend neither on who calls nor on the port.
+pub(super) const ANYTHING: Subject<'_> = Subject { trust_domain: "", port: None, requests: true };
+
 /// Returns the filter that refuses everything in the name of this policy, or nothing if there is none.
 pub(super) fn refusal(form: Form<'_>, policy: Option<&str>) -> Any {
-    let mut rules = Ruleset::denying(Subject { trust_domain: "", port: None, requests: true });
+    let mut rules = Ruleset::denying(ANYTHING);
     policy.into_iter().for_each(|name| rules.add_everything(name));
     let type_url = match form {
         Form::Filter => type_url::RBAC,
