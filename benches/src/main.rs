@@ -4,6 +4,7 @@
 //!
 //! `cargo run --release -p outrigger-benches -- faults` breaks endpoints under load and prints what was lost (root).
 //! `cargo run --release -p outrigger-benches -- instructions` counts the instructions of a request (valgrind).
+//! `cargo run --release -p outrigger-benches -- policies` measures what each policy costs a sidecar.
 //! `cargo run --release -p outrigger-benches -- heartbeats` measures heartbeats and certificate requests while clients of the
 //! whole mesh connect. `cargo run --release -p outrigger-benches -- scale` measures a control plane with 5,000 proxies. `cargo run --release -p outrigger-benches -- load URL` sends load to anything (docs/load-testing.md).
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it reports to a person
@@ -40,6 +41,7 @@ enum Bench {
     Heartbeats(heartbeats::HeartbeatsArgs),
     Scale(scale::ScaleArgs),
     Instructions(compare::instructions::InstructionsArgs),
+    Policies(compare::policies::PoliciesArgs),
     Load(Box<load::LoadArgs>),
     #[command(hide = true)]
     Endpoint(faults::endpoint::EndpointArgs),
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
                 Bench::Relay(args) => relay::run(args),
                 Bench::Compare(args) => compare::run(args).await,
                 Bench::Instructions(args) => compare::instructions::run(args).await,
+                Bench::Policies(args) => compare::policies::run(args).await,
                 Bench::Faults(args) => faults::run(args).await,
                 Bench::Heartbeats(args) => heartbeats::measure(args).await,
                 Bench::Scale(args) => scale::run(args).await,

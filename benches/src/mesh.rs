@@ -129,9 +129,25 @@ endpoints: [{{addresses: [\"{}\"]}}]
     }
 
     pub(crate) async fn server(&self) -> Result<Process, String> {
-        let services = (0..USED).map(|service| {
-            ("--service", format!("s{service}:80={},listen={}", self.app, self.inbound).into())
-        });
+        let services: Vec<_> = (0..USED).map(|service| (format!("s{service}"), self.inbound)).collect();
+        self.serve(&services).await
+    }
+
+    /// Starts the server's sidecar with these services, each with a listener of its own.
+    pub(crate) async fn server_of(&self, services: &[String]) -> Result<Process, String> {
+        // All of 127.0.0.0/8 is this machine.
+        let listen = |(at, name): (usize, &String)| {
+            let host =
+                u8::try_from(at + 1).map_err(|_| format!("{} services are too many", services.len()))?;
+            Ok::<_, String>((name.clone(), SocketAddr::from(([127, 0, 1, host], self.inbound.port()))))
+        };
+        self.serve(&services.iter().enumerate().map(listen).collect::<Result<Vec<_>, _>>()?).await
+    }
+
+    async fn serve(&self, services: &[(String, SocketAddr)]) -> Result<Process, String> {
+        let services = services
+            .iter()
+            .map(|(name, listen)| ("--service", format!("{name}:80={},listen={listen}", self.app).into()));
         let mut flags = self.sidecar_flags("server", self.server_admin, self.server_outbound)?;
         flags.extend(services);
         let mut sidecar = self.start("server", &["proxy"], &flags)?;
@@ -157,6 +173,14 @@ endpoints: [{{addresses: [\"{}\"]}}]
         let mut sidecar = self.start_with("client", &["proxy"], &flags, &exporter)?;
         admin::wait_ready(self.client_admin, &mut sidecar, PATIENCE).await?;
         Ok(sidecar)
+    }
+
+    /// Starts the service of global limits with a file of one domain.
+    pub(crate) fn rate_limit(&self, listen: SocketAddr, limits: &str) -> Result<Process, String> {
+        let file = self.directory.join("limits.yaml");
+        std::fs::write(&file, limits).map_err(|error| error.to_string())?;
+        let args = vec!["rate-limit".into(), "--listen".into(), listen.to_string().into(), file.into()];
+        Process::start(self.outrigger, "rate-limit", self.directory, args, &[])
     }
 
     /// The admin address of the client's sidecar.

@@ -5,6 +5,7 @@
 //! `docs/benchmarks.md` describes the method.
 
 pub(crate) mod instructions;
+pub(crate) mod policies;
 mod report;
 mod rounds;
 mod plan;
