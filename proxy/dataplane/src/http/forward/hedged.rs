@@ -110,13 +110,18 @@ struct Race<'h> {
 }
 
 impl Forwarding<'_> {
-    /// Returns when another attempt of the request begins beside the next one. Returns `None` if that is not configured, or the
-    /// request may not be executed twice.
+    /// Returns when another attempt of the request begins beside the next one. Returns `None` if that is not configured, the
+    /// request may not be executed twice, or its session has an endpoint, which another one's response would end.
     pub(super) fn hedging(&self, head: &RequestHead) -> Option<Plan> {
         let retry = self.retry?;
         let hedging = self.cluster.hedging().filter(|_| head.method.is_idempotent());
         let per_try = retry.per_try_timeout.filter(|_| self.attempts.hedge_on_per_try_timeout);
-        if hedging.is_none() && per_try.is_none() || head.upgrade.is_some() || !retry.repeats(&head.method) {
+        let of_session = self.session.as_ref().is_some_and(|session| session.pinned().is_some());
+        if of_session
+            || hedging.is_none() && per_try.is_none()
+            || head.upgrade.is_some()
+            || !retry.repeats(&head.method)
+        {
             return None;
         }
         let after = hedging.as_ref().and_then(|hedging| self.cluster.hedge_after(hedging));
