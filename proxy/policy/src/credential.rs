@@ -2,6 +2,9 @@
 //!
 //! Every value at a place is found, and all of them are removed, so that no value passes that was not looked at.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod properties;
+
 use std::borrow::Cow;
 
 use http::header::COOKIE;
@@ -33,7 +36,8 @@ pub(crate) enum Prefix {
 }
 
 impl Place {
-    /// Adds the values at this place to `found`. A field that is not text, or does not have the prefix, has none.
+    /// Adds the values at this place to `found`. A field that is not text, or does not have the prefix, has none. A cookie that is not
+    /// text has a value that no credential has.
     pub(crate) fn find<'a>(&self, head: &Head<'a>, found: &mut Vec<Cow<'a, str>>) {
         match self {
             Self::Header(name, prefix) => {
@@ -47,10 +51,17 @@ impl Place {
                     .extend(pairs.filter(|(key, _)| decoded(key) == **name).map(|(_, value)| decoded(value)));
             }
             Self::Cookie(name) => {
-                let lines = head.headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
-                let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.split_once('='));
-                let values = pairs.filter(|(key, _)| key.trim() == &**name).map(|(_, value)| unquoted(value));
-                found.extend(values.map(Cow::Borrowed));
+                // Bytes, because what else is in the line is not its matter.
+                let lines = head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+                let pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
+                let values = pairs.filter_map(|pair| {
+                    let at = pair.iter().position(|byte| *byte == b'=')?;
+                    (pair[..at].trim_ascii() == name.as_bytes()).then(|| &pair[at + 1..])
+                });
+                found.extend(values.map(|value| match str::from_utf8(value) {
+                    Ok(value) => Cow::Borrowed(unquoted(value)),
+                    Err(_) => String::from_utf8_lossy(value),
+                }));
             }
         }
     }
@@ -101,7 +112,7 @@ fn decoded(text: &str) -> Cow<'_, str> {
 
 /// Returns a cookie's value without the quotes that it may have (RFC 6265 section 4.1.1).
 fn unquoted(value: &str) -> &str {
-    let value = value.trim();
+    let value = value.trim_ascii();
     value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
 }
 
@@ -168,5 +179,12 @@ mod tests {
         let place = Place::Cookie("key".into());
         assert_eq!(found(&place, "/", &headers), ["2", "3", "4"]);
         assert_eq!(without_cookies(&head("/", &headers), &["key"]), ["a=1", "b=5; keys=6"]);
+    }
+
+    #[test]
+    fn a_cookie_is_found_beside_one_that_is_not_text_and_one_that_is_not_text_itself_is_no_credential() {
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, HeaderValue::from_bytes(b"a=\xff; key=1; key=\xff").unwrap());
+        assert_eq!(found(&Place::Cookie("key".into()), "/", &headers), ["1", "\u{fffd}"]);
     }
 }

@@ -4,6 +4,8 @@
 //! only decides: it never sleeps, connects, reads a clock or generates a random number; the caller passes these in. The
 //! data path carries out the decision. As everywhere, a module uses only modules listed below it.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod upgrade;
 pub mod weighted_cluster;
 pub mod filter;

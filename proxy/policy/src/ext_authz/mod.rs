@@ -3,6 +3,8 @@
 //!
 //! If the service cannot be asked, the request is refused unless `failure_mode_allow` is set.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod properties;
 mod check;
 mod http_service;
 mod answer;

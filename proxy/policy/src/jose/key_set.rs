@@ -14,6 +14,9 @@ const MOST_TRIED: usize = 8;
 /// The most keys of a set.
 const MOST_KEYS: usize = 256;
 
+/// The longest reason for refusing a set, in bytes: it may quote the set, and is logged.
+const LONGEST_REASON: usize = 256;
+
 /// Keys.
 #[derive(Debug)]
 pub(crate) struct KeySet(Box<[Key]>);
@@ -41,6 +44,13 @@ impl KeySet {
     ///
     /// Returns an error, as a clause, for what is not a set, and for a set of which every key is skipped.
     pub(crate) fn read(text: &[u8], from: Trust) -> Result<Self, String> {
+        Self::decode(text, from).map_err(|mut why| {
+            why.truncate(why.floor_char_boundary(LONGEST_REASON));
+            why
+        })
+    }
+
+    fn decode(text: &[u8], from: Trust) -> Result<Self, String> {
         let set = json::object(text).map_err(|bad| format!("is not a JSON Web Key Set: {bad}"))?;
         let keys = match set.get("keys") {
             Some(Value::Array(keys)) if keys.is_empty() => return Err("has no keys".into()),

@@ -3,6 +3,8 @@
 //! Used by [`jwt`](crate::jwt). Everything here reads bytes from outside. The arithmetic is that of `aws-lc-rs`; what is left around it is
 //! the choice of the key and of the algorithm, which is where the attacks on tokens are. A key has its algorithms, a token only asks for one of them.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod properties;
 mod key_set;
 mod compact;
 mod key;
