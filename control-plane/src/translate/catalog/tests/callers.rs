@@ -249,7 +249,8 @@ fn a_changed_policy_wakes_the_callers_of_its_service() {
         Dependency::Service(service) => Some((service, kinds)),
         _ => None,
     });
-    let cart = (ServiceKey::new("shop", "cart"), BTreeSet::from([Kind::Cluster]));
+    let kinds = BTreeSet::from([Kind::Cluster, Kind::Listener, Kind::Route]);
+    let cart = (ServiceKey::new("shop", "cart"), kinds);
     assert_eq!(services.collect::<Vec<_>>(), [cart]);
     let changed: Cluster = read(&catalog, Kind::Cluster, CART);
     assert_eq!(changed, Cluster { connect_timeout: seconds(9), ..default });
