@@ -41,7 +41,7 @@ fn field(name: &str, value: &str) -> core::HeaderValueOption {
     }
 }
 
-/// Allows the requests of alice, and tells the application who called and what it has read of the body.
+/// Allows the requests of alice, and passes on to the application who called and what it has read of the body.
 fn only_alice(request: CheckRequest) -> CheckResponse {
     let attributes = request.attributes.unwrap();
     let http = attributes.request.unwrap().http.unwrap();

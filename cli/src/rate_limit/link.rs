@@ -92,8 +92,10 @@ impl Connection {
     }
 
     async fn ping(&self) -> Result<(), String> {
-        let ping = redis::cmd("PING");
-        self.within(HEARTBEAT, ping.exec_async(&mut self.commands.clone())).await
+        // A write: a store that is read-only or full does not count.
+        let mut probe = redis::cmd("SET");
+        probe.arg("outrigger:probe").arg(1).arg("EX").arg(60);
+        self.within(HEARTBEAT, probe.exec_async(&mut self.commands.clone())).await
     }
 }
 

@@ -56,14 +56,15 @@ pub(super) fn unresolved(inventory: &Inventory, metadata: &Metadata, spec: &Poli
     needed.filter_map(|needed| reason(inventory, metadata, needed)).collect()
 }
 
-/// Returns the meaning `of` a policy, in which the Services that cannot be used are marked. A listener would wait for their clusters.
+/// Returns the meaning `of` a policy, in which the Services that do not exist are marked. A listener would wait for their clusters.
 pub(super) fn mark_missing(
     inventory: &Inventory,
     metadata: &Metadata,
     spec: &PolicySpec,
     of: &Arc<Authentication>,
 ) -> Arc<Authentication> {
-    let missing = unresolved(inventory, metadata, spec);
+    let mut missing = unresolved(inventory, metadata, spec);
+    missing.retain(|why| why.why != InvalidBackend::UnsupportedProtocol);
     if missing.is_empty() {
         return Arc::clone(of);
     }

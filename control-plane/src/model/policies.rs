@@ -17,6 +17,7 @@ use super::resource::policy::{PolicyRules, PolicySpec, TargetRef};
 use super::resource::reference::ParentRef;
 use super::resource::value::{Group, KindName, ObjectName, SectionName};
 use super::resource::{Kind, Metadata, ResourceId};
+use super::route::InvalidBackend;
 use super::service::{ServiceKey, ServiceType};
 use super::status::{Condition, ConditionKind, ParentStatus, RouteStatus};
 
@@ -35,6 +36,7 @@ pub(super) fn of_namespace(
         let mut attached = attach(inventory, metadata, &spec.targets, merged, &mut taken);
         for (target, found) in attached.iter_mut().filter(|(_, found)| found.is_ok()) {
             if let Some(message) = of_both_kinds.judge(metadata, &spec.rules, target.as_ref()) {
+                taken.remove(&(metadata.id.kind, target.clone()));
                 *found = Err(NotAttached { reason: "Conflicted", message });
             }
         }
@@ -56,8 +58,11 @@ pub(super) fn of_namespace(
                 active.external_authorization.push(policy(name, places, &of));
             }
             PolicyRules::FaultInjection(of) => active.fault_injection.push(policy(name, places, of)),
-            // A listener would wait for the cluster of a Service that does not exist.
-            PolicyRules::RateLimit(of) if unusable.is_some() => {
+            // A listener would wait for the cluster of a Service that does not exist. One of another protocol fails, for which the policy has a
+            // failure mode.
+            PolicyRules::RateLimit(of)
+                if unusable.is_some_and(|why| why != InvalidBackend::UnsupportedProtocol) =>
+            {
                 active.rate_limit.push(policy(name, places, &Arc::new(of.without_global())));
             }
             PolicyRules::RateLimit(of) => active.rate_limit.push(policy(name, places, of)),

@@ -30,7 +30,13 @@ pub(super) fn apply(scope: Scope<'_>, cluster: &mut Cluster, target: &Target, po
     let check = traffic.and_then(|traffic| traffic.health_check.as_ref());
     // The one endpoint of a target was chosen by the client.
     if let Some(check) = check.filter(|_| target.only.is_none()) {
-        health_check::apply(cluster, check, port.protocol, &host(&target.service, scope.domain()));
+        health_check::apply(
+            cluster,
+            check,
+            port.protocol,
+            &host(&target.service, scope.domain()),
+            scope.dialect(),
+        );
     }
     let limit = traffic.and_then(|traffic| traffic.retries.as_ref());
     for thresholds in thresholds(cluster) {

@@ -9,12 +9,19 @@ use outrigger_proto::xds::core::{HealthCheck as Wire, RequestMethod};
 use outrigger_proto::xds::types::{CodecClientType, Int64Range, Percent};
 
 use super::defaults;
+use super::scope::Dialect;
 use super::wire::{duration, uint};
 use crate::model::health_check::{Checker, HealthCheck};
 use crate::model::service::AppProtocol;
 
 /// Adds the checks to a cluster of endpoints of `host` that speak `protocol`. Without effect if they cannot be checked so.
-pub(super) fn apply(cluster: &mut Cluster, check: &HealthCheck, protocol: AppProtocol, host: &str) {
+pub(super) fn apply(
+    cluster: &mut Cluster,
+    check: &HealthCheck,
+    protocol: AppProtocol,
+    host: &str,
+    dialect: Dialect,
+) {
     let HealthCheck {
         checker,
         interval,
@@ -25,10 +32,15 @@ pub(super) fn apply(cluster: &mut Cluster, check: &HealthCheck, protocol: AppPro
         port,
         panic_threshold,
     } = check;
+    // Envoy refuses a cluster of another protocol than HTTP/2 with a check by gRPC.
+    let refused = dialect == Dialect::Envoy
+        && matches!(checker, Checker::Grpc { .. })
+        && matches!(protocol, AppProtocol::Http | AppProtocol::Tcp);
     // Another port of the endpoint has a protocol of its own.
-    if port.is_none() && !checker.suits(protocol) {
+    if refused || port.is_none() && !checker.suits(protocol) {
         return;
     }
+    let http2 = port.is_none() && matches!(protocol, AppProtocol::H2c | AppProtocol::Grpc);
     let interval = duration(interval.unwrap_or(defaults::CHECK_INTERVAL));
     cluster.health_checks = vec![Wire {
         timeout: duration(timeout.unwrap_or(defaults::CHECK_TIMEOUT)),
@@ -39,7 +51,7 @@ pub(super) fn apply(cluster: &mut Cluster, check: &HealthCheck, protocol: AppPro
         unhealthy_threshold: uint(unhealthy_threshold.unwrap_or(defaults::UNHEALTHY_THRESHOLD)),
         healthy_threshold: uint(healthy_threshold.unwrap_or(defaults::HEALTHY_THRESHOLD)),
         alt_port: port.and_then(|port| uint(port.into())),
-        health_checker: Some(checker_of(checker, protocol, host)),
+        health_checker: Some(checker_of(checker, http2, host)),
         ..Wire::default()
     }];
     let common = cluster.common_lb_config.get_or_insert_default();
@@ -49,10 +61,9 @@ pub(super) fn apply(cluster: &mut Cluster, check: &HealthCheck, protocol: AppPro
     common.ignore_new_hosts_until_first_hc = true;
 }
 
-fn checker_of(checker: &Checker, protocol: AppProtocol, host_of_service: &str) -> HealthChecker {
+fn checker_of(checker: &Checker, http2: bool, host_of_service: &str) -> HealthChecker {
     match checker {
         Checker::Http { method, path, host, statuses } => {
-            let http2 = matches!(protocol, AppProtocol::H2c | AppProtocol::Grpc);
             let codec = if http2 { CodecClientType::Http2 } else { CodecClientType::Http1 };
             let range = |(first, last): &(u16, u16)| Int64Range {
                 start: i64::from(*first),

@@ -81,7 +81,7 @@ impl<'a> PortPolicies<'a> {
         let access = Access::new(authorization, &routes, trust_domain, port, closed);
         let authenticated = Authenticated::new(authentication, &routes, scope);
         let asked = Asked::new(external, ports, &routes, &scope.settings.cluster_domain);
-        let limits = Limits::new(rate_limits, &routes, &scope.settings.cluster_domain);
+        let limits = Limits::new(rate_limits, ports, &routes, &scope.settings.cluster_domain);
         Self { authenticated, access, asked, limits, faults, routes }
     }
 

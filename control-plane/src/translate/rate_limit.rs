@@ -33,7 +33,9 @@ use super::rbac::{CLAIMS, OF_TOKENS};
 use super::wire::{any, boolean, duration, uint};
 use crate::model::policy::Policy;
 use crate::model::rate_limit::{Entry, GlobalLimit, LocalLimit, RateLimit};
+use crate::model::registration::WorkloadPort;
 use crate::model::route::{PathMatch, Route, ValuePattern};
+use crate::model::service::ServiceKey;
 
 /// The name of the filter for the limits that the sidecar counts, which has the descriptors of stage 0.
 const LOCAL: &str = "outrigger.rate_limit.local";
@@ -83,16 +85,29 @@ struct Service<'a> {
 }
 
 impl<'a> Limits<'a> {
-    /// Of a port with these routes.
-    pub(super) fn new(policies: Applied<'a, RateLimit>, routes: &[&Route], cluster_domain: &'a str) -> Self {
+    /// Of the ports `ports`, which share a port of the application, with these routes.
+    pub(super) fn new(
+        policies: Applied<'a, RateLimit>,
+        ports: &[&WorkloadPort],
+        routes: &[&Route],
+        cluster_domain: &'a str,
+    ) -> Self {
         let mut all = policies.whole();
         for policy in routes.iter().flat_map(|route| policies.at_route(route)) {
             if !all.iter().any(|other| other.name == policy.name) {
                 all.push(policy);
             }
         }
+        // A service is not asked about the questions that it is asked itself, which would have no end.
+        let name = |port: &WorkloadPort, key: &ServiceKey| {
+            Target::service(key.clone(), port.service_port).name(cluster_domain)
+        };
+        let is_here = |asked: &Service<'_>| {
+            ports.iter().any(|port| port.services.iter().any(|key| name(port, key) == asked.cluster))
+        };
         let mut services = Vec::new();
-        for service in all.iter().filter_map(|policy| service(policy, cluster_domain)) {
+        let asked = all.iter().filter_map(|policy| service(policy, cluster_domain));
+        for service in asked.filter(|asked| !is_here(asked)) {
             if !services.contains(&service) && services.len() < GLOBAL.len() {
                 services.push(service);
             }

@@ -3,7 +3,7 @@
 //! One server's sidecar serves a service for each case, which the case's policies are attached to, and one client's sidecar calls them, with mTLS
 //! between the two. Both have a core to themselves. The same request goes to one service after the other, in each round beginning with another
 //! one, so that a difference is that of the policies alone. The control plane translates the policies from YAML, as for a user. A policy that
-//! is not in force, and a request that fails, is an error.
+//! refuses some requests and is not in force, and a request that fails, is an error.
 
 mod authorizer;
 mod cases;

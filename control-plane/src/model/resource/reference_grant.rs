@@ -36,7 +36,10 @@ impl ReferenceGrantSpec {
     /// Returns what is permitted: the kind and namespace of routes or policies, and the name of a Service in the namespace of the grant.
     /// Without a name, every Service.
     pub(crate) fn permissions(&self) -> impl Iterator<Item = (&Name, &Name, Option<&Name>)> {
-        let known = |from: &&From| [GATEWAY, OWN].contains(&&*from.group.0);
+        let known = |from: &&From| match &*from.kind.0 {
+            "ExternalAuthorizationPolicy" => *from.group.0 == *OWN,
+            _ => *from.group.0 == *GATEWAY,
+        };
         let service = |to: &&To| to.group.0.is_empty() && &*to.kind.0 == "Service";
         self.from.0.iter().filter(known).flat_map(move |from| {
             let to = self.to.0.iter().filter(service);

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-/// Checks texts of files; returns `file:line:column code resource, field: message; help` for each problem but `no-endpoints`.
 mod policies;
 
+/// Checks texts of files; returns `file:line:column code resource, field: message; help` for each problem but `no-endpoints`.
 fn check_texts(texts: &[(&str, &str)]) -> Vec<String> {
     let input = |(name, text): &(&str, &str)| Input::Text(name.into(), (*text).to_owned());
     let report = check(texts.iter().map(input).collect());
