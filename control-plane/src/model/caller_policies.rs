@@ -171,6 +171,16 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_that_is_conflicted_does_not_have_its_target() {
+        let mut builder = MeshBuilder::default();
+        let constraint = "retryConstraint: {budget: {percent: 50}}";
+        let sessions = retry_constraint("y", 50).replace(constraint, "sessionPersistence: {sessionName: s}");
+        builder.with(&[&cart(), &policy("a", CART, "limits: {maxRetries: 3}"), &retry_constraint("x", 50)]);
+        builder.with(&[&sessions]);
+        assert_eq!(builder.conditions("XBackendTrafficPolicy shop/y"), ["Accepted=True (Accepted)"]);
+    }
+
+    #[test]
     fn only_the_services_whose_callers_have_other_policies_are_changed() {
         let mut builder = MeshBuilder::default();
         let other = "{group: '', kind: Service, name: other}";

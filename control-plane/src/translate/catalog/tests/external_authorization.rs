@@ -204,6 +204,8 @@ fn a_grant_or_a_service_that_comes_later_lets_the_policy_ask() {
     let grant = "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {name: g, namespace: office},
         spec: {from: [{group: outrigger.dev, kind: ExternalAuthorizationPolicy, namespace: shop}], to: [{group: '', kind: Service}]}}";
     builder.with(&[grant]);
+    let of_another_group = grant.replace("group: outrigger.dev", "group: gateway.networking.k8s.io");
+    builder.with(&[&of_another_group.replace("name: g,", "name: h,")]);
     assert_eq!(filters(&manager(&builder)), ["refused"]);
     let of_office = service("auth", 9000, "grpc").replace("namespace: shop", "namespace: office");
     builder.with(&[&of_office]);

@@ -193,6 +193,20 @@ fn each_service_is_asked_by_a_filter_with_a_stage_of_its_own() {
 }
 
 #[test]
+fn a_service_is_not_asked_about_its_own_questions() {
+    let manager = manager(&[&service("limits", 80, "kubernetes.io/h2c"), &policy("a", &global("cart", ""))]);
+    assert_eq!(names(&manager), [""; 0]);
+    assert_eq!(descriptors(&manager), [[""; 0]]);
+}
+
+#[test]
+fn a_service_of_another_protocol_is_asked_so_that_the_failure_mode_decides() {
+    let closed = global("limits", ", failureMode: Closed");
+    let manager = manager(&[&service("limits", 80, "http"), &policy("a", &closed)]);
+    assert_eq!(names(&manager), ["rate_limit.global.1"]);
+}
+
+#[test]
 fn a_service_that_does_not_exist_is_not_asked_until_it_does() {
     let mut builder = MeshBuilder::default();
     let both = format!("local: [{{requests: 1, per: Second}}], {}", global("limits", ""));

@@ -108,5 +108,8 @@ fn a_port_is_not_checked_in_another_protocol_than_its_own() {
         assert_eq!([http, tcp, grpc].map(|check| is_checked(protocol, check)), expected, "{protocol}");
     }
     assert!(is_checked("http", "type: TCP, port: 81"), "another port");
+    let [check] = <[_; 1]>::try_from(cluster("grpc", &format!("{http}, port: 81")).health_checks).unwrap();
+    let Some(HealthChecker::HttpHealthCheck(http1)) = check.health_checker else { panic!() };
+    assert_eq!(http1.codec_client_type, CodecClientType::Http1 as i32, "another port may have HTTP/1.1");
     assert_eq!(cluster("http", tcp), cluster("http", grpc), "nothing of it");
 }
