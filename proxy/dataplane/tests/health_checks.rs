@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use outrigger_config::cluster::{Cluster, PanicThreshold, UpstreamProtocol};
-use outrigger_config::endpoint::EndpointCheck;
+use outrigger_config::endpoint::check::EndpointCheck;
 use outrigger_dataplane::metrics::ClusterTotals;
 use outrigger_policy::health_check::HealthCheck;
 use outrigger_proto::xds::core::health_check::{

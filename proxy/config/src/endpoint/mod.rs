@@ -2,18 +2,19 @@
 
 pub mod groups;
 pub mod hashing;
+pub mod check;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use foldhash::{HashMap, HashSet};
-use http::uri::Authority;
 use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
 use outrigger_policy::field::{Unusable, each, number, required, unsupported_any};
 use outrigger_proto::xds::{core, endpoint as wire_endpoint, metadata};
 
+use self::check::EndpointCheck;
 use self::groups::Groups;
 use self::hashing::{Hashing, Tables};
 use crate::host_tls::HostTls;
@@ -106,19 +107,6 @@ pub struct Endpoint {
     pub hash_key: Option<Name>,
     /// How it is checked, where that differs from its cluster's checks.
     pub health_check: EndpointCheck,
-}
-
-/// What is particular to the active health checks of an endpoint (`Endpoint.HealthCheckConfig`).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EndpointCheck {
-    /// The address that is checked.
-    pub address: Option<SocketAddr>,
-    /// The port that is checked.
-    pub port: Option<u16>,
-    /// The authority of checks over HTTP.
-    pub hostname: Option<Authority>,
-    /// Whether it is not checked, and counts as one that passes.
-    pub disabled: bool,
 }
 
 /// The health of an endpoint according to the control plane.
@@ -369,28 +357,10 @@ fn assigned(
         workload_version: says(metadata::VERSION).map(Name::from),
         hash_key: hash_key.and_then(named),
         health_check: health_check_config
-            .map_or(Ok(EndpointCheck::default()), endpoint_check)
+            .map_or(Ok(EndpointCheck::default()), EndpointCheck::decode)
             .map_err(|bad| bad.within("endpoint.health_check_config"))?,
     };
     Ok(Assigned { endpoint, name: named(&hostname), transport: transport.collect() })
-}
-
-fn endpoint_check(wire: wire_endpoint::endpoint::HealthCheckConfig) -> Result<EndpointCheck, Unusable> {
-    let wire_endpoint::endpoint::HealthCheckConfig {
-        port_value,
-        hostname,
-        address,
-        disable_active_health_check: disabled,
-    } = wire;
-    let port = u16::try_from(port_value).map_err(|_| Unusable::new("port_value", "is no port"))?;
-    let address = address.map(|address| socket_address(address).map_err(|bad| bad.within("address")));
-    let hostname = (!hostname.is_empty()).then(|| Authority::try_from(hostname.as_str()));
-    Ok(EndpointCheck {
-        address: address.transpose()?,
-        port: (port > 0).then_some(port),
-        hostname: hostname.transpose().map_err(|_| Unusable::new("hostname", "is no authority"))?,
-        disabled,
-    })
 }
 
 fn health(wire: i32) -> Result<HealthStatus, Unusable> {

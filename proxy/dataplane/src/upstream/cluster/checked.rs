@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use outrigger_config::cluster::Cluster as Config;
-use outrigger_config::endpoint::{Endpoint, EndpointCheck};
+use outrigger_config::endpoint::Endpoint;
+use outrigger_config::endpoint::check::EndpointCheck;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_policy::health_check::{Checked, HealthCheck};
 use tokio::time::Instant;
