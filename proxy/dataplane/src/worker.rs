@@ -116,8 +116,8 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
     let limits = Rc::<Limits>::default();
     let identity = Rc::new(Identity::new(secrets));
     let dialer = Rc::new(Dialer::new(Rc::clone(&identity), Rc::clone(&limits)));
-    let mut inquiries = clusters.inquiries();
-    let clusters = Clusters::new(clusters, Arc::clone(&metrics), dialer, Arc::clone(&budget));
+    let (number, mut inquiries) = clusters.register();
+    let clusters = Clusters::new(number, clusters, Arc::clone(&metrics), dialer, Arc::clone(&budget));
     let connections = Arc::clone(&budget);
     let mut called = pin!(connections.called_for_one());
     let passthrough = context::passthrough_cluster()

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use outrigger_config::cluster::{Cluster, PanicThreshold, UpstreamProtocol};
 use outrigger_config::endpoint::check::EndpointCheck;
+use outrigger_config::snapshot::Snapshot;
 use outrigger_dataplane::metrics::ClusterTotals;
 use outrigger_policy::health_check::HealthCheck;
 use outrigger_proto::xds::core::health_check::{
@@ -178,6 +179,34 @@ async fn an_endpoint_is_not_used_before_its_first_check_has_passed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_request_waits_for_the_first_checks() {
+    paused(async {
+        let ((one, _), (two, failing)) = (application("one").await, application("two").await);
+        failing.store(500, Ordering::SeqCst);
+        let proxy = start(checked(&[one.address, two.address], http_check(), true));
+        assert_eq!(get(&proxy).await.body, "one", "before any check has ended");
+        assert_eq!(two.requests(), 1, "a check");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_a_check_is_waited_for_once_at_most() {
+    paused(async {
+        let silent =
+            Application::raw(|mut connection| async move { while connection.request().await.is_some() {} })
+                .await;
+        let proxy = start(checked(&[silent.address], http_check(), false));
+        let before = tokio::time::Instant::now();
+        let answer = get(&proxy).await;
+        assert_eq!((answer.status, answer.reason()), (503, "no_healthy_upstream"));
+        assert!(before.elapsed() < Duration::from_secs(2));
+        assert_eq!(silent.requests(), 1, "a check, and nothing else");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endpoint_may_be_checked_elsewhere_or_not_at_all() {
     paused(async {
         let ((one, _), (two, health), (three, _)) =
@@ -244,6 +273,36 @@ async fn a_grpc_service_is_asked_whether_it_serves() {
         assert_eq!((totals.checks_passed, totals.checks_failed, totals.failing_checks), (1, 1, 1));
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_workers_of_a_process_share_the_checks() {
+    let mut applications = Vec::new();
+    for _ in 0..24 {
+        applications.push(application("app").await.0);
+    }
+    let addresses: Vec<_> = applications.iter().map(|application| application.address).collect();
+    // The first worker has nothing to check before it knows the second one.
+    let first = World::new().proxy().start();
+    let second = World::new().proxy().start_beside(&first);
+    sleep(Duration::from_millis(200)).await;
+    let cluster = Arc::new(checked(&addresses, http_check(), false));
+    let snapshot =
+        Snapshot { clusters: [("app".into(), cluster)].into_iter().collect(), ..Snapshot::default() };
+    let snapshot = Arc::new(snapshot);
+    first.published.publish(Arc::clone(&snapshot));
+    second.published.publish(snapshot);
+    let made = |proxy: &Proxy| proxy.totals().clusters.get("app").map_or(0, |of| of.checks_passed);
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while made(&first) + made(&second) < 24 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("all are checked");
+    let by_each = applications.iter().map(Application::requests).collect::<Vec<_>>();
+    assert_eq!(by_each, [1; 24], "each by one worker");
+    assert!(made(&first) > 0 && made(&second) > 0, "{} and {}", made(&first), made(&second));
 }
 
 #[tokio::test]

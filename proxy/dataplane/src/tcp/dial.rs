@@ -83,6 +83,7 @@ pub(crate) async fn open(
         .cluster(&share.cluster)
         .ok_or_else(|| Failure::local(Reason::NoClusterFound, format!("no cluster {}", share.cluster)))?;
     let cluster = context.cluster(config).await?;
+    cluster.first_checks().await;
     let hash = cluster.hash(&proxy.hash_policies, |policies| policies.of_connection(&client.source()));
     let by = PickBy { hash, ..PickBy::original(client.destination) };
     let mut tried = Vec::new();

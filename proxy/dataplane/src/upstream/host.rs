@@ -28,6 +28,8 @@ pub(crate) struct Host {
     /// The workload instance, from its metadata.
     pub(crate) instance: Option<Name>,
     pub(super) weight: u32,
+    /// When this worker received the endpoint.
+    pub(super) since: Instant,
     /// Its health according to the control plane.
     pub(super) status: HealthStatus,
     /// Whether that lets it receive new requests.

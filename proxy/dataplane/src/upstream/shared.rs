@@ -5,18 +5,20 @@
 //! Keyed by cluster name and endpoint address, so that it survives configuration updates; dropped when no worker has used the
 //! cluster for a while. Workers hold handles, so that the lock of the map is taken only for new clusters and endpoints.
 
+use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use foldhash::HashMap;
+use foldhash::fast::FixedState;
 use outrigger_core::Name;
 use outrigger_policy::health_check::Checked;
 use outrigger_policy::outlier::{Ejections, Health};
 use outrigger_policy::overload::Limiter;
 use outrigger_policy::retry_budget::RetryLedger;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::bounds::InUse;
@@ -69,6 +71,8 @@ pub(super) struct SharedCluster {
     pub(super) ejections: Arc<Ejections>,
     /// Whether the cluster has had a request. Only with active health checks.
     pub(super) used: Arc<AtomicBool>,
+    /// Notified when the first check of an endpoint has ended.
+    pub(super) first_check_ended: Arc<Notify>,
     endpoints: Mutex<HashMap<SocketAddr, Weak<Health>>>,
     checked: Mutex<HashMap<SocketAddr, Weak<Checked>>>,
 }
@@ -79,12 +83,21 @@ impl SharedClusters {
         Arc::new(Self { began: Instant::now(), clusters: Mutex::default(), workers: Mutex::default() })
     }
 
-    /// Registers a worker and returns the receiver of its inquiries. The worker responds between two requests, so that it
+    /// Registers a worker. Returns its number and the receiver of its inquiries. The worker responds between two requests, so that it
     /// shares no state.
-    pub(crate) fn inquiries(&self) -> mpsc::Receiver<Inquiry> {
+    pub(crate) fn register(&self) -> (usize, mpsc::Receiver<Inquiry>) {
         let (ask, inquiries) = mpsc::channel(INQUIRIES);
-        locked(&self.workers).push(ask);
-        inquiries
+        let mut workers = locked(&self.workers);
+        workers.push(ask);
+        (workers.len() - 1, inquiries)
+    }
+
+    /// Returns whether the worker with this number is to check an endpoint, so that the workers share the checks.
+    pub(super) fn is_checked_by(&self, worker: usize, endpoint: SocketAddr) -> bool {
+        let workers = u64::try_from(locked(&self.workers).len().max(1)).unwrap_or(u64::MAX);
+        let (worker, endpoint) =
+            (u64::try_from(worker).unwrap_or_default(), FixedState::default().hash_one(endpoint));
+        worker % workers == endpoint % workers
     }
 
     /// Returns the loads of all workers, separately. Workers that have ended, or do not respond within [`PATIENCE`], are left
@@ -192,7 +205,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn workers_report_and_one_that_is_stuck_or_gone_is_left_out() {
         let shared = SharedClusters::new();
-        let (mut answers, stuck, gone) = (shared.inquiries(), shared.inquiries(), shared.inquiries());
+        let ((_, mut answers), stuck, gone) = (shared.register(), shared.register(), shared.register());
         drop(gone);
         let load = EndpointLoad {
             cluster: "cart".into(),

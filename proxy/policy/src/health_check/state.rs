@@ -62,9 +62,14 @@ impl Checked {
         }
     }
 
+    /// Returns whether a task checks the endpoint.
+    pub fn is_claimed(&self) -> bool {
+        self.claimed.load(Relaxed)
+    }
+
     /// Claims the right to check the endpoint. Returns `None` if another task has it.
     pub fn claim(self: &Arc<Self>) -> Option<CheckClaim> {
-        let claimed = self.claimed.load(Relaxed) || self.claimed.swap(true, Relaxed);
+        let claimed = self.is_claimed() || self.claimed.swap(true, Relaxed);
         (!claimed).then(|| CheckClaim(Arc::clone(self)))
     }
 

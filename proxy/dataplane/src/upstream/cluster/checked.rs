@@ -1,17 +1,22 @@
 //! Active health checks of a cluster's hosts: which of them this worker makes, and which hosts they leave for picks.
 //!
-//! Checks start when the cluster is configured, and for new endpoints within a second.
+//! Checks start when the cluster is configured, and for new endpoints within a second. The workers share them by the addresses of the endpoints; what
+//! a worker does not check, for example because it has ended, another one takes over.
+//!
+//! An endpoint gets no requests before its first check has passed. A request that finds a cluster without any checked endpoint waits for a first
+//! check to pass, or for all of them to fail.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use outrigger_config::cluster::Cluster as Config;
 use outrigger_config::endpoint::Endpoint;
 use outrigger_config::endpoint::check::EndpointCheck;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_policy::health_check::{Checked, HealthCheck};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::availability::Allowed;
 use super::{Cluster, Clusters};
@@ -21,6 +26,9 @@ use crate::upstream::checks::{Checking, Checks};
 use crate::upstream::host::Host;
 use crate::upstream::pool::{Pool, PoolSettings};
 use crate::upstream::shared::Moment;
+
+/// How long another worker may leave an endpoint unchecked before this one checks it.
+const TAKEN_OVER: Duration = Duration::from_secs(2);
 
 /// A host that this worker checks.
 #[derive(Debug)]
@@ -47,6 +55,44 @@ impl Clusters {
 }
 
 impl Cluster {
+    /// Waits while no endpoint has passed a check and some have not been checked yet, at most for the timeout of a check: a cluster that was just
+    /// configured is used when it is known what of it works.
+    ///
+    /// Costs a look at the first host if the cluster has checks, and nothing otherwise.
+    pub(crate) async fn first_checks(&self) {
+        let now = Moment::at(Instant::now(), &self.shared);
+        if let Some(longest) = self.awaited_checks(now) {
+            let until = now.clock + longest;
+            // Boxed, because it is rare and would make every request larger.
+            let _ = Box::pin(timeout_at(until, async {
+                loop {
+                    let ended = self.state.first_check_ended.notified();
+                    if self.awaited_checks(Moment::at(Instant::now(), &self.shared)).is_none() {
+                        break;
+                    }
+                    ended.await;
+                }
+            }))
+            .await;
+        }
+    }
+
+    /// Returns the timeout of the checks if a request is to wait for the first of them.
+    fn awaited_checks(&self, now: Moment) -> Option<Duration> {
+        let longest = self.config.borrow().health_check.as_ref()?.timeout;
+        self.follow_endpoints(now);
+        let members = self.members.borrow();
+        let mut pending = false;
+        for host in members.hosts().iter().filter(|host| host.takes_new) {
+            match &*host.checked.borrow() {
+                Some(checked) if checked.is_pending() => pending = true,
+                Some(checked) if !checked.is_healthy() => {}
+                Some(_) | None => return None,
+            }
+        }
+        pending.then_some(longest)
+    }
+
     /// Records a pick in a cluster with checks.
     pub(super) fn note_pick(&self, allowed: Allowed) {
         if !self.state.used.load(Relaxed) {
@@ -85,6 +131,11 @@ impl Cluster {
         let Some(check) = &config.health_check else { return };
         let mut running = self.checks.borrow_mut();
         let mut before = std::mem::take(&mut *running);
+        let now = Instant::now();
+        let is_own = |host: &Host| {
+            self.shared.is_checked_by(self.worker, host.address)
+                || now.duration_since(host.since) >= TAKEN_OVER
+        };
         for (endpoint, host) in self.members.borrow().pairs() {
             if host.checked.borrow().is_some() == endpoint.health_check.disabled {
                 host.checked.replace(self.checked(endpoint));
@@ -99,7 +150,9 @@ impl Cluster {
                 _checks: Checks::start(self.checking(check, &config, endpoint, host), claim),
             };
             let kept = before.remove(&host.address).filter(same);
-            if let Some(checks) = kept.or_else(|| checked.claim().map(start)) {
+            if let Some(checks) = kept.or_else(|| {
+                Some(checked).filter(|checked| !checked.is_claimed() && is_own(host))?.claim().map(start)
+            }) {
                 running.insert(host.address, checks);
             }
         }
@@ -146,6 +199,8 @@ impl Cluster {
             pool: Box::new(pool),
             used: Arc::clone(&self.state.used),
             series,
+            first_ended: Arc::clone(&self.state.first_check_ended),
+            is_mesh: host.pool.target().is_mesh(),
         }
     }
 }

@@ -52,6 +52,8 @@ const FORGOTTEN: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub(crate) struct Clusters {
     clusters: RefCell<HashMap<Name, Rc<Cluster>>>,
+    /// The number of the worker ([`SharedClusters::register`]).
+    worker: usize,
     shared: Arc<SharedClusters>,
     metrics: Arc<WorkerMetrics>,
     dialer: Rc<Dialer>,
@@ -81,6 +83,7 @@ pub(crate) struct Cluster {
     /// The pools of all clusters of the worker.
     of_worker: Rc<Siblings>,
     state: Arc<SharedCluster>,
+    worker: usize,
     shared: Arc<SharedClusters>,
     dialer: Rc<Dialer>,
     used: Cell<Instant>,
@@ -92,8 +95,9 @@ pub(crate) struct Cluster {
 }
 
 impl Clusters {
-    /// Creates the state without clusters.
+    /// Creates the state without clusters, for the worker with this number.
     pub(crate) fn new(
+        worker: usize,
         shared: Arc<SharedClusters>,
         metrics: Arc<WorkerMetrics>,
         dialer: Rc<Dialer>,
@@ -101,6 +105,7 @@ impl Clusters {
     ) -> Rc<Self> {
         Rc::new(Self {
             clusters: RefCell::default(),
+            worker,
             shared,
             metrics,
             dialer,
@@ -132,6 +137,7 @@ impl Clusters {
             pools: Rc::default(),
             of_worker: Rc::clone(&self.pools),
             state,
+            worker: self.worker,
             shared: Arc::clone(&self.shared),
             dialer: Rc::clone(&self.dialer),
             used: Cell::new(Instant::now()),
@@ -205,6 +211,7 @@ impl Cluster {
             )
         })?;
         self.state.ledger.request(&self.config.borrow().breakers.retries, now.since_start);
+        self.first_checks().await;
         Ok(permit)
     }
 
@@ -341,11 +348,13 @@ impl Cluster {
         let now = Instant::now();
         let silence = before.map(|host| Rc::clone(&host.silence));
         let silence = silence.unwrap_or_else(|| Rc::new(Silence::new(Rc::clone(&self.answers), now)));
+        let since = before.map_or(now, |host| host.since);
         Host {
             address: endpoint.address,
             instance: endpoint.instance.clone(),
             weight: endpoint.weight,
             status: endpoint.health,
+            since,
             takes_new: matches!(endpoint.health, HealthStatus::Healthy | HealthStatus::Degraded),
             load: Load::new(endpoint.weight, now),
             silence,

@@ -66,6 +66,7 @@ fn cluster(list: impl IntoIterator<Item = Arc<Endpoint>>) -> (Rc<Cluster>, Endpo
     };
     let identity = Rc::new(Identity::new(SecretStore::new()));
     let clusters = Clusters::new(
+        0,
         SharedClusters::new(),
         Registry::new().worker(),
         Rc::new(Dialer::new(identity, Rc::new(Limits::default()))),
