@@ -277,6 +277,34 @@ async fn changes_of_a_policy_under_load_lose_nothing() {
     drop((first, second));
 }
 
+#[tokio::test]
+async fn a_new_endpoint_starts_slowly() {
+    let slow = "loadBalancer: {type: RoundRobin}, slowStart: {window: 1h, minWeightPercent: 10}";
+    let mesh = Mesh::start(&[service("app", 80, "http"), policy("app", slow)].concat()).await;
+    let mut apps = Vec::new();
+    for name in ["one", "two", "new"] {
+        apps.push(Application::echo(name).await);
+    }
+    let serve = async |name: &str, app: &Application| {
+        mesh.sidecar("app").instance(name).serves("app", app.address).start().await
+    };
+    let _served = (serve("one", &apps[0]).await, serve("two", &apps[1]).await);
+    let web = mesh.sidecar("web").start().await;
+    for name in ["one", "two"] {
+        web.get_until("app", "/", |response| response.by() == (200, name)).await;
+    }
+    let _new = serve("new", &apps[2]).await;
+    web.get_until("app", "/", |response| response.by() == (200, "new")).await;
+    let before = apps[2].requests();
+    let mut client = web.client().await;
+    for _ in 0..600 {
+        assert_eq!(client.get("app", "/").await.status, 200);
+    }
+    // A weight of a tenth beside two whole ones is 29 of 600 requests; a third is 200.
+    let by_new = apps[2].requests() - before;
+    assert!((1..100).contains(&by_new), "{by_new}");
+}
+
 /// Returns an example of the page, by its index.
 fn example(index: usize) -> String {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/backend-traffic.md");

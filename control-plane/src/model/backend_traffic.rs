@@ -8,12 +8,15 @@ use super::health_check::HealthCheck;
 use super::hedging::Hedging;
 use super::service::Overload;
 use super::session_persistence::SessionPersistence;
+use super::slow_start::SlowStart;
 
 /// The meaning of a BackendTrafficPolicy. What it does not set keeps the mesh's default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BackendTraffic {
     /// How an endpoint is picked.
     pub load_balancer: Option<LoadBalancer>,
+    /// How an endpoint that is new begins. Only with [`LoadBalancer::RoundRobin`] and [`LoadBalancer::LeastRequest`].
+    pub slow_start: Option<SlowStart>,
     /// The limits of each caller's sidecar.
     pub limits: Limits,
     /// How many requests may be retries.
@@ -37,6 +40,7 @@ impl BackendTraffic {
     pub fn settings(&self) -> Vec<String> {
         let Self {
             load_balancer,
+            slow_start,
             limits,
             retries,
             hedging,
@@ -64,6 +68,7 @@ impl BackendTraffic {
         });
         let all = [
             load_balancer.as_ref().map(|balancer| format!("loadBalancer {}", balancer.name())),
+            slow_start.map(|slow| format!("slowStart {:?}", slow.window)),
             number("maxConnections", connections),
             number("maxPendingRequests", pending_requests),
             number("maxRequests", requests),

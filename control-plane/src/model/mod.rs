@@ -26,6 +26,7 @@ pub mod backend_traffic;
 pub mod health_check;
 pub mod hedging;
 pub mod external_authorization;
+pub mod slow_start;
 pub mod fault_injection;
 pub mod rate_limit;
 pub mod route;

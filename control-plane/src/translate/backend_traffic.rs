@@ -54,6 +54,7 @@ pub(super) fn apply(scope: Scope<'_>, cluster: &mut Cluster, target: &Target, po
 fn apply_traffic(scope: Scope<'_>, cluster: &mut Cluster, traffic: &BackendTraffic) {
     let BackendTraffic {
         load_balancer,
+        slow_start,
         limits: Limits { connections, pending_requests, requests },
         retries: _, // set by the caller
         hedging: hedges,
@@ -64,7 +65,7 @@ fn apply_traffic(scope: Scope<'_>, cluster: &mut Cluster, traffic: &BackendTraff
         session_persistence: _, // of the routes to the service
     } = traffic;
     if let Some(balancer) = load_balancer {
-        cluster.load_balancing_policy = Some(load_balancing_policy(balancer, scope.dialect()));
+        cluster.load_balancing_policy = Some(load_balancing_policy(balancer, *slow_start, scope.dialect()));
     }
     if let (Some(hedges), Dialect::Outrigger) = (hedges, scope.dialect()) {
         hedging::apply(cluster, *hedges);

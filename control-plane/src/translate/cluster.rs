@@ -52,7 +52,7 @@ pub(super) fn cluster(scope: Scope<'_>, target: &Target, service: &Service, port
         circuit_breakers: Some(defaults::circuit_breakers()),
         // With one endpoint there is no alternative: ejecting it would turn slow requests into failed ones.
         outlier_detection: target.only.is_none().then(defaults::outlier_detection),
-        load_balancing_policy: Some(load_balancing_policy(&defaults::LOAD_BALANCER, scope.dialect())),
+        load_balancing_policy: Some(load_balancing_policy(&defaults::LOAD_BALANCER, None, scope.dialect())),
         typed_extension_protocol_options: protocol_options(port.protocol),
         transport_socket_matches: vec![
             TransportSocketMatch {

@@ -174,6 +174,7 @@ pub(crate) fn passthrough_cluster() -> Option<Arc<ClusterConfig>> {
         hedging: None,
         outlier: None,
         balancing: Balancing::Random,
+        slow_start: None,
         hash_policies: Default::default(),
         health_check: None,
         panic: Default::default(),

@@ -32,6 +32,7 @@ pub mod retry_budget;
 pub mod blame;
 pub mod health_check;
 pub mod outlier;
+pub mod slow_start;
 pub mod verdict;
 pub mod key_source;
 pub mod question;

@@ -142,7 +142,7 @@ pub(crate) fn every_backend_traffic() -> Vec<Value> {
         policy(
             "p81",
             Some("p81"),
-            json!({"loadBalancer": {"type": "RoundRobin"}, "limits": {"maxRetries": 0}, "outlierDetection": {"mode": "Disabled"}}),
+            json!({"loadBalancer": {"type": "RoundRobin"}, "slowStart": {"window": "1ms", "minWeightPercent": 0, "aggressionPercent": 10_000}, "limits": {"maxRetries": 0}, "outlierDetection": {"mode": "Disabled"}}),
         ),
         policy("p82", Some("p82"), json!({"loadBalancer": hash("RingHash", cookie), "overload": "Disabled"})),
         policy(
@@ -156,6 +156,10 @@ pub(crate) fn every_backend_traffic() -> Vec<Value> {
             Some("p84"),
             json!({"loadBalancer": hash("Maglev", json!({"type": "Source"})), "healthCheck": tcp}),
         ),
-        policy("p85", Some("p85"), json!({"loadBalancer": {"type": "LeastRequest"}})),
+        policy(
+            "p85",
+            Some("p85"),
+            json!({"loadBalancer": {"type": "LeastRequest"}, "slowStart": {"window": "99999h", "minWeightPercent": 100, "aggressionPercent": 1}}),
+        ),
     ]
 }

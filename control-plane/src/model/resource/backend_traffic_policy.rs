@@ -14,6 +14,7 @@ use super::policy::{PolicyRules, PolicySpec};
 use super::retry_budget::WireRetryBudget;
 use super::service_targets::ServiceTargets;
 use super::session_persistence::SessionSpec;
+use super::slow_start::WireSlowStart;
 use super::strict::at;
 use super::value::{GepDuration, Integer};
 use crate::model::backend_traffic::{BackendTraffic, Limits, RetryLimit};
@@ -30,6 +31,7 @@ pub(crate) struct BackendTrafficPolicySpec(pub(crate) PolicySpec);
 struct WireSpec {
     target_refs: ServiceTargets,
     load_balancer: Option<WireLoadBalancer>,
+    slow_start: Option<WireSlowStart>,
     limits: Option<WireLimits>,
     retry_budget: Option<WireRetryBudget>,
     hedging: Option<WireHedging>,
@@ -64,6 +66,7 @@ impl TryFrom<WireSpec> for BackendTrafficPolicySpec {
         let WireSpec {
             target_refs,
             load_balancer,
+            slow_start,
             limits,
             retry_budget,
             hedging,
@@ -83,8 +86,11 @@ impl TryFrom<WireSpec> for BackendTrafficPolicySpec {
         if hedging.is_some() && retries == Some(RetryLimit::InFlight(0)) {
             return Err(at("hedging", "has no effect, because limits.maxRetries is 0"));
         }
+        let load_balancer = load_balancer.map(WireLoadBalancer::decode).transpose()?;
+        let slow_start = slow_start.map(|slow| slow.decode(load_balancer.as_ref())).transpose()?;
         let traffic = BackendTraffic {
-            load_balancer: load_balancer.map(WireLoadBalancer::decode).transpose()?,
+            load_balancer,
+            slow_start,
             limits: Limits {
                 connections: number(limits.max_connections),
                 pending_requests: number(limits.max_pending_requests),
@@ -127,6 +133,7 @@ mod tests {
     };
     use crate::model::hedging::Hedging;
     use crate::model::session_persistence::SessionPersistence;
+    use crate::model::slow_start::SlowStart;
     use std::time::Duration;
 
     const POLICY: &str = "{apiVersion: outrigger.dev/v1alpha1, kind: BackendTrafficPolicy, metadata: {name: a}, \
@@ -144,7 +151,8 @@ mod tests {
     #[test]
     fn every_setting_is_read() {
         let all = traffic(
-            "loadBalancer: {type: RoundRobin}, limits: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3},
+            "loadBalancer: {type: RoundRobin}, slowStart: {window: 1m, minWeightPercent: 5, aggressionPercent: 50},
+             limits: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3},
              retryBudget: {percent: 25, interval: 5s, minRetryRate: {count: 4, interval: 2s}}, connectTimeout: 250ms,
              outlierDetection: {mode: Enforce, interval: 1s, baseEjectionTime: 2s, maxEjectionTime: 3s, maxEjectionPercent: 4,
                consecutive5xxErrors: 5, consecutiveGatewayErrors: 6, consecutiveLocalOriginFailures: 0,
@@ -155,6 +163,11 @@ mod tests {
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         let expected = BackendTraffic {
             load_balancer: Some(LoadBalancer::RoundRobin),
+            slow_start: Some(SlowStart {
+                window: Duration::from_secs(60),
+                min_weight_percent: Some(5),
+                aggression_percent: Some(50),
+            }),
             limits: Limits { connections: Some(1), pending_requests: Some(2), requests: Some(3) },
             retries: Some(RetryLimit::Budget(RetryBudget {
                 percent: Some(25),

@@ -16,6 +16,7 @@ mod authentication_policy;
 mod authorization_policy;
 mod backend_traffic_policy;
 mod x_backend_traffic_policy;
+mod slow_start;
 mod load_balancer;
 mod outlier_detection;
 mod health_check;

@@ -4,6 +4,7 @@
 //! of requests is either honoured or rejected by its field.
 
 use outrigger_policy::field::{Unusable, number, required, unpack, unsupported, unsupported_any};
+use outrigger_policy::slow_start::SlowStart;
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{
     cluster as wire_cluster, core, lb_common, least_request, random, round_robin, type_url, types,
@@ -71,8 +72,8 @@ impl Picking {
             type_url::LEAST_REQUEST => Some(unpack(any, type_url::LEAST_REQUEST).and_then(least_requests)),
             type_url::ROUND_ROBIN => Some(unpack(any, type_url::ROUND_ROBIN).and_then(|wire| {
                 let round_robin::RoundRobin { slow_start_config, locality_lb_config } = wire;
-                unsupported("slow_start_config", slow_start_config.is_some())?;
-                Ok(Self::new(Balancing::RoundRobin, is_weighted(locality_lb_config)))
+                let slow_start = SlowStart::decode(slow_start_config)?;
+                Ok(Self { slow_start, ..Self::new(Balancing::RoundRobin, is_weighted(locality_lb_config)) })
             })),
             type_url::RANDOM => Some(unpack(any, type_url::RANDOM).map(|wire| {
                 let random::Random { locality_lb_config } = wire;
@@ -115,14 +116,15 @@ fn least_requests(wire: least_request::LeastRequest) -> Result<Picking, Unusable
         enable_full_scan,
         selection_method,
     } = wire;
-    unsupported("slow_start_config", slow_start_config.is_some())?;
+    let slow_start = SlowStart::decode(slow_start_config)?;
     unbiased(active_request_bias)?;
     let selection_method = SelectionMethod::try_from(selection_method)
         .map_err(|_| Unusable::new("selection_method", "is unknown"))?;
     let all =
         selection_method == SelectionMethod::FullScan || outrigger_policy::field::flag(enable_full_scan);
     let choices = if all { u32::MAX } else { choices(number(choice_count))? };
-    Ok(Picking::new(Balancing::LeastRequest { choices }, is_weighted(locality_lb_config)))
+    let picking = Picking::new(Balancing::LeastRequest { choices }, is_weighted(locality_lb_config));
+    Ok(Picking { slow_start, ..picking })
 }
 
 fn older(lb_policy: i32, config: Option<LbConfig>) -> Result<Balancing, Unusable> {

@@ -182,6 +182,7 @@ impl Compiled {
             panic: picking.panic,
             session_statuses: picking.session_statuses,
             balancing: picking.policy,
+            slow_start: picking.slow_start,
             hash_policies: picking.hash_policies,
             protocol: http.protocol,
             connections: http.connections,

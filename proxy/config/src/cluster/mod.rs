@@ -22,6 +22,7 @@ use outrigger_policy::health_check::HealthCheck;
 use outrigger_policy::hedging::Hedging;
 use outrigger_policy::outlier::OutlierDetection;
 use outrigger_policy::overload::OverloadMode;
+use outrigger_policy::slow_start::SlowStart;
 
 use self::dns::DnsEndpoints;
 use crate::endpoint::hashing::Hashing;
@@ -58,6 +59,8 @@ pub struct Cluster {
     pub session_statuses: SessionStatuses,
     /// The load balancing policy.
     pub balancing: Balancing,
+    /// How an endpoint that is new begins. Only for [`Balancing::RoundRobin`] and [`Balancing::LeastRequest`].
+    pub slow_start: Option<SlowStart>,
     /// The hashes of requests, if they are not those of the route. Only for [`Balancing::Hashing`].
     pub hash_policies: HashPolicies,
     /// The protocol of its endpoints.

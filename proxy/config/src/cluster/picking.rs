@@ -1,6 +1,7 @@
 //! How a cluster picks endpoints, as its fields and policy list say together.
 
 use outrigger_policy::hash_policy::HashPolicies;
+use outrigger_policy::slow_start::SlowStart;
 
 use super::{Balancing, PanicThreshold, SessionStatuses};
 
@@ -16,6 +17,7 @@ pub(super) struct Picking {
     pub(super) hash_policies: HashPolicies,
     pub(super) panic: PanicThreshold,
     pub(super) session_statuses: SessionStatuses,
+    pub(super) slow_start: Option<SlowStart>,
 }
 
 impl Picking {
@@ -28,6 +30,7 @@ impl Picking {
             hash_policies: HashPolicies::default(),
             panic: PanicThreshold::default(),
             session_statuses: SessionStatuses::default(),
+            slow_start: None,
         }
     }
 }

@@ -143,8 +143,13 @@ fn what_would_change_shares_and_is_not_done_is_refused_by_field() {
     assert_eq!(field(least_request(|wire| wire.choice_count = number(1))), "choice_count");
     assert_eq!(field(least_request(|wire| wire.active_request_bias = bias(2.0))), "active_request_bias");
     assert!(read_list(vec![least_request(|wire| wire.active_request_bias = bias(1.0))]).is_ok());
-    let slow = least_request(|wire| wire.slow_start_config = Some(Default::default()));
-    assert_eq!(field(slow), "slow_start_config");
+    let percent = |value| Some(outrigger_proto::xds::types::Percent { value });
+    let slow = least_request(|wire| {
+        let min_weight_percent = percent(101.0);
+        wire.slow_start_config =
+            Some(lb_common::SlowStartConfig { min_weight_percent, ..Default::default() });
+    });
+    assert_eq!(field(slow), "slow_start_config.min_weight_percent");
     let closing = read(|wire| {
         let close_connections_on_host_set_change = true;
         wire.common_lb_config =

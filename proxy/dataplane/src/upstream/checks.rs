@@ -29,6 +29,7 @@ use tokio::time::{sleep, timeout};
 use super::bounds::Bounds;
 use super::dial::Purpose;
 use super::pool::{Pool, Speaks};
+use super::shared::SharedClusters;
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, Scheme};
@@ -66,6 +67,9 @@ pub(super) struct Checking {
     pub(super) series: Arc<ClusterSeries>,
     /// Notified when the first check of the endpoint has ended.
     pub(super) first_ended: Arc<Notify>,
+    /// Whether its cluster had other endpoints before.
+    pub(super) is_late: bool,
+    pub(super) clock: Arc<SharedClusters>,
     /// Whether the endpoint is a sidecar, behind which the application is.
     pub(super) is_mesh: bool,
 }
@@ -127,6 +131,9 @@ impl Checking {
                     None
                 }
             };
+            if changed == Some(Transition::Healthy) && (self.is_late || !was_pending) {
+                claim.checked().recovers(self.clock.now());
+            }
             if was_pending {
                 self.first_ended.notify_waiters();
             }

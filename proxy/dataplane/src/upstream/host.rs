@@ -30,6 +30,8 @@ pub(crate) struct Host {
     pub(super) weight: u32,
     /// When this worker received the endpoint.
     pub(super) since: Instant,
+    /// Whether its cluster had other endpoints before.
+    pub(super) is_late: bool,
     /// Its health according to the control plane.
     pub(super) status: HealthStatus,
     /// Whether that lets it receive new requests.

@@ -302,6 +302,7 @@ pub fn cluster(name: &str, list: impl IntoIterator<Item = Endpoint>) -> Cluster 
         hedging: None,
         outlier: None,
         balancing: Balancing::PeakEwma,
+        slow_start: None,
         hash_policies: Default::default(),
         health_check: None,
         panic: Default::default(),

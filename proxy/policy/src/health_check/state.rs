@@ -1,7 +1,8 @@
 //! What active checks have found of one endpoint. All workers share it, and one of them checks the endpoint.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::CheckOutcome;
 use crate::outlier::Ejections;
@@ -16,6 +17,8 @@ const UNHEALTHY: u8 = 2;
 pub struct Checked {
     of: Arc<Ejections>,
     state: AtomicU8,
+    /// The milliseconds before it recovered, and one. Zero if it has not.
+    recovered: AtomicU64,
     claimed: AtomicBool,
 }
 
@@ -42,7 +45,12 @@ pub enum Transition {
 impl Checked {
     /// Creates the state of an endpoint that was not checked yet. Changes are counted in `of`.
     pub fn new(of: Arc<Ejections>) -> Self {
-        Self { of, state: AtomicU8::new(PENDING), claimed: AtomicBool::new(false) }
+        Self {
+            of,
+            state: AtomicU8::new(PENDING),
+            recovered: AtomicU64::new(0),
+            claimed: AtomicBool::new(false),
+        }
     }
 
     /// Returns whether enough checks have passed, and not enough failed since.
@@ -53,6 +61,17 @@ impl Checked {
     /// Returns whether no check has ended yet.
     pub fn is_pending(&self) -> bool {
         self.state.load(Relaxed) == PENDING
+    }
+
+    /// Records that the endpoint begins to pass at `now`, although it was not in use before (slow start).
+    pub fn recovers(&self, now: Duration) {
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.recovered.store(millis.saturating_add(1), Relaxed);
+    }
+
+    /// Returns the last time at which [`Self::recovers`] was called, if it was.
+    pub fn recovered(&self) -> Option<Duration> {
+        self.recovered.load(Relaxed).checked_sub(1).map(Duration::from_millis)
     }
 
     /// Takes an endpoint that was not checked yet for a healthy one, because it was in use before checks were configured.

@@ -1,9 +1,7 @@
 //! Clusters and their endpoints.
 
 use outrigger_proto::xds::protobuf::{Any, BoolValue, Struct, Value, value};
-use outrigger_proto::xds::{
-    cluster, core, lb_common, least_request, random, round_robin, type_url, types, wrr_locality,
-};
+use outrigger_proto::xds::{cluster, core, lb_common, random, type_url, types, wrr_locality};
 use prost::Message;
 
 use super::place::Place;
@@ -47,6 +45,20 @@ pub fn in_policy(of: cluster::load_balancing_policy::Policy) -> (String, Any) {
 const DNS: &str = "names are resolved when they are used, by the resolver of the process";
 const HASHING: &str = "is read with the older fields of policies that hash only";
 
+pub fn bias() -> core::RuntimeDouble {
+    core::RuntimeDouble { default_value: 2.0, runtime_key: String::new() }
+}
+
+pub fn weighted() -> lb_common::LocalityLbConfig {
+    lb_common::LocalityLbConfig {
+        locality_config_specifier: Some(
+            lb_common::locality_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(
+                Default::default(),
+            ),
+        ),
+    }
+}
+
 fn overload(mode: &str) -> core::Metadata {
     let kind = Some(value::Kind::StringValue(mode.into()));
     let fields = [("mode".to_owned(), Value { kind })].into();
@@ -63,14 +75,6 @@ pub fn places() -> Vec<Place> {
     };
     let in_common =
         |of: CommonLbConfig| in_cluster(cluster::Cluster { common_lb_config: Some(of), ..cart_cluster() });
-    let weighted = || lb_common::LocalityLbConfig {
-        locality_config_specifier: Some(
-            lb_common::locality_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(
-                Default::default(),
-            ),
-        ),
-    };
-    let bias = || core::RuntimeDouble { default_value: 2.0, runtime_key: String::new() };
     vec![
         Place::new("Cluster", "envoy.config.cluster.v3.Cluster", cart_cluster(), in_cluster)
             .probe("type", |of: &mut cluster::Cluster| {
@@ -285,27 +289,6 @@ pub fn places() -> Vec<Place> {
             |of| in_policy(cluster::load_balancing_policy::Policy { typed_extension_config: Some(of) }),
         )
         .harmless("the type of its configuration says what it is", &["name"]),
-        Place::new(
-            "LeastRequest",
-            "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
-            least_request::LeastRequest::default(),
-            |of| in_policy(policy(type_url::LEAST_REQUEST, &of)),
-        )
-        .probe("active_request_bias", move |of: &mut least_request::LeastRequest| {
-            of.active_request_bias = Some(bias())
-        })
-        .probe("locality_lb_config", move |of: &mut least_request::LeastRequest| {
-            of.locality_lb_config = Some(weighted())
-        }),
-        Place::new(
-            "RoundRobin",
-            "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
-            round_robin::RoundRobin::default(),
-            |of| in_policy(policy(type_url::ROUND_ROBIN, &of)),
-        )
-        .probe("locality_lb_config", move |of: &mut round_robin::RoundRobin| {
-            of.locality_lb_config = Some(weighted())
-        }),
         Place::new(
             "Random",
             "envoy.extensions.load_balancing_policies.random.v3.Random",

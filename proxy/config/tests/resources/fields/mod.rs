@@ -20,6 +20,7 @@ mod place;
 mod rate_limits;
 mod routes;
 mod sessions;
+mod slow_start;
 mod tls;
 mod upstream_http;
 
@@ -65,6 +66,7 @@ fn places() -> Vec<Place> {
         routes::places(),
         clusters::places(),
         hashing::places(),
+        slow_start::places(),
         health_checks::places(),
         upstream_http::places(),
         endpoints::places(),

@@ -22,7 +22,7 @@ impl Candidates<'_> {
     /// Returns a random host, with a probability in proportion to its weight, and another than `not` if there is one.
     ///
     /// With weights, `not` may be returned again: otherwise both of two would always be drawn, and their weights would not count.
-    pub(super) fn draw(&self, not: Option<usize>, rng: &mut Rng) -> Option<usize> {
+    pub(in crate::upstream) fn draw(&self, not: Option<usize>, rng: &mut Rng) -> Option<usize> {
         match self.weight_sums {
             Some(sums) => self.draw_by_weight(sums, rng),
             None => self.draw_evenly(not, rng),

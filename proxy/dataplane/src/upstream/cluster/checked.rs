@@ -199,6 +199,8 @@ impl Cluster {
             pool: Box::new(pool),
             used: Arc::clone(&self.state.used),
             series,
+            is_late: host.is_late,
+            clock: Arc::clone(&self.shared),
             first_ended: Arc::clone(&self.state.first_check_ended),
             is_mesh: host.pool.target().is_mesh(),
         }

@@ -7,6 +7,7 @@ mod pick;
 mod judge;
 mod hedging;
 mod checked;
+mod slow_start;
 mod membership;
 mod availability;
 
@@ -52,7 +53,6 @@ const FORGOTTEN: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub(crate) struct Clusters {
     clusters: RefCell<HashMap<Name, Rc<Cluster>>>,
-    /// The number of the worker ([`SharedClusters::register`]).
     worker: usize,
     shared: Arc<SharedClusters>,
     metrics: Arc<WorkerMetrics>,
@@ -254,7 +254,7 @@ impl Cluster {
                 hash_key: None,
                 health_check: Default::default(),
             };
-            Rc::new(self.host(&endpoint, self.target(&endpoint), None))
+            Rc::new(self.host(&endpoint, self.target(&endpoint), None, false))
         };
         let (host, used) = unlisted.entry(address).or_insert_with(|| (made(), now));
         *used = now;
@@ -303,11 +303,12 @@ impl Cluster {
         };
         let allowed = self.members.borrow().availability().allowed();
         let is_available = |host: &Host| self.is_available(host, now) && allowed.allows(host);
+        let is_late = !self.members.borrow().hosts().is_empty();
         self.members.borrow_mut().follow(endpoints, is_available, |endpoint, before| {
             let target = self.target(endpoint);
             match before.filter(|host| *host.pool.target() == target) {
                 Some(host) if host.is(endpoint) => Rc::clone(host),
-                before => Rc::new(self.host(endpoint, target, before.map(|host| &**host))),
+                before => Rc::new(self.host(endpoint, target, before.map(|host| &**host), is_late)),
             }
         });
         self.run_checks();
@@ -332,7 +333,7 @@ impl Cluster {
     }
 
     /// Creates the host of `endpoint`. Connections and unanswered requests of the one `before` are kept.
-    fn host(&self, endpoint: &Endpoint, target: Target, before: Option<&Host>) -> Host {
+    fn host(&self, endpoint: &Endpoint, target: Target, before: Option<&Host>, is_late: bool) -> Host {
         let pool = before.map(|host| Rc::clone(&host.pool)).unwrap_or_else(|| {
             let config = self.config.borrow();
             Pool::new(
@@ -355,6 +356,7 @@ impl Cluster {
             weight: endpoint.weight,
             status: endpoint.health,
             since,
+            is_late: before.map_or(is_late, |host| host.is_late),
             takes_new: matches!(endpoint.health, HealthStatus::Healthy | HealthStatus::Degraded),
             load: Load::new(endpoint.weight, now),
             silence,

@@ -272,9 +272,15 @@ impl Cluster {
                 weight_sums: weight_sums.as_deref(),
                 usable: &usable,
             };
-            let rng = &mut *self.rng.borrow_mut();
             let (cost, load) = (|at: usize| hosts[at].cost(now.clock), |at: usize| &hosts[at].load);
-            self.balancer.borrow().pick(cost, load, &candidates, now.clock, rng)
+            let picked = {
+                let rng = &mut *self.rng.borrow_mut();
+                self.balancer.borrow().pick(cost, load, &candidates, now.clock, rng)?
+            };
+            match &self.config.borrow().slow_start {
+                None => Some(picked),
+                Some(slow) => Some(self.unless_slow(slow, hosts, picked, &candidates, now)),
+            }
         });
         picked.map(|index| Rc::clone(&hosts[index]))
     }

@@ -1,5 +1,6 @@
 mod hashing;
 mod overload;
+mod slow_start;
 
 use std::net::IpAddr;
 
@@ -50,6 +51,7 @@ fn cluster(list: impl IntoIterator<Item = Arc<Endpoint>>) -> (Rc<Cluster>, Endpo
         hedging: None,
         outlier: OutlierDetection::decode(Some(Default::default())).unwrap(),
         balancing: Balancing::Random,
+        slow_start: None,
         hash_policies: Default::default(),
         health_check: None,
         panic: Default::default(),

@@ -1,8 +1,10 @@
-//! Active health checks of BackendTrafficPolicies in the clusters that callers get.
+//! Active health checks and slow start of BackendTrafficPolicies in the clusters that callers get.
 
 use outrigger_proto::xds::core::health_check::payload::Payload as Bytes;
 use outrigger_proto::xds::core::health_check::{HealthChecker, HttpHealthCheck, Payload, TcpHealthCheck};
 use outrigger_proto::xds::core::{HealthCheck, RequestMethod};
+use outrigger_proto::xds::least_request::LeastRequest;
+use outrigger_proto::xds::round_robin::RoundRobin;
 use outrigger_proto::xds::types::{CodecClientType, Int64Range, Percent};
 
 use super::*;
@@ -112,4 +114,22 @@ fn a_port_is_not_checked_in_another_protocol_than_its_own() {
     let Some(HealthChecker::HttpHealthCheck(http1)) = check.health_checker else { panic!() };
     assert_eq!(http1.codec_client_type, CodecClientType::Http1 as i32, "another port may have HTTP/1.1");
     assert_eq!(cluster("http", tcp), cluster("http", grpc), "nothing of it");
+}
+
+#[test]
+fn slow_start_is_a_setting_of_the_balancer() {
+    let config = |kind: &str| {
+        let spec = format!(
+            "loadBalancer: {{type: {kind}}}, slowStart: {{window: 30s, minWeightPercent: 5, aggressionPercent: 150}}"
+        );
+        let list = super::cluster(&[&policy(&spec)]).load_balancing_policy.unwrap().policies;
+        let [policy] = <[_; 1]>::try_from(list).unwrap();
+        policy.typed_extension_config.unwrap().typed_config.unwrap().value
+    };
+    let round_robin = RoundRobin::decode(&config("RoundRobin")[..]).unwrap().slow_start_config.unwrap();
+    assert_eq!(round_robin.slow_start_window, millis(30_000));
+    assert_eq!(round_robin.min_weight_percent, Some(Percent { value: 5.0 }));
+    assert_eq!(round_robin.aggression.as_ref().unwrap().default_value, 1.5);
+    let least_request = LeastRequest::decode(&config("LeastRequest")[..]).unwrap().slow_start_config.unwrap();
+    assert_eq!(least_request, round_robin);
 }
