@@ -1,6 +1,5 @@
 //! Active health checks between sidecars, from a file to what callers see.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

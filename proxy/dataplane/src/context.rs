@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use outrigger_config::cluster::{
     Balancing, Cluster as ClusterConfig, ConnectionSettings, Discovery, EndpointsHandle, UpstreamProtocol,
 };
@@ -147,7 +148,7 @@ impl Context {
 }
 
 /// A lookup in DNS; none, for most clusters. Boxed, because it is rare and would make every request larger.
-pub(crate) struct Lookup<'a>(Option<Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>>);
+pub(crate) struct Lookup<'a>(Option<LocalBoxFuture<'a, Result<(), Failure>>>);
 
 impl Future for Lookup<'_> {
     type Output = Result<(), Failure>;

@@ -24,7 +24,13 @@ const MAX_CONFIGS: usize = 32;
 
 /// The client configurations of one worker, by host and offered protocols.
 #[derive(Default)]
-pub(crate) struct HostConfigs(Vec<(Arc<HostTls>, Vec<Vec<u8>>, Arc<ClientConfig>)>);
+pub(crate) struct HostConfigs(Vec<Known>);
+
+struct Known {
+    tls: Arc<HostTls>,
+    alpn: Vec<Vec<u8>>,
+    config: Arc<ClientConfig>,
+}
 
 impl HostConfigs {
     /// Returns the configuration for a host, built on first use. Returns an error if the machine has no roots.
@@ -33,15 +39,14 @@ impl HostConfigs {
         tls: &Arc<HostTls>,
         alpn: Vec<Vec<u8>>,
     ) -> Result<Arc<ClientConfig>, Failure> {
-        let known = self.0.iter().find(|(known, offered, _)| known == tls && *offered == alpn);
-        if let Some((_, _, config)) = known {
-            return Ok(Arc::clone(config));
+        if let Some(known) = self.0.iter().find(|known| known.tls == *tls && known.alpn == alpn) {
+            return Ok(Arc::clone(&known.config));
         }
         if self.0.len() >= MAX_CONFIGS {
             self.0.clear();
         }
         let config = build(tls, alpn.clone())?;
-        self.0.push((Arc::clone(tls), alpn, Arc::clone(&config)));
+        self.0.push(Known { tls: Arc::clone(tls), alpn, config: Arc::clone(&config) });
         Ok(config)
     }
 }

@@ -77,6 +77,7 @@ struct Permits {
 }
 
 /// What ends a wait.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, in a future that is boxed")]
 enum Event {
     /// The attempt at this index has ended.
     Ended(usize, Answered),
