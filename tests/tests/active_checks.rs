@@ -1,6 +1,5 @@
 //! Active health checks between sidecars, from a file to what callers see.
 
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
