@@ -51,7 +51,7 @@ impl Place {
                     .extend(pairs.filter(|(key, _)| decoded(key) == **name).map(|(_, value)| decoded(value)));
             }
             Self::Cookie(name) => {
-                // Bytes, because what else is in the line is not its matter.
+                // Bytes, because other cookies in the line need not be text.
                 let lines = head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
                 let pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
                 let values = pairs.filter_map(|pair| {

@@ -1,6 +1,6 @@
 //! The session of a request: which endpoint, and which of several clusters, an earlier response has bound it to.
 //!
-//! Called for requests of listeners that have the filter for sessions; the other ones only look whether they have it.
+//! Called for requests of listeners that have the filter for sessions; other requests only check whether the listener has it.
 
 use std::time::SystemTime;
 
