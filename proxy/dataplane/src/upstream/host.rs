@@ -255,7 +255,7 @@ impl HostAttempt {
     /// Records that the response of another attempt of the same request came first. The time so far is a lower bound of this
     /// host's latency; nothing else is known of it.
     pub(crate) fn outrun(&self) {
-        self.host.load.answered(self.began.elapsed(), Instant::now());
+        self.host.load.waited(self.began.elapsed(), Instant::now());
     }
 
     /// Records that there was no response, or one that is a failure.

@@ -61,6 +61,16 @@ impl Load {
         self.failing.succeeded(now);
     }
 
+    /// Records that a response would have taken longer than `at_least`. This raises the average if it is lower, and is neither a
+    /// success nor a failure.
+    pub(in crate::upstream) fn waited(&self, at_least: Duration, now: Instant) {
+        let seconds = at_least.as_secs_f64();
+        if seconds > self.average_seconds.get() * self.decay(now) {
+            self.average_seconds.set(seconds);
+            self.updated.set(now);
+        }
+    }
+
     /// Records a failed attempt or a response that is a failure.
     pub(in crate::upstream) fn failed(&self, now: Instant) {
         self.failing.failed(now);
@@ -129,5 +139,20 @@ mod tests {
         load.answered(Duration::from_millis(100), now);
         load.answered(Duration::from_millis(1), now + DECAY / 10);
         assert!(load.average_seconds.get() > 0.09);
+    }
+
+    #[test]
+    fn a_wait_without_an_answer_is_a_lower_bound_and_no_success() {
+        let now = Instant::now();
+        let (load, ms) = (Load::new(1, now), Duration::from_millis);
+        load.answered(ms(100), now);
+        load.failed(now);
+        let failing = load.failing.at(now);
+        load.waited(ms(1), now);
+        assert_eq!(load.latency(now), Some(ms(100)));
+        load.waited(ms(200), now);
+        assert_eq!(load.latency(now), Some(ms(200)));
+        assert!(failing > 0.0);
+        assert_eq!(load.failing.at(now), failing);
     }
 }
