@@ -12,168 +12,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_config::cluster::{Cluster, UpstreamProtocol};
-use outrigger_config::route::{Attempts, Forward, RouteAction};
 use outrigger_core::reason::Reason;
-use outrigger_core::record::RequestRecord;
-use outrigger_dataplane::metrics::ClusterTotals;
-use outrigger_policy::circuit_breaker::CircuitBreakers;
-use outrigger_policy::hedging::Hedging;
-use outrigger_policy::retry::RetryPolicy;
-use outrigger_proto::xds::cluster::circuit_breakers::Thresholds;
-use outrigger_proto::xds::protobuf::{Struct, UInt32Value, Value, value::Kind};
-use outrigger_proto::xds::{cluster as wire, metadata};
 use outrigger_test_support::application::Application;
 use outrigger_test_support::client::Client;
 use outrigger_test_support::wait::eventually;
-use support::{Proxy, World, cluster, endpoint, retries, retries_on, to};
-use tokio::io::AsyncReadExt;
+use support::hedged::{
+    Applications, DELAY, Does, answer, hedged, hedging, held, limits, proxy, proxy_as_envoy, statuses, totals,
+};
+use support::{cluster, endpoint, retries, retries_on};
 use tokio::sync::watch;
-
-/// The delay of the tests in which no percentile is known yet, in milliseconds.
-const DELAY: f64 = 20.0;
-
-/// What an application does with a request.
-#[derive(Debug, Clone, Copy)]
-enum Does {
-    /// Answers with 103 at once, and with 200 when it is released.
-    Holds,
-    Answers(u16),
-    Closes,
-}
-
-/// Applications that do with their requests, which are numbered in the order of their arrival at any of them, what a script says.
-/// The body of a response is `NUMBER METHOD BODY`.
-struct Applications {
-    all: Vec<Application>,
-    release: watch::Sender<bool>,
-    /// The connections that were closed while a request was held.
-    cancelled: Arc<AtomicUsize>,
-}
-
-impl Applications {
-    /// Starts `count` applications. What follows the script is answered with 200.
-    async fn start(count: usize, script: &[Does]) -> Self {
-        let (release, released) = watch::channel(false);
-        let (script, arrived) = (Arc::<[Does]>::from(script), Arc::<AtomicUsize>::default());
-        let cancelled = Arc::<AtomicUsize>::default();
-        let mut all = Vec::new();
-        for _ in 0..count {
-            let (script, arrived) = (Arc::clone(&script), Arc::clone(&arrived));
-            let (released, cancelled) = (released.clone(), Arc::clone(&cancelled));
-            let application = Application::raw(move |mut connection| {
-                let (script, arrived) = (Arc::clone(&script), Arc::clone(&arrived));
-                let (mut released, cancelled) = (released.clone(), Arc::clone(&cancelled));
-                async move {
-                    while let Some(asked) = connection.request().await {
-                        let number = arrived.fetch_add(1, Ordering::SeqCst);
-                        let status = match script.get(number).unwrap_or(&Does::Answers(200)) {
-                            Does::Closes => return,
-                            Does::Answers(status) => *status,
-                            Does::Holds => {
-                                connection.send("HTTP/1.1 103 Early Hints\r\n\r\n").await.unwrap();
-                                let mut byte = [0];
-                                tokio::select! {
-                                    released = released.wait_for(|released| *released) => {
-                                        if released.is_err() {
-                                            return;
-                                        }
-                                    }
-                                    _ = connection.stream.read(&mut byte) => {
-                                        cancelled.fetch_add(1, Ordering::SeqCst);
-                                        return;
-                                    }
-                                }
-                                200
-                            }
-                        };
-                        let method = asked.head.split(' ').next().unwrap();
-                        let body = format!("{number} {method} {}", String::from_utf8_lossy(&asked.body));
-                        let length = body.len();
-                        let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n{body}");
-                        if connection.send(answer).await.is_err() {
-                            return;
-                        }
-                    }
-                }
-            });
-            all.push(application.await);
-        }
-        Self { all, release, cancelled }
-    }
-
-    fn requests(&self) -> Vec<usize> {
-        self.all.iter().map(Application::requests).collect()
-    }
-
-    fn total(&self) -> usize {
-        self.requests().iter().sum()
-    }
-
-    async fn have(&self, requests: usize) {
-        eventually("requests", async || (self.total() == requests).then_some(())).await;
-    }
-
-    async fn have_cancelled(&self, connections: usize) {
-        let enough = || self.cancelled.load(Ordering::SeqCst) == connections;
-        eventually("cancelled attempts", async || enough().then_some(())).await;
-    }
-
-    fn cluster(&self) -> Cluster {
-        cluster("app", self.all.iter().map(|application| endpoint(application.address)))
-    }
-}
-
-fn hedging(percentile: f64, max_delay: Option<f64>) -> Option<Hedging> {
-    let number = |number| Value { kind: Some(Kind::NumberValue(number)) };
-    let fields = [(metadata::PERCENTILE, Some(percentile)), (metadata::MAX_DELAY_MS, max_delay)];
-    let fields = fields.into_iter().filter_map(|(name, of)| Some((name.to_owned(), number(of?))));
-    Some(Hedging::decode(&Struct { fields: fields.collect() }).unwrap())
-}
-
-/// A cluster whose requests are hedged after [`DELAY`].
-fn hedged(applications: &Applications) -> Cluster {
-    Cluster { hedging: hedging(95.0, Some(DELAY)), ..applications.cluster() }
-}
-
-/// Starts a proxy whose route has this retry policy.
-fn proxy(cluster: Cluster, retry: RetryPolicy) -> Proxy {
-    let action = Forward { retry: Some(retry), ..to("app") };
-    World::new().proxy().cluster_of(cluster).http("app:80", RouteAction::Forward(Box::new(action))).start()
-}
-
-/// Starts a proxy that hedges as Envoy does.
-fn proxy_as_envoy(cluster: Cluster, mut retry: RetryPolicy) -> Proxy {
-    retry.per_try_timeout = Some(Duration::from_millis(DELAY as u64));
-    let attempts = Attempts { hedge_on_per_try_timeout: true, ..Attempts::default() };
-    let action = Forward { retry: Some(retry), attempts, ..to("app") };
-    World::new().proxy().cluster_of(cluster).http("app:80", RouteAction::Forward(Box::new(action))).start()
-}
-
-fn totals(proxy: &Proxy) -> ClusterTotals {
-    proxy.totals().clusters["app"].clone()
-}
-
-/// Sends a request.
-async fn held(proxy: &Proxy, method: &str, body: &str) -> Client {
-    let mut client = Client::connect(proxy.address(0)).await;
-    let length = body.len();
-    client.send(format!("{method} / HTTP/1.1\r\nHost: app\r\nContent-Length: {length}\r\n\r\n{body}")).await;
-    client
-}
-
-/// Reads the response after the interim ones. Returns its status and body.
-async fn answer(client: &mut Client) -> (u16, String) {
-    loop {
-        let response = client.response().await;
-        if response.status != 103 {
-            return (response.status, response.body);
-        }
-    }
-}
-
-fn statuses(record: &RequestRecord) -> Vec<(u32, u16)> {
-    record.attempts.iter().map(|attempt| (attempt.resend_count, attempt.status)).collect()
-}
 
 #[tokio::test]
 async fn a_get_that_waits_too_long_is_sent_to_another_endpoint_and_the_loser_is_cancelled() {
@@ -273,21 +120,8 @@ async fn a_post_is_never_hedged_and_a_put_with_all_of_its_body() {
 
 #[tokio::test]
 async fn without_budget_capacity_or_another_endpoint_the_first_attempt_is_waited_for() {
-    let limit = |max_retries: u32, max_requests: u32| {
-        let number = |value| Some(UInt32Value { value });
-        let limits = Thresholds {
-            max_retries: number(max_retries),
-            max_requests: number(max_requests),
-            ..Default::default()
-        };
-        CircuitBreakers::decode(Some(wire::CircuitBreakers {
-            thresholds: vec![limits],
-            ..Default::default()
-        }))
-        .unwrap()
-    };
     for (endpoints, breakers, exhausted) in
-        [(2, limit(0, 100), 1), (2, limit(3, 1), 0), (1, limit(3, 100), 0)]
+        [(2, limits(0, 100), 1), (2, limits(3, 1), 0), (1, limits(3, 100), 0)]
     {
         let applications = Applications::start(endpoints, &[Does::Holds]).await;
         let proxy = proxy(Cluster { breakers, ..hedged(&applications) }, retries(2));
@@ -386,15 +220,13 @@ async fn as_in_envoy_an_attempt_continues_after_its_timeout_beside_the_next_ones
 
 #[tokio::test]
 async fn as_in_envoy_a_post_is_hedged_where_the_policy_repeats_posts() {
-    for (retry_on, attempts) in [("5xx", 2), ("idempotent-failure", 1)] {
-        let applications = Applications::start(2, &[Does::Holds, Does::Holds]).await;
-        let proxy = proxy_as_envoy(applications.cluster(), retries_on(retry_on, 1));
-        let mut client = held(&proxy, "POST", "order").await;
-        applications.have(attempts).await;
-        tokio::time::sleep(Duration::from_millis(3 * DELAY as u64)).await;
-        assert_eq!(applications.total(), attempts, "{retry_on}");
-        applications.release.send_replace(true);
-        let (status, body) = answer(&mut client).await;
-        assert_eq!((status, body.ends_with("POST order")), (200, true), "its timeout does not end it");
-    }
+    let applications = Applications::start(2, &[Does::Holds, Does::Holds]).await;
+    let proxy = proxy_as_envoy(applications.cluster(), retries_on("5xx", 1));
+    let mut client = held(&proxy, "POST", "order").await;
+    applications.have(2).await;
+    tokio::time::sleep(Duration::from_millis(3 * DELAY as u64)).await;
+    assert_eq!(applications.total(), 2);
+    applications.release.send_replace(true);
+    let (status, body) = answer(&mut client).await;
+    assert_eq!((status, body.ends_with("POST order")), (200, true), "its timeout does not end it");
 }

@@ -67,9 +67,16 @@ pub(super) struct Ended {
     pub(super) outcome: Result<Response, Failed>,
     /// The right to have asked another host beside the first.
     pub(super) paid: Option<RetryPermit>,
+    /// The retry that was decided before it ended, while others were in flight: the rest of its back-off, and its permit.
+    pub(super) decided: Option<(Duration, Option<RetryPermit>)>,
 }
 
 impl Ended {
+    /// The end of the only attempt.
+    pub(super) fn new(asking: HostAttempt, outcome: Result<Response, Failed>) -> Self {
+        Self { asking, outcome, paid: None, decided: None }
+    }
+
     /// Whether it has a response that is not a failure of the host.
     pub(super) fn is_served(&self) -> bool {
         self.outcome.as_ref().is_ok_and(|response| judged(response.facts) == Some(Outcome::Success))

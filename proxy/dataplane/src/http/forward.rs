@@ -5,12 +5,13 @@
 
 mod covered;
 mod hedged;
+mod plan;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName, Version};
+use http::{HeaderName, Version};
 use outrigger_config::route::Attempts;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
@@ -33,6 +34,7 @@ use super::time_limit::TimeLimit;
 use super::trace_context::Trace;
 use crate::codec::answer::Payload;
 use crate::codec::body::Body;
+use crate::codec::head::RequestHead;
 use crate::upstream::cluster::{Cluster, PickBy, Picked, Probing};
 use crate::upstream::host::{Host, HostAttempt};
 use crate::upstream::overload::Running;
@@ -107,7 +109,7 @@ impl Forwarding<'_> {
         let mut request = Attempting { cx, body: &body, peer, rules: &rules, progress };
         let mut retrying = None;
         loop {
-            let Ended { asking, outcome, paid } = match self.next(&mut request).await {
+            let Ended { asking, outcome, paid, decided } = match self.next(&mut request).await {
                 Ok(ended) => ended,
                 // Previous attempts may have been processed.
                 Err(none) => {
@@ -119,14 +121,15 @@ impl Forwarding<'_> {
             retrying = paid.or(retrying);
             let host = Rc::clone(asking.host());
             self.note(&asking, &outcome, &mut cx.journal);
-            let next = match &outcome {
-                Ok(response) => {
+            let next = match (&outcome, decided) {
+                (_, Some((pause, paid))) => RetryDecision::Retry(pause, paid),
+                (Ok(response), None) => {
                     let next = rules.after_answer(response, &cx.head, &body, progress);
                     let original = cx.on.client.destination;
                     self.heeding(response.facts.pushback, next, &host, original, &progress.tried)
                 }
-                Err(failed) if failed.moved.is_some() => RetryDecision::Retry(Duration::ZERO, None),
-                Err(failed) => rules.after_failure(failed, &cx.head, &body, progress),
+                (Err(failed), None) if failed.moved.is_some() => RetryDecision::Retry(Duration::ZERO, None),
+                (Err(failed), None) => rules.after_failure(failed, &cx.head, &body, progress),
             };
             match (next, outcome) {
                 (RetryDecision::Retry(pause, paid), outcome) => {
@@ -219,24 +222,26 @@ impl Forwarding<'_> {
     /// Counts an attempt at `host`, which is about to be made.
     fn begin(&self, host: &Rc<Host>, request: &mut Attempting<'_, '_>) -> HostAttempt {
         let RequestContext { head, journal, trace, .. } = &mut *request.cx;
-        self.begin_at(host, &mut head.headers, journal, trace, &mut request.progress)
+        self.begin_at(host, head, journal, trace, &mut request.progress)
     }
 
     fn begin_at(
         &self,
         host: &Rc<Host>,
-        headers: &mut HeaderMap,
+        head: &mut RequestHead,
         journal: &mut Journal,
         trace: &Trace,
         progress: &mut Progress,
     ) -> HostAttempt {
+        let limit = self.attempt_limit(self.may_hedge(head));
+        let headers = &mut head.headers;
         let asking = host.begin();
         let span = trace.attempt_span(progress.begun);
         let endpoint = (host.address, host.instance.as_ref());
         journal.attempt_begins(&self.cluster.name, endpoint, span, asking.began());
         self.cluster.series.attempts.increment();
         trace.write(headers, span);
-        attempt::expect(headers, self.attempt_limit(), asking.began());
+        attempt::expect(headers, limit, asking.began());
         progress.begun += 1;
         if self.attempts.count_in_request {
             headers.insert(ATTEMPT_COUNT, progress.begun.into());
@@ -264,9 +269,10 @@ impl Forwarding<'_> {
         }
     }
 
-    /// How long one attempt may take and stand still. If it is hedged after its timeout, that does not end it, as in Envoy.
-    fn attempt_limit(&self) -> TimeLimit {
-        match self.attempts.hedge_on_per_try_timeout {
+    /// How long one attempt that begins now may take and stand still. If the request `may_be_hedged` after the attempt's timeout,
+    /// that does not end the attempt, as in Envoy.
+    fn attempt_limit(&self, may_be_hedged: bool) -> TimeLimit {
+        match self.attempts.hedge_on_per_try_timeout && may_be_hedged {
             true => TimeLimit { idle: attempt::idle(self.retry, self.limit.idle), ..self.limit },
             false => attempt::limit(self.retry, self.limit),
         }
@@ -280,7 +286,8 @@ impl Forwarding<'_> {
         // An endpoint that uses its client's version may be an application that accepts upgrades in HTTP/1.1 only.
         let version = if head.upgrade.is_some() { Version::HTTP_11 } else { head.version };
         let speaks = self.cluster.speaks(version);
-        let attempt = Attempt { head, body, peer, speaks, limit: self.attempt_limit() };
+        let limit = self.attempt_limit(self.may_hedge(head));
+        let attempt = Attempt { head, body, peer, speaks, limit };
         let bytes = journal.bytes();
         let moved = || bytes.received.get();
         let rival = |first: &Host| {
@@ -298,16 +305,16 @@ impl Forwarding<'_> {
             // Boxed, because most requests find a connection and would be twice as large with it.
             None => match Box::pin(attempt.connect(&mut asking, journal, moved, rival, blame)).await {
                 Ok(lease) => (lease, Instant::now()),
-                Err(failed) => return Ended { asking, outcome: Err(failed), paid: None },
+                Err(failed) => return Ended::new(asking, Err(failed)),
             },
         };
         if let Some(plan) = self.hedging(head) {
             // Boxed, because few routes have it.
-            return Box::pin(self.hedged(lease, asking, plan, request)).await;
+            return Box::pin(self.hedged(lease, (asking, limit), plan, request)).await;
         }
         let moving = || rules.moving(head, body, progress);
         let outcome = attempt.send(lease, asking.host(), journal, responder, moved, moving).await;
-        Ended { asking, outcome, paid: None }
+        Ended::new(asking, outcome)
     }
 
     fn pick(&self, original: SocketAddr, tried: &[SocketAddr], probing: Probing) -> Result<Picked, Failure> {

@@ -32,6 +32,8 @@ pub(super) struct Leg<'a> {
     pub(super) asking: HostAttempt,
     /// How many attempts of the request began before it.
     pub(super) number: u32,
+    /// How long it may take.
+    limit: TimeLimit,
     answer: Pin<Box<dyn Future<Output = Answered> + 'a>>,
     seen: Rc<Seen>,
 }
@@ -69,7 +71,7 @@ impl<'a> Leg<'a> {
             let side = || if body.is_sent() { Side::Upstream } else { Side::Downstream };
             way.send((lease, connected), &host, &sees, (head, body.next()), side).await
         });
-        Self { asking, number, answer, seen }
+        Self { asking, number, limit, answer, seen }
     }
 
     /// Obtains a connection to the host of `asking` for `peer`, and sends the request on it.
@@ -79,7 +81,7 @@ impl<'a> Leg<'a> {
         (speaks, peer): (Speaks, Rc<Peer>),
         way: Way,
     ) -> Self {
-        let (host, seen) = (Rc::clone(asking.host()), Rc::<Seen>::default());
+        let (host, seen, limit) = (Rc::clone(asking.host()), Rc::<Seen>::default(), way.limit);
         let sees = Rc::clone(&seen);
         let answer = Box::pin(async move {
             let lease = {
@@ -91,7 +93,7 @@ impl<'a> Leg<'a> {
             let lease = (lease.map_err(|failure| Failed::new(failure, false))?, Instant::now());
             way.send(lease, &host, &sees, (&head, body), || Side::Upstream).await
         });
-        Self { asking, number, answer, seen }
+        Self { asking, number, limit, answer, seen }
     }
 
     /// Returns the outcome. Cancel-safe.
@@ -104,9 +106,12 @@ impl<'a> Leg<'a> {
         self.answer.as_mut().poll(cx)
     }
 
-    /// Returns the interim responses that have come since the last call.
-    pub(super) fn take_interims(&self) -> Vec<ResponseHead> {
-        self.seen.interims.take()
+    /// Sends the interim responses that have come since the last call to the client, within the limit of the attempt.
+    pub(super) async fn relay_interims(&self, responder: &mut Responder, bytes: &ByteCounts) {
+        for head in self.seen.interims.take() {
+            // A disconnected client is detected when the final response is sent, and the end of the time when the attempt is polled.
+            let _ = self.limit.run(pin!(responder.interim(head)), || bytes.received.get()).await;
+        }
     }
 
     /// Returns whether there are interim responses to take.
@@ -135,11 +140,9 @@ impl<'a> Leg<'a> {
         responder: &mut Responder,
     ) -> Ended {
         self.note_connection(journal);
-        for head in self.take_interims() {
-            // A disconnected client is detected when the final response is sent.
-            let _ = responder.interim(head).await;
-        }
-        Ended { asking: self.asking, outcome, paid: None }
+        let bytes = journal.bytes();
+        self.relay_interims(responder, &bytes).await;
+        Ended::new(self.asking, outcome)
     }
 }
 

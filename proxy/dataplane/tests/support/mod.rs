@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 pub mod frames;
+pub mod hedged;
 pub mod sidecar;
 pub mod tls;
 

@@ -47,6 +47,7 @@ impl Forwarding<'_> {
     ) -> Ended {
         request.cx.journal.attempt_ends();
         request.progress.covered();
+        let may_be_hedged = self.may_hedge(&request.cx.head);
         let asking = self.begin(&cover, request);
         self.cluster.series.retries.increment();
         // Limited to one a second for each host in doubt, whether or not the budget has capacity.
@@ -72,7 +73,7 @@ impl Forwarding<'_> {
                         return Ended { paid, ..ended };
                     };
                     // The doubted host still has the request and may answer it.
-                    let Some(answered) = self.answer_of(&mut probe).await else {
+                    let Some(answered) = self.answer_of(&mut probe, may_be_hedged).await else {
                         return Ended { paid, ..ended };
                     };
                     self.cluster.blame(&ended.asking, &failed.failure, failed.connection);
@@ -86,8 +87,8 @@ impl Forwarding<'_> {
     }
 
     /// Returns the response of the doubted host within the time left for the request. Returns None if it fails or takes longer.
-    async fn answer_of(&self, probe: &mut Leg<'static>) -> Option<Response> {
-        match self.attempt_limit().deadline {
+    async fn answer_of(&self, probe: &mut Leg<'static>, may_be_hedged: bool) -> Option<Response> {
+        match self.attempt_limit(may_be_hedged).deadline {
             Some(deadline) => timeout_at(deadline, probe.answer()).await.ok()?.ok(),
             None => probe.answer().await.ok(),
         }

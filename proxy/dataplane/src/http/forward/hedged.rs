@@ -1,6 +1,6 @@
 //! Hedging: another attempt of a request begins while one is in flight, and the first good response is relayed.
 //!
-//! It begins when the latency of the first attempt exceeds the percentile that the cluster's configuration says, or, as in Envoy
+//! It begins when the latency of the first attempt exceeds the percentile configured for the cluster, or, as in Envoy
 //! (`HedgePolicy.hedge_on_per_try_timeout`), when an attempt exceeds the per-attempt timeout. A response that the retry policy would
 //! retry, and a failure, are dropped while another attempt is in flight. The others are cancelled when one has won. If the future is
 //! dropped, all of them are.
@@ -27,6 +27,7 @@ use super::super::request_context::RequestContext;
 use super::super::time_limit::{TimeLimit, TimedOut};
 use super::super::trace_context::Trace;
 use super::Forwarding;
+use super::plan::Plan;
 use crate::codec::body::ByteCounts;
 use crate::codec::head::RequestHead;
 use crate::upstream::bounds::{Peer, RequestPermit};
@@ -38,16 +39,6 @@ use crate::upstream::pool::{Lease, Speaks};
 /// attempt begins before they are read.
 const STOOD_STILL: Duration = Duration::from_millis(100);
 const UNTIL_READ: Duration = Duration::from_millis(10);
-
-/// When another attempt of a request begins beside one.
-pub(super) struct Plan {
-    /// This long after the first one began, if the percentile is known.
-    after: Option<Duration>,
-    /// This long after each of them had a connection.
-    per_try: Option<Duration>,
-    /// Whether the latency of first attempts is recorded.
-    learns: bool,
-}
 
 /// Why another attempt begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,7 +62,7 @@ enum Step {
 /// What an attempt holds. `hedges` is whether another one was in flight when it was decided.
 #[derive(Default)]
 struct Permits {
-    _request: Option<RequestPermit>,
+    request: Option<RequestPermit>,
     paid: Option<RetryPermit>,
     hedges: bool,
 }
@@ -102,7 +93,6 @@ struct Race<'h> {
     trace: &'h Trace,
     original: SocketAddr,
     speaks: Speaks,
-    limit: TimeLimit,
     plan: Plan,
     /// The number of the first attempt.
     first: u32,
@@ -111,36 +101,18 @@ struct Race<'h> {
 }
 
 impl Forwarding<'_> {
-    /// Returns when another attempt of the request begins beside the next one. Returns `None` if that is not configured, the
-    /// request may not be executed twice, or its session has an endpoint, which another one's response would end.
-    pub(super) fn hedging(&self, head: &RequestHead) -> Option<Plan> {
-        let retry = self.retry?;
-        let hedging = self.cluster.hedging().filter(|_| head.method.is_idempotent());
-        let per_try = retry.per_try_timeout.filter(|_| self.attempts.hedge_on_per_try_timeout);
-        let of_session = self.session.as_ref().is_some_and(|session| session.pinned().is_some());
-        if of_session
-            || hedging.is_none() && per_try.is_none()
-            || head.upgrade.is_some()
-            || !retry.repeats(&head.method)
-        {
-            return None;
-        }
-        let after = hedging.as_ref().and_then(|hedging| self.cluster.hedge_after(hedging));
-        Some(Plan { after, per_try, learns: hedging.is_some() })
-    }
-
-    /// Makes the attempt of `asking` on `lease`, and others beside it as `plan` says. Returns the first good outcome, or the last
-    /// one.
+    /// Makes the attempt of `asking` on `lease` within `limit`, and others beside it as `plan` says. Returns the first good outcome,
+    /// or the last one.
     pub(super) async fn hedged(
         &self,
         lease: (Lease, Instant),
-        asking: HostAttempt,
+        (asking, limit): (HostAttempt, TimeLimit),
         plan: Plan,
         request: &mut Attempting<'_, '_>,
     ) -> Ended {
         let Attempting { cx, body, peer, rules, progress } = request;
         let RequestContext { on, head, journal, responder, trace, .. } = &mut **cx;
-        let (head, limit, bytes) = (&*head, self.attempt_limit(), journal.bytes());
+        let (head, bytes) = (&*head, journal.bytes());
         let speaks = self.cluster.speaks(head.version);
         journal.attempt_connected(&lease.0.facts, lease.0.protocol(), lease.1);
         let percentile = plan.after.map(|after| (asking.began() + after, Step::Hedge(Cause::Latency)));
@@ -160,7 +132,6 @@ impl Forwarding<'_> {
             trace,
             original: on.client.destination,
             speaks,
-            limit,
             plan,
             first,
             legs: vec![(leg, Permits::default())],
@@ -170,14 +141,14 @@ impl Forwarding<'_> {
             match race.event().await {
                 Event::Ended(at, answered) => {
                     let Some((leg, permits, answered)) = race.ended(at, answered) else { continue };
-                    race.settle(&leg, &permits, &answered);
+                    let decided = if race.is_good(&answered) { None } else { race.decided() };
+                    race.settle(&leg, permits.hedges && decided.is_none(), answered.is_ok());
                     let ended = leg.ended(answered, race.journal, responder).await;
-                    return Ended { paid: permits.paid, ..ended };
+                    return Ended { paid: permits.paid, decided, ..ended };
                 }
                 Event::Interims => {
-                    for head in race.legs.first().map(|(leg, _)| leg.take_interims()).unwrap_or_default() {
-                        // A client that is gone is noticed where the final answer goes.
-                        let _ = responder.interim(head).await;
+                    if let Some((leg, _)) = race.legs.first() {
+                        leg.relay_interims(responder, &race.bytes).await;
                     }
                 }
                 Event::Silent if race.head.method.is_idempotent() && !race.is_beginning() => {
@@ -239,13 +210,19 @@ impl<'h> Race<'h> {
     fn hedge(&mut self, cause: Cause) {
         let Some((newest, _)) = self.legs.last() else { return };
         let (now, after) = (Instant::now(), self.plan.per_try);
-        let timeout = after.map(|after| (newest.asking.began() + after, Step::Hedge(Cause::Timeout)));
-        self.next = timeout.filter(|_| cause != Cause::Timeout);
+        // After silence, another one may be planned, which begins in any case.
+        if self.next.is_none() && cause != Cause::Timeout {
+            self.next = after.map(|after| (newest.asking.began() + after, Step::Hedge(Cause::Timeout)));
+        }
         if !self.body.is_received() {
             // The client has not sent all of it yet.
-            let again = if cause == Cause::Latency { self.plan.after } else { after };
+            let again = match cause {
+                Cause::Latency => self.plan.after,
+                Cause::Timeout => after,
+                Cause::Silence => None,
+            };
             if let Some(again) = again.filter(|_| self.body.is_whole()) {
-                self.next = Some((now + again, Step::Hedge(cause)));
+                self.next = Some((now + again.max(UNTIL_READ), Step::Hedge(cause)));
             }
             return;
         }
@@ -259,7 +236,7 @@ impl<'h> Race<'h> {
             return;
         }
         let Some((pause, request, paid)) = self.rules.hedge(self.progress, self.peer) else { return };
-        let permits = Permits { _request: Some(request), paid: Some(paid), hedges: true };
+        let permits = Permits { request: Some(request), paid: Some(paid), hedges: true };
         if cause == Cause::Timeout {
             self.next = Some((now + pause, Step::Begin(permits)));
         } else {
@@ -272,15 +249,15 @@ impl<'h> Race<'h> {
         let (Some(body), Some(host)) = (self.body.copy(), self.pick()) else { return false };
         self.journal.attempt_ends();
         let (mut head, Forwarding { cluster, .. }) = (self.head.clone(), self.forwarding);
-        let asking =
-            self.forwarding.begin_at(&host, &mut head.headers, self.journal, self.trace, self.progress);
+        let asking = self.forwarding.begin_at(&host, &mut head, self.journal, self.trace, self.progress);
         cluster.series.retries.increment();
         if permits.hedges {
             cluster.series.hedges.increment();
         }
         let number = self.progress.begun.saturating_sub(1);
         let timeout = self.plan.per_try.map(|after| (asking.began() + after, Step::Hedge(Cause::Timeout)));
-        let way = Way { limit: self.limit, bytes: Rc::clone(&self.bytes) };
+        let limit = self.forwarding.attempt_limit(true);
+        let way = Way { limit, bytes: Rc::clone(&self.bytes) };
         let leg = Leg::to((asking, number), (head, body), (self.speaks, Rc::clone(self.peer)), way);
         self.legs.push((leg, permits));
         self.next = timeout;
@@ -297,16 +274,17 @@ impl<'h> Race<'h> {
     /// Takes the outcome of one attempt. Returns it if it is the request's.
     fn ended(&mut self, at: usize, answered: Answered) -> Option<(Leg<'h>, Permits, Answered)> {
         let is_newest = at + 1 == self.legs.len();
-        let (leg, permits) = self.legs.remove(at);
+        let (leg, mut permits) = self.legs.remove(at);
         self.learn(&leg, &answered);
         if self.is_good(&answered) || self.legs.is_empty() && !self.is_beginning() {
             return Some((leg, permits, answered));
         }
-        // Of an older attempt another one is already the retry.
+        // If an older attempt fails, a newer one already is its retry.
         if is_newest && !self.is_beginning() {
             self.next = match self.decide(&leg, &answered) {
                 RetryDecision::Retry(pause, paid) => {
-                    let permits = Permits { paid, ..Permits::default() };
+                    // It takes the place of the failed one.
+                    let permits = Permits { request: permits.request.take(), paid, hedges: false };
                     Some((Instant::now() + pause, Step::Begin(permits)))
                 }
                 RetryDecision::Final(_) => None,
@@ -315,20 +293,32 @@ impl<'h> Race<'h> {
         let reached = answered.as_ref().err().map_or(Reached::Maybe, |failed| failed.failure.reached);
         self.progress.furthest = self.progress.furthest.max(reached);
         self.progress.tried.push(leg.asking.host().address);
-        // Without another attempt in flight, nothing is gained by a back-off.
-        if self.legs.is_empty() {
-            let Some((_, Step::Begin(next))) = self.next.take() else {
-                return Some((leg, permits, answered));
-            };
-            if !self.begin(next) {
-                return Some((leg, permits, answered));
-            }
+        if self.legs.is_empty() && !self.begin_hedge() {
+            return Some((leg, permits, answered));
         }
         self.journal.attempt_resumes(leg.number);
         leg.note_connection(self.journal);
         self.forwarding.note(&leg.asking, &answered, self.journal);
         self.journal.attempt_ends();
         None
+    }
+
+    /// Begins the hedge that is decided, if any: without another attempt in flight, nothing is gained by its back-off. That of a
+    /// retry, which spares the upstream, remains. Returns false if none begins.
+    fn begin_hedge(&mut self) -> bool {
+        match self.next.take() {
+            Some((_, Step::Begin(permits))) if permits.hedges => self.begin(permits),
+            next => {
+                self.next = next;
+                false
+            }
+        }
+    }
+
+    /// Takes the retry that is decided: the rest of its back-off, and its permit.
+    fn decided(&mut self) -> Option<(Duration, Option<RetryPermit>)> {
+        let (at, Step::Begin(permits)) = self.next.take()? else { return None };
+        Some((at.saturating_duration_since(Instant::now()), permits.paid))
     }
 
     /// Returns whether an outcome ends the request, although other attempts are in flight: a response that the policy would not
@@ -367,19 +357,19 @@ impl<'h> Race<'h> {
 
     /// Cancels the attempts that are still in flight. The record of `ended`, whose outcome is the request's, becomes the current
     /// one.
-    fn settle(&mut self, ended: &Leg<'_>, permits: &Permits, answered: &Answered) {
+    fn settle(&mut self, ended: &Leg<'_>, is_hedge: bool, is_answered: bool) {
         for (leg, _) in std::mem::take(&mut self.legs) {
             self.journal.attempt_resumes(leg.number);
             leg.note_connection(self.journal);
             self.journal.attempt_ends();
-            if answered.is_ok() {
+            if is_answered {
                 leg.asking.outrun();
                 if self.plan.learns && leg.number == self.first {
                     self.forwarding.cluster.note_first(leg.asking.age());
                 }
             }
         }
-        if permits.hedges && answered.is_ok() {
+        if is_hedge && is_answered {
             self.forwarding.cluster.series.hedges_won.increment();
         }
         self.journal.attempt_resumes(ended.number);
