@@ -1,7 +1,7 @@
 //! TLS to a host outside the mesh (`UpstreamTlsContext` with a `validation_context` of its own): verified by its DNS name, and without a
 //! certificate of the workload.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use outrigger_core::Name;
 use outrigger_policy::field::{Unusable, each, flag, non_empty, required, unsupported_any};
@@ -77,7 +77,7 @@ impl HostTls {
             1..=255 => Ok(Name::from(protocol)),
             _ => Err(Unusable::new("", "must have 1 to 255 bytes")),
         })?;
-        Ok(Self { name: name.into(), alpn: alpn.into(), accepts_tls12, roots: Arc::new(roots), source })
+        Ok(Self { name: name.into(), alpn: alpn.into(), accepts_tls12, roots, source })
     }
 }
 
@@ -119,7 +119,7 @@ fn accepts_tls12(wire: wire_tls::TlsParameters) -> Result<bool, Unusable> {
 fn roots(
     wire: wire_tls::CertificateValidationContext,
     name: &str,
-) -> Result<(RootSource, RootCertStore), Unusable> {
+) -> Result<(RootSource, Arc<RootCertStore>), Unusable> {
     let wire_tls::CertificateValidationContext {
         trusted_ca,
         ca_certificate_provider_instance,
@@ -157,7 +157,7 @@ fn roots(
         (Some(source), _) => {
             let pem = inline(source).map_err(|bad| bad.within("trusted_ca"))?;
             let roots = of_pem(&pem).map_err(|problem| Unusable::new("trusted_ca", problem))?;
-            Ok((RootSource::Pem(pem.into()), roots))
+            Ok((RootSource::Pem(pem.into()), Arc::new(roots)))
         }
         (None, Some(wire_tls::certificate_validation_context::SystemRootCerts {})) => {
             Ok((RootSource::System, of_system()))
@@ -193,7 +193,7 @@ fn inline(wire: core::DataSource) -> Result<Vec<u8>, Unusable> {
     match required("specifier", specifier)? {
         Specifier::InlineString(text) => Ok(text.into_bytes()),
         Specifier::InlineBytes(bytes) => Ok(bytes),
-        // A control plane says nothing of the files of the machine.
+        // A control plane does not name files of this machine.
         Specifier::Filename(_) => Err(Unusable::new("filename", "is not supported")),
         Specifier::EnvironmentVariable(_) => Err(Unusable::new("environment_variable", "is not supported")),
     }
@@ -208,12 +208,15 @@ fn of_pem(pem: &[u8]) -> Result<RootCertStore, String> {
     if roots.is_empty() { Err("has no certificate".into()) } else { Ok(roots) }
 }
 
-/// Reads the roots of the machine, or of the file that `SSL_CERT_FILE` names. Without any, connections fail and say so.
-fn of_system() -> RootCertStore {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    roots
+/// Returns the roots of the machine, or of the file that `SSL_CERT_FILE` names, as they were when they were first needed. Without any,
+/// connections fail and say so.
+fn of_system() -> Arc<RootCertStore> {
+    static ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Arc::new(roots)
+    });
+    Arc::clone(&ROOTS)
 }
 
 #[cfg(test)]
