@@ -233,7 +233,7 @@ impl Forwarding<'_> {
         trace: &Trace,
         progress: &mut Progress,
     ) -> HostAttempt {
-        let limit = self.attempt_limit(self.may_hedge(head));
+        let limit = self.attempt_limit(|| self.may_hedge(head));
         let headers = &mut head.headers;
         let asking = host.begin();
         let span = trace.attempt_span(progress.begun);
@@ -271,8 +271,8 @@ impl Forwarding<'_> {
 
     /// How long one attempt that begins now may take and stand still. If the request `may_be_hedged` after the attempt's timeout,
     /// that does not end the attempt, as in Envoy.
-    fn attempt_limit(&self, may_be_hedged: bool) -> TimeLimit {
-        match self.attempts.hedge_on_per_try_timeout && may_be_hedged {
+    fn attempt_limit(&self, may_be_hedged: impl FnOnce() -> bool) -> TimeLimit {
+        match self.attempts.hedge_on_per_try_timeout && may_be_hedged() {
             true => TimeLimit { idle: attempt::idle(self.retry, self.limit.idle), ..self.limit },
             false => attempt::limit(self.retry, self.limit),
         }
@@ -286,7 +286,7 @@ impl Forwarding<'_> {
         // An endpoint that uses its client's version may be an application that accepts upgrades in HTTP/1.1 only.
         let version = if head.upgrade.is_some() { Version::HTTP_11 } else { head.version };
         let speaks = self.cluster.speaks(version);
-        let limit = self.attempt_limit(self.may_hedge(head));
+        let limit = self.attempt_limit(|| self.may_hedge(head));
         let attempt = Attempt { head, body, peer, speaks, limit };
         let bytes = journal.bytes();
         let moved = || bytes.received.get();

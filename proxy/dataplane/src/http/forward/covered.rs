@@ -88,7 +88,7 @@ impl Forwarding<'_> {
 
     /// Returns the response of the doubted host within the time left for the request. Returns None if it fails or takes longer.
     async fn answer_of(&self, probe: &mut Leg<'static>, may_be_hedged: bool) -> Option<Response> {
-        match self.attempt_limit(may_be_hedged).deadline {
+        match self.attempt_limit(|| may_be_hedged).deadline {
             Some(deadline) => timeout_at(deadline, probe.answer()).await.ok()?.ok(),
             None => probe.answer().await.ok(),
         }

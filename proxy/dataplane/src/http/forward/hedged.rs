@@ -256,7 +256,7 @@ impl<'h> Race<'h> {
         }
         let number = self.progress.begun.saturating_sub(1);
         let timeout = self.plan.per_try.map(|after| (asking.began() + after, Step::Hedge(Cause::Timeout)));
-        let limit = self.forwarding.attempt_limit(true);
+        let limit = self.forwarding.attempt_limit(|| true);
         let way = Way { limit, bytes: Rc::clone(&self.bytes) };
         let leg = Leg::to((asking, number), (head, body), (self.speaks, Rc::clone(self.peer)), way);
         self.legs.push((leg, permits));

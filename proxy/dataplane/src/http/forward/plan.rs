@@ -27,7 +27,11 @@ impl Forwarding<'_> {
     /// permitted ([`Self::may_hedge`]).
     pub(super) fn hedging(&self, head: &RequestHead) -> Option<Plan> {
         let retry = self.retry?;
-        let hedging = self.cluster.hedging().filter(|_| head.method.is_idempotent());
+        let hedging = self.cluster.hedging();
+        if hedging.is_none() && !self.attempts.hedge_on_per_try_timeout {
+            return None;
+        }
+        let hedging = hedging.filter(|_| head.method.is_idempotent());
         let per_try = retry.per_try_timeout.filter(|_| self.attempts.hedge_on_per_try_timeout);
         if hedging.is_none() && per_try.is_none() || !self.may_hedge(head) {
             return None;

@@ -60,6 +60,9 @@ impl Cluster {
     ///
     /// Costs a look at the first host if the cluster has checks, and nothing otherwise.
     pub(crate) async fn first_checks(&self) {
+        if self.config.borrow().health_check.is_none() {
+            return;
+        }
         let now = Moment::at(Instant::now(), &self.shared);
         if let Some(longest) = self.awaited_checks(now) {
             let until = now.clock + longest;
