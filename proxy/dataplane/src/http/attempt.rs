@@ -68,7 +68,8 @@ pub(super) struct Ended {
     /// The right to have asked another host beside the first.
     pub(super) paid: Option<RetryPermit>,
     /// The retry that was decided before it ended, while others were in flight: the rest of its back-off, and its permit.
-    pub(super) decided: Option<(Duration, Option<RetryPermit>)>,
+    /// Boxed, because it is rare and would make every request larger.
+    pub(super) decided: Option<Box<(Duration, Option<RetryPermit>)>>,
 }
 
 impl Ended {

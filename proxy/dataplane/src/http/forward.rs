@@ -122,7 +122,10 @@ impl Forwarding<'_> {
             let host = Rc::clone(asking.host());
             self.note(&asking, &outcome, &mut cx.journal);
             let next = match (&outcome, decided) {
-                (_, Some((pause, paid))) => RetryDecision::Retry(pause, paid),
+                (_, Some(decided)) => {
+                    let (pause, paid) = *decided;
+                    RetryDecision::Retry(pause, paid)
+                }
                 (Ok(response), None) => {
                     let next = rules.after_answer(response, &cx.head, &body, progress);
                     let original = cx.on.client.destination;

@@ -316,9 +316,9 @@ impl<'h> Race<'h> {
     }
 
     /// Takes the retry that is decided: the rest of its back-off, and its permit.
-    fn decided(&mut self) -> Option<(Duration, Option<RetryPermit>)> {
+    fn decided(&mut self) -> Option<Box<(Duration, Option<RetryPermit>)>> {
         let (at, Step::Begin(permits)) = self.next.take()? else { return None };
-        Some((at.saturating_duration_since(Instant::now()), permits.paid))
+        Some(Box::new((at.saturating_duration_since(Instant::now()), permits.paid)))
     }
 
     /// Returns whether an outcome ends the request, although other attempts are in flight: a response that the policy would not
