@@ -289,8 +289,8 @@ impl Forwarding<'_> {
         // An endpoint that uses its client's version may be an application that accepts upgrades in HTTP/1.1 only.
         let version = if head.upgrade.is_some() { Version::HTTP_11 } else { head.version };
         let speaks = self.cluster.speaks(version);
-        let limit = self.attempt_limit(|| self.may_hedge(head));
-        let attempt = Attempt { head, body, peer, speaks, limit };
+        let attempt =
+            Attempt { head, body, peer, speaks, limit: self.attempt_limit(|| self.may_hedge(head)) };
         let bytes = journal.bytes();
         let moved = || bytes.received.get();
         let rival = |first: &Host| {
@@ -313,7 +313,7 @@ impl Forwarding<'_> {
         };
         if let Some(plan) = self.hedging(head) {
             // Boxed, because few routes have it.
-            return Box::pin(self.hedged(lease, (asking, limit), plan, request)).await;
+            return Box::pin(self.hedged(lease, (asking, attempt.limit), plan, request)).await;
         }
         let moving = || rules.moving(head, body, progress);
         let outcome = attempt.send(lease, asking.host(), journal, responder, moved, moving).await;
