@@ -175,7 +175,7 @@ async fn a_service_with_envoys_messages_in_go_decides_about_requests() {
         let seen = allowed.body.to_ascii_lowercase();
         assert_eq!(allowed.status, 200);
         assert!(seen.ends_with("\r\n\r\none book, two books!"), "{seen}");
-        // The service tells the application all that it was told.
+        // The service passes everything that it was sent on to the application.
         assert!(seen.contains("\"one book, two bo\""), "{seen}");
         assert!(seen.contains("override: grpc-additional-header-override-value\r\n"), "{seen}");
         assert!(!seen.contains("override: client\r\n"), "{seen}");
