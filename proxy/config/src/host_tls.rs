@@ -4,11 +4,14 @@
 use std::sync::{Arc, LazyLock};
 
 use outrigger_core::Name;
-use outrigger_policy::field::{Unusable, each, flag, non_empty, required, unsupported_any};
+use outrigger_policy::field::{Unusable, flag, non_empty, required, unsupported_any};
+use outrigger_proto::xds::tls::common_tls_context::ValidationContextType;
 use outrigger_proto::xds::{core, matcher, tls as wire_tls};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, DnsName};
+
+use crate::common_tls::CommonTls;
 
 /// TLS to a host outside the mesh.
 #[derive(Debug, Clone)]
@@ -35,36 +38,10 @@ enum RootSource {
 
 impl HostTls {
     /// Decodes the settings. `sni` is that of the `UpstreamTlsContext`.
-    #[allow(deprecated)] // deprecated ways to name a certificate provider must be rejected, not overlooked
     pub(crate) fn decode(wire: wire_tls::CommonTlsContext, sni: String) -> Result<Self, Unusable> {
-        use wire_tls::common_tls_context::ValidationContextType;
-        let wire_tls::CommonTlsContext {
-            tls_params,
-            tls_certificates,
-            tls_certificate_sds_secret_configs,
-            tls_certificate_provider_instance,
-            custom_tls_certificate_selector,
-            tls_certificate_certificate_provider,
-            tls_certificate_certificate_provider_instance,
-            alpn_protocols,
-            custom_handshaker,
-            key_log,
-            validation_context_type,
-        } = wire;
-        unsupported_any(&[
-            ("tls_certificates", !tls_certificates.is_empty()),
-            ("tls_certificate_sds_secret_configs", !tls_certificate_sds_secret_configs.is_empty()),
-            ("tls_certificate_provider_instance", tls_certificate_provider_instance.is_some()),
-            ("custom_tls_certificate_selector", custom_tls_certificate_selector.is_some()),
-            ("tls_certificate_certificate_provider", tls_certificate_certificate_provider.is_some()),
-            (
-                "tls_certificate_certificate_provider_instance",
-                tls_certificate_certificate_provider_instance.is_some(),
-            ),
-            ("custom_handshaker", custom_handshaker.is_some()),
-            ("key_log", key_log.is_some()),
-        ])?;
-        let Some(ValidationContextType::ValidationContext(validation)) = validation_context_type else {
+        let CommonTls { tls_params, certificates, alpn, validation } = CommonTls::decode(wire)?;
+        unsupported_any(&[("tls_certificate_sds_secret_configs", !certificates.is_empty())])?;
+        let Some(ValidationContextType::ValidationContext(validation)) = validation else {
             return Err(Unusable::new("validation_context", "is required"));
         };
         let name = non_empty("sni", sni)?;
@@ -72,12 +49,7 @@ impl HostTls {
         let accepts_tls12 =
             accepts_tls12(tls_params.unwrap_or_default()).map_err(|bad| bad.within("tls_params"))?;
         let (source, roots) = roots(validation, &name).map_err(|bad| bad.within("validation_context"))?;
-        let alpn = each("alpn_protocols", alpn_protocols, |protocol| match protocol.len() {
-            // RFC 7301, section 3.1: the length of a name is one byte.
-            1..=255 => Ok(Name::from(protocol)),
-            _ => Err(Unusable::new("", "must have 1 to 255 bytes")),
-        })?;
-        Ok(Self { name: name.into(), alpn: alpn.into(), accepts_tls12, roots, source })
+        Ok(Self { name: name.into(), alpn, accepts_tls12, roots, source })
     }
 }
 

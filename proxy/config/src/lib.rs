@@ -25,6 +25,7 @@ pub mod verify;
 pub mod secrets;
 pub mod tls;
 pub mod host_tls;
+mod common_tls;
 mod wire;
 pub mod name;
 

@@ -12,6 +12,7 @@ use outrigger_policy::field::{Unusable, each, flag, required, unpack, unsupporte
 use outrigger_proto::xds::tls::common_tls_context::ValidationContextType;
 use outrigger_proto::xds::{core, matcher, sds_secret, tls as wire_tls, type_url};
 
+use crate::common_tls::CommonTls;
 use crate::host_tls::HostTls;
 
 /// Downstream TLS of a listener: version 1.3, with the workload's certificate and roots.
@@ -198,48 +199,19 @@ fn common(wire: Option<wire_tls::CommonTlsContext>) -> Result<(Box<[Name]>, Vali
 
 #[allow(deprecated)] // deprecated ways to name a certificate provider must be rejected, not overlooked
 fn read_common(wire: wire_tls::CommonTlsContext) -> Result<(Box<[Name]>, Validation), Unusable> {
-    let wire_tls::CommonTlsContext {
-        tls_params,
-        tls_certificates,
-        tls_certificate_sds_secret_configs,
-        tls_certificate_provider_instance,
-        custom_tls_certificate_selector,
-        tls_certificate_certificate_provider,
-        tls_certificate_certificate_provider_instance,
-        alpn_protocols,
-        custom_handshaker,
-        key_log,
-        validation_context_type,
-    } = wire;
-    unsupported_any(&[
-        ("tls_certificates", !tls_certificates.is_empty()),
-        ("tls_certificate_provider_instance", tls_certificate_provider_instance.is_some()),
-        ("custom_tls_certificate_selector", custom_tls_certificate_selector.is_some()),
-        ("tls_certificate_certificate_provider", tls_certificate_certificate_provider.is_some()),
-        (
-            "tls_certificate_certificate_provider_instance",
-            tls_certificate_certificate_provider_instance.is_some(),
-        ),
-        ("custom_handshaker", custom_handshaker.is_some()),
-        ("key_log", key_log.is_some()),
-    ])?;
+    let CommonTls { tls_params, certificates, alpn, validation } = CommonTls::decode(wire)?;
     if let Some(params) = tls_params {
         parameters(params).map_err(|bad| bad.within("tls_params"))?;
     }
-    if tls_certificate_sds_secret_configs.len() != 1 {
+    if certificates.len() != 1 {
         let problem = "must hold exactly the secret \"default\"";
         return Err(Unusable::new("tls_certificate_sds_secret_configs", problem));
     }
-    each("tls_certificate_sds_secret_configs", tls_certificate_sds_secret_configs, |secret| {
+    each("tls_certificate_sds_secret_configs", certificates, |secret| {
         own_secret(secret, sds_secret::CERTIFICATE)
     })?;
-    let alpn = each("alpn_protocols", alpn_protocols, |protocol| match protocol.len() {
-        // RFC 7301, section 3.1: the length of a name is one byte.
-        1..=255 => Ok(Name::from(protocol)),
-        _ => Err(Unusable::new("", "must have 1 to 255 bytes")),
-    })?;
     use ValidationContextType as Wire;
-    let validation = match validation_context_type {
+    let validation = match validation {
         None => Validation::None,
         Some(Wire::ValidationContextSdsSecretConfig(secret)) => {
             own_secret(secret, sds_secret::ROOTS)
@@ -263,7 +235,7 @@ fn read_common(wire: wire_tls::CommonTlsContext) -> Result<(Box<[Name]>, Validat
             ));
         }
     };
-    Ok((alpn.into(), validation))
+    Ok((alpn, validation))
 }
 
 fn parameters(wire: wire_tls::TlsParameters) -> Result<(), Unusable> {
