@@ -46,7 +46,7 @@ const FIRST: f64 = 8.0;
 /// The least number of answers, after the requests in flight are as many as half of a limit, for which it applies.
 const HALF: u32 = 12;
 
-/// For how many times as many answers the whole limit applies. Each comparison that finds it right doubles this, up to
+/// For how many times as many answers the whole limit applies, once it is certain. Each comparison that finds it right doubles this, up to
 /// [`SETTLED`] times, as half of it may be less than the application can process.
 const WHOLE: u64 = 3;
 const SETTLED: u32 = 3;
@@ -67,6 +67,9 @@ const CORRECTION: f64 = 0.7;
 
 /// A request in flight that is older than so many times the latency of answers waits for an event.
 const OLD: f64 = 20.0;
+
+/// So does one that is older than so many times the backlog when the limit began, while the limit is not certain.
+const OLD_BACKLOG: f64 = 2.0;
 
 /// The least variance of the requests in flight that a comparison needs, in octaves squared.
 const SPREAD: f64 = 0.06;
@@ -163,6 +166,8 @@ struct Limited {
     used: Duration,
     /// How long the requests in flight took, in seconds, when the limit began.
     backlog: f64,
+    /// Answers per second then.
+    rate: f64,
     /// How long an answer takes, in seconds.
     latency: f64,
     stage: Stage,
@@ -246,7 +251,8 @@ impl Control {
             let limit = fit.low();
             (limit, fit.latency(limit), Stage::Doubtful(fit))
         };
-        let backlog = f64::from(round.in_flight) / self.rate.per_second.max(0.1);
+        let rate = self.rate.per_second.max(0.1);
+        let backlog = f64::from(round.in_flight) / rate;
         self.evidence = Evidence::default();
         self.limited = Some(Limited {
             limit: 2 * (limit as u32).max(FIRST_FLOOR),
@@ -258,6 +264,7 @@ impl Control {
             since: round.now,
             used: round.now,
             backlog,
+            rate,
             latency,
             stage,
         });
@@ -275,9 +282,10 @@ impl Control {
             };
         };
         let stands = self.standing.is_some_and(|since| self.now.saturating_sub(since) >= STANDING);
-        let overloaded = stands
-            && self.rate.is_exceeded(self.waiting, STANDING_WORK)
-            && matches!(limited.stage, Stage::Certain);
+        let certain = matches!(limited.stage, Stage::Certain);
+        let overloaded = certain && stands && self.rate.is_exceeded(self.waiting, STANDING_WORK);
+        // Until it is certain, the latency may be that of a time when the application was faster.
+        let old = (limited.latency * OLD).max(if certain { 0.0 } else { OLD_BACKLOG * limited.backlog });
         let time = |seconds: f64| Duration::from_secs_f64(seconds.min(LONGEST));
         // Four more answers, if the application is slow.
         let short = time(4.0 / self.rate.per_second.max(0.1)).max(SHORT);
@@ -287,7 +295,7 @@ impl Control {
         Admission {
             limit: Some(limited.now()),
             counted: limited.limit,
-            old: Duration::try_from_secs_f64(limited.latency * OLD).unwrap_or(Duration::MAX),
+            old: Duration::try_from_secs_f64(old).unwrap_or(Duration::MAX),
             since: limited.since,
             patience,
             turnaround: overloaded.then(|| time(turnaround)),
@@ -311,27 +319,29 @@ impl Limited {
         if evidence.count() < FIRST {
             return false;
         }
-        let refuted = fit.misses(evidence) > MISS;
+        let refuted = fit.misses(evidence, self.rate) > MISS;
         self.latency = evidence.latency();
         self.stage = Stage::Plausible;
         refuted
     }
 
-    /// Goes from the limit to half of it, and back. Returns whether both were in force since the last time.
+    /// Goes from the limit to half of it, and back. Returns whether there is something to compare: while the limit is not certain,
+    /// after either of them.
     fn turn(&mut self, now: Duration, standing: bool) -> bool {
         let compares = standing && !matches!(self.stage, Stage::Doubtful(_));
         if !self.halved && !compares {
             return false;
         }
         let half = u64::from(self.limit / 2 + HALF.max(self.limit / 4));
-        let whole = half * (WHOLE << self.settled);
+        let certain = matches!(self.stage, Stage::Certain);
+        let whole = if certain { half * (WHOLE << self.settled) } else { half };
         let enough = self.answered >= if self.halved { half } else { whole };
         let length = now.saturating_sub(self.began);
         if enough && length >= 4 * ROUND || self.halved && length >= LONGEST_HALF {
             self.halved = !self.halved;
             self.answered = 0;
             self.began = now;
-            return !self.halved;
+            return !self.halved || !certain;
         }
         false
     }

@@ -77,6 +77,19 @@ fn a_limit_is_found_whatever_the_order_of_the_first_requests() {
 }
 
 #[test]
+fn an_application_that_becomes_slow_answers_in_time_what_it_still_can() {
+    let useful = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(|seed| {
+        let mut load = at_rate(100, 0..13 * SECOND, &mut seeded(seed), |_| (7500, 0));
+        load.iter_mut().for_each(|arrival| arrival.patience = SECOND);
+        let slow = vec![(3 * SECOND..13 * SECOND, 4)];
+        let outcome = Simulation { threads: 1, notices: true, slow }.run(load, 13 * SECOND);
+        outcome.useful(5 * SECOND..13 * SECOND, 100 * MILLISECOND) / 8
+    });
+    println!("four times slower: {useful:?} of 33/s in time, after two seconds");
+    assert!(useful.iter().sum::<usize>() >= 220 && useful.iter().all(|useful| *useful >= 15), "{useful:?}");
+}
+
+#[test]
 fn other_algorithms_answer_less_in_time_or_refuse_what_is_no_overload() {
     type Make = fn() -> Option<Box<dyn Admission>>;
     const SECONDLY: Duration = Duration::from_secs(1);
