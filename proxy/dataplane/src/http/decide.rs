@@ -135,6 +135,10 @@ impl RetryRules<'_> {
         match self.decided(retry.decide(&mut progress.retries, &head.method, outcome, fastrand::u32(..))) {
             // The failure's own reason says more than that the limit was reached.
             RetryDecision::Final(Some(Reason::UpstreamRetryLimitExceeded)) => RetryDecision::Final(None),
+            // The client is to know that it must send less.
+            RetryDecision::Final(Some(Reason::RetryBudgetExceeded)) if failure.reason.is_of_overload() => {
+                RetryDecision::Final(None)
+            }
             next => next,
         }
     }
