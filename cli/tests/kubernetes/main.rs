@@ -11,6 +11,7 @@ mod example;
 mod large;
 mod mistakes;
 mod permissive;
+mod policies;
 mod rejections;
 mod rollouts;
 mod security;

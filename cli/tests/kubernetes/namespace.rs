@@ -99,18 +99,20 @@ impl Namespace {
         self.pods(selector)[0]["status"]["podIP"].as_str().unwrap().to_owned()
     }
 
-    /// Returns the conditions of a route, each as `type=status: message`.
+    /// Returns the conditions of a route or a policy, for its first parent or ancestor, each as `type=status: message`.
     pub(crate) fn conditions(&self, kind: &str, name: &str) -> Result<String, String> {
-        let route = self.attempt(&["get", kind, name, "-o", "json"])?;
-        let route: Value = serde_json::from_str(&route).map_err(|error| error.to_string())?;
-        let conditions = route["status"]["parents"][0]["conditions"].as_array().ok_or("no status")?.iter();
+        let object = self.attempt(&["get", kind, name, "-o", "json"])?;
+        let object: Value = serde_json::from_str(&object).map_err(|error| error.to_string())?;
+        let status = object.get("status").ok_or("no status")?;
+        let first = status.get("parents").or(status.get("ancestors")).ok_or("no parents and no ancestors")?;
+        let conditions = first[0]["conditions"].as_array().ok_or("no conditions")?.iter();
         let one = |condition: &Value| {
             format!("{}={}: {}", condition["type"], condition["status"], condition["message"])
         };
         Ok(conditions.map(one).collect::<Vec<_>>().join("\n").replace('"', ""))
     }
 
-    /// Waits until the conditions of a route have all of these texts.
+    /// Waits until the conditions of a route or a policy have all of these texts.
     pub(crate) fn has_conditions(&self, kind: &str, name: &str, texts: &[&str]) {
         cluster::eventually(&format!("{texts:?}"), 30, || {
             let all = self.conditions(kind, name)?;
