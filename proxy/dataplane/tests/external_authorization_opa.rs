@@ -1,7 +1,7 @@
-//! External authorization by servers that we did not write: over HTTP by Open Policy Agent, whose `system.authz` policy allows or denies the
-//! request that it is asked about, and over gRPC by Istio's example of an authorization service, which uses Envoy's Go messages.
+//! External authorization by a server that we did not write: Open Policy Agent with its plugin for Envoy. Over HTTP its `system.authz` policy
+//! allows or denies the request that it is asked about; over gRPC the plugin answers `envoy.service.auth.v3`.
 //!
-//! `tests/heavier opa` runs them, since they need the programs.
+//! `tests/heavier opa` runs them, since they need the program.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
@@ -29,8 +29,8 @@ use tokio::net::TcpStream;
 
 use support::{Proxy, World, cluster, endpoint, forward, manager};
 
-/// Everybody may read `/public`, and alice everything.
-const POLICY: &str = r#"package system.authz
+/// Over HTTP, everybody may read `/public`, and alice everything.
+const BY_HTTP: &str = r#"package system.authz
 
 default allow := false
 
@@ -39,34 +39,52 @@ allow if input.identity == "alice"
 allow if input.path == ["v1", "data", "public"]
 "#;
 
+/// Over gRPC, alice may order books.
+const BY_GRPC: &str = r#"package envoy.authz
+
+import input.attributes.request.http
+
+default allow := {
+    "allowed": false,
+    "http_status": 402,
+    "body": "no books for you",
+    "headers": {"x-decision": "denied"},
+}
+
+allow := {
+    "allowed": true,
+    "headers": {"x-user": "alice", "x-seen": http.body},
+    "request_headers_to_remove": ["authorization"],
+    "response_headers_to_add": {"x-decision": "allowed"},
+} if {
+    http.method == "POST"
+    http.headers.authorization == "Bearer alice"
+    input.parsed_path == ["orders"]
+    input.parsed_query.n == ["1"]
+    input.truncated_body
+}
+"#;
+
 /// A running server, which is killed when it is dropped.
 struct Server(Child);
 
 impl Server {
-    /// Starts the program that an environment variable names, and waits until it listens.
-    async fn start(program: &str, flags: &[String], address: SocketAddr) -> Self {
-        let program = std::env::var(program).unwrap_or_else(|_| panic!("run tests/heavier opa"));
-        let server = Command::new(program).args(flags).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
-        let server = Self(server.unwrap());
-        eventually("a server", async || TcpStream::connect(address).await.ok()).await;
+    /// Starts OPA with these policies, and waits until it answers over HTTP at the first address, and over gRPC at the second.
+    async fn start(folder: &Path, [http, grpc]: [SocketAddr; 2]) -> Self {
+        let program = std::env::var("OUTRIGGER_OPA").unwrap_or_else(|_| panic!("run tests/heavier opa"));
+        let mut command = Command::new(program);
+        command.args(["run", "--server", "--skip-version-check", "--log-level=error"]);
+        command.args(["--authentication=token", "--authorization=basic", &format!("--addr={http}")]);
+        command.arg(format!("--set=plugins.envoy_ext_authz_grpc.addr={grpc}"));
+        for (file, policy) in [("http.rego", BY_HTTP), ("grpc.rego", BY_GRPC)] {
+            std::fs::write(folder.join(file), policy).unwrap();
+            command.arg(folder.join(file));
+        }
+        let server = Self(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        for address in [http, grpc] {
+            eventually("a server", async || TcpStream::connect(address).await.ok()).await;
+        }
         server
-    }
-
-    async fn opa(address: SocketAddr, policy: &Path) -> Self {
-        let flags =
-            ["run", "--server", "--skip-version-check", "--authentication=token", "--authorization=basic"];
-        let mut flags: Vec<_> = flags.map(str::to_owned).into();
-        flags.extend([
-            format!("--addr={address}"),
-            "--log-level=error".to_owned(),
-            policy.display().to_string(),
-        ]);
-        Self::start("OUTRIGGER_OPA", &flags, address).await
-    }
-
-    async fn istio(address: SocketAddr) -> Self {
-        let [http, grpc] = [free_address().port(), address.port()].map(|port| port.to_string());
-        Self::start("OUTRIGGER_AUTHORIZER", &["-http".into(), http, "-grpc".into(), grpc], address).await
     }
 }
 
@@ -125,12 +143,10 @@ fn proxy(app: SocketAddr, wire: &ExtAuthz, authorizer: SocketAddr, protocol: Ups
 #[ignore = "needs the program that tests/heavier opa builds"]
 async fn open_policy_agent_decides_about_requests() {
     let folder = tempfile::tempdir().unwrap();
-    let policy = folder.path().join("policy.rego");
-    std::fs::write(&policy, POLICY).unwrap();
-    let address = free_address();
-    let opa = Server::opa(address, &policy).await;
+    let addresses = [free_address(), free_address()];
+    let opa = Server::start(folder.path(), addresses).await;
     let app = Application::echo("app").await;
-    let proxy = proxy(app.address, &by_http(), address, UpstreamProtocol::Http1);
+    let proxy = proxy(app.address, &by_http(), addresses[0], UpstreamProtocol::Http1);
     let mut client = Client::connect(proxy.address(0)).await;
     let alice = "Authorization: Bearer alice\r\n";
     assert_eq!(client.get("app", "/public").await.status, 200);
@@ -146,7 +162,7 @@ async fn open_policy_agent_decides_about_requests() {
     drop(opa);
     let answer = client.request("GET", "app", "/orders", alice).await;
     assert_eq!((answer.status, answer.reason()), (403, "external_authorization_failed"));
-    let _opa = Server::opa(address, &policy).await;
+    let _opa = Server::start(folder.path(), addresses).await;
     eventually("the sidecar to ask again", async || {
         (client.request("GET", "app", "/orders", alice).await.status == 200).then_some(())
     })
@@ -156,31 +172,35 @@ async fn open_policy_agent_decides_about_requests() {
 
 #[tokio::test]
 #[ignore = "needs the program that tests/heavier opa builds"]
-async fn a_service_with_envoys_messages_in_go_decides_about_requests() {
-    let address = free_address();
-    let server = Server::istio(address).await;
+async fn the_plugin_for_envoy_decides_about_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let addresses = [free_address(), free_address()];
+    let opa = Server::start(folder.path(), addresses).await;
     let app = Application::echo("app").await;
-    let proxy = proxy(app.address, &by_grpc(), address, UpstreamProtocol::Http2);
+    let proxy = proxy(app.address, &by_grpc(), addresses[1], UpstreamProtocol::Http2);
     let mut client = Client::connect(proxy.address(0)).await;
-    let denied = client.request("GET", "app", "/orders?n=1", "X-Ext-Authz: deny\r\n").await;
-    assert_eq!((denied.status, denied.reason()), (403, "external_authorization_denied"));
-    assert!(denied.body.starts_with("denied by ext_authz"), "{denied:?}");
-    assert_eq!(denied.field("x-ext-authz-check-result"), Some("denied"));
+    let body = r#"{"books": ["a","b"]}"#;
+    let json = "Content-Type: application/json\r\nContent-Length: 20\r\n";
+    let fields = &format!("Authorization: Bearer alice\r\nX-User: mallory\r\n{json}");
+    for (path, fields) in [("/orders", fields), ("/orders?n=1", &json.to_owned())] {
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: app\r\n{fields}\r\n{body}")).await;
+        let denied = client.response().await;
+        assert_eq!((denied.status, denied.reason()), (402, "external_authorization_denied"));
+        assert_eq!((denied.body.as_str(), denied.field("x-decision")), ("no books for you", Some("denied")));
+    }
     assert_eq!(app.requests(), 0);
     for _ in 0..50 {
-        let fields =
-            "X-Ext-Authz: allow\r\nX-Ext-Authz-Additional-Header-Override: client\r\nContent-Length: 20\r\n";
-        client.send(format!("POST /orders HTTP/1.1\r\nHost: app\r\n{fields}\r\none book, two books!")).await;
+        client.send(format!("POST /orders?n=1 HTTP/1.1\r\nHost: app\r\n{fields}\r\n{body}")).await;
         let allowed = client.response().await;
         let seen = allowed.body.to_ascii_lowercase();
-        assert_eq!(allowed.status, 200);
-        assert!(seen.ends_with("\r\n\r\none book, two books!"), "{seen}");
-        // The service passes everything that it was sent on to the application.
-        assert!(seen.contains("\"one book, two bo\""), "{seen}");
-        assert!(seen.contains("override: grpc-additional-header-override-value\r\n"), "{seen}");
-        assert!(!seen.contains("override: client\r\n"), "{seen}");
+        assert_eq!((allowed.status, allowed.field("x-decision")), (200, Some("allowed")));
+        assert!(seen.ends_with(&format!("\r\n\r\n{body}")), "{seen}");
+        // OPA sees as much of the body as the filter permits.
+        assert!(seen.contains("\r\nx-seen: {\"books\": [\"a\",\"\r\n"), "{seen}");
+        assert!(seen.contains("\r\nx-user: alice\r\n") && !seen.contains("mallory"), "{seen}");
+        assert!(!seen.contains("authorization:"), "{seen}");
     }
-    drop(server);
-    let answer = client.request("GET", "app", "/orders", "X-Ext-Authz: allow\r\n").await;
+    drop(opa);
+    let answer = client.get("app", "/orders").await;
     assert_eq!((answer.status, answer.reason()), (403, "external_authorization_failed"));
 }
