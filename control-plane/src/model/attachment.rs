@@ -12,7 +12,7 @@ use outrigger_core::Name;
 use super::inventory::{Inventory, Route as Attached, backend_key};
 use super::resource::reference::ParentRef;
 use super::resource::rule::{BackendSpec, NamedBackend, RuleSpec};
-use super::resource::{Kind, Metadata, MirrorSpec};
+use super::resource::{Kind, Metadata, MirrorSpec, ResourceId};
 use super::route::{
     BackendTarget, ExternalAuth, InvalidBackend, Mirror, PortRoutes, Route, RouteAction, RouteTable,
     RouteTarget, ServiceRoutes, TcpRoute, WeightedBackend,
@@ -150,8 +150,12 @@ fn table(inventory: &Inventory, parent: &ServiceKey, routes: &[Attached<'_>]) ->
 }
 
 fn id(route: &Metadata, rule: usize, at: usize) -> String {
-    let kind = route.id.kind.name().to_ascii_lowercase();
-    format!("{kind}/{}/{}/{rule}/{at}", route.id.namespace, route.id.name)
+    format!("{}{rule}/{at}", id_prefix(&route.id))
+}
+
+/// Returns how the IDs of a route's matches in the mesh begin: `httproute/<namespace>/<name>/`.
+pub(super) fn id_prefix(ResourceId { kind, namespace, name }: &ResourceId) -> String {
+    format!("{}/{namespace}/{name}/", kind.name().to_ascii_lowercase())
 }
 
 fn action(inventory: &Inventory, route: Attached<'_>, parent: &ServiceKey, rule: &RuleSpec) -> RouteAction {

@@ -139,6 +139,8 @@ codes! {
     UnknownSlicePort "unknown-slice-port" Warning,
     /// A field that has no effect in the mesh.
     IgnoredField "ignored-field" Warning,
+    /// A claim that a policy uses where no AuthenticationPolicy verifies tokens.
+    UnverifiedClaim "unverified-claim" Warning,
     /// A cluster that is too old for native sidecars.
     OldCluster "old-cluster" Warning,
     /// CRDs of Gateway API that do not exist.

@@ -35,7 +35,7 @@ pub(super) fn all(inventory: &Inventory, mesh: &Mesh) -> Vec<Finding> {
         match &resource.body {
             Body::Namespace(_) | Body::ReferenceGrant(_) | Body::Service(_) => {}
             Body::Policy(spec) if !spec.stands_in() => {
-                problems.extend(policies::of(inventory, &resource.metadata, spec));
+                problems.extend(policies::of(inventory, mesh, &resource.metadata, spec));
             }
             Body::Policy(_) => {}
             Body::EndpointSlice(slice) => problems.extend(services::of_slice(inventory, slice)),

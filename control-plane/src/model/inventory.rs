@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use outrigger_core::Name;
 
+use super::policy::ROOT_NAMESPACE;
 use super::registration::NamespaceLabels;
-use super::resource::policy::PolicySpec;
+use super::resource::policy::{PolicyRules, PolicySpec};
 use super::resource::reference::{BackendRef, ParentRef};
 use super::resource::rule::RouteSpec;
 use super::resource::{Body, EndpointSlice, Kind, Metadata, Resource, ResourceId};
@@ -118,6 +119,13 @@ impl Inventory {
                     update(&mut self.needing, &needed.service, id, enter);
                 }
                 touched.policies.insert(id.namespace.clone());
+                if let PolicyRules::Authentication(_) = spec.rules {
+                    // Which claims requests have depends on the policies of the mesh, and whether they have any in the mesh on all policies.
+                    touched.policies.insert(ROOT_NAMESPACE.into());
+                    if *id.namespace == *ROOT_NAMESPACE {
+                        touched.policies.extend(self.policies.keys().cloned());
+                    }
+                }
                 touched.statuses.insert(id.clone());
             }
             Body::Route(spec) => {
@@ -215,11 +223,15 @@ impl Inventory {
 
     /// Returns the policies of a namespace, by kind and name.
     pub(super) fn policies(&self, namespace: &Name) -> impl Iterator<Item = (&Metadata, &PolicySpec)> {
-        let ids = self.policies.get(namespace).into_iter().flatten();
-        ids.filter_map(|id| match &**self.resources.get(id)? {
+        self.policies.get(namespace).into_iter().flatten().filter_map(|id| self.policy(id))
+    }
+
+    /// Returns the policy of this name.
+    pub(super) fn policy(&self, id: &ResourceId) -> Option<(&Metadata, &PolicySpec)> {
+        match &**self.resources.get(id)? {
             Resource { metadata, body: Body::Policy(spec), .. } => Some((metadata, spec)),
             _ => None,
-        })
+        }
     }
 
     /// Returns the routes that name a service as parent.

@@ -79,6 +79,11 @@ impl Mesh {
         self.policies.get(namespace).map_or(&[], |policies| S::of(policies))
     }
 
+    /// Returns the active policies of a kind, of all namespaces.
+    pub(super) fn all_policies<S: Meaning + 'static>(&self) -> impl Iterator<Item = &Policy<S>> {
+        self.policies.values().flat_map(|policies| S::of(policies))
+    }
+
     /// Returns the policies about the callers of a service port.
     pub fn caller_policies(&self, key: &ServiceKey, port: u16) -> CallerPolicies<'_> {
         let policies = self.policies.get(&key.namespace);

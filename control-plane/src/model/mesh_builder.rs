@@ -18,6 +18,7 @@ use super::policies;
 use super::resource::{Resource, ResourceId};
 use super::service::{Service, ServiceKey, ServiceType};
 use super::status::Statuses;
+use super::unverified_claims;
 
 /// The accepted resources, and the mesh that is built from them.
 #[derive(Debug, Default)]
@@ -88,10 +89,16 @@ impl MeshBuilder {
                 set(id.clone(), conditions::status_of(inventory, route, &mut attachments));
             }
         }
+        let mut of_all = Vec::new();
         for namespace in of_policies {
-            let (policies, judged) = policies::of_namespace(inventory, &namespace);
+            let (policies, statuses) = policies::of_namespace(inventory, &namespace);
             mesh.set_policies(namespace, policies);
-            judged.into_iter().for_each(|(id, status)| set(id, status));
+            of_all.extend(statuses);
+        }
+        // With the policies of all namespaces: those of the root namespace apply to others.
+        for (id, mut status) in of_all {
+            unverified_claims::note(inventory, mesh, &id, &mut status);
+            set(id, status);
         }
         for id in judged.iter().filter(|id| !inventory.has(id)) {
             statuses.remove(id);

@@ -6,6 +6,7 @@
 pub(crate) mod mesh_builder;
 pub(crate) mod findings;
 mod conditions;
+mod unverified_claims;
 pub(crate) mod policies;
 mod both_kinds;
 mod needed_service;

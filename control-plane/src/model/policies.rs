@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use outrigger_core::Name;
 
-use super::attachment::selects;
+use super::attachment::{id_prefix, selects};
 use super::both_kinds::OfBothKinds;
 use super::gateway_traffic::GatewayTraffic;
 use super::inventory::{Inventory, seniority};
@@ -198,8 +198,7 @@ fn route(
         });
     }
     if kind != Kind::TcpRoute {
-        let prefix = format!("{}/{namespace}/{name}/", kind.name().to_ascii_lowercase()).into();
-        return Ok(vec![Place::Route { prefix, rules }]);
+        return Ok(vec![Place::Route { prefix: id_prefix(&id).into(), rules }]);
     }
     let of_service = |(parent, service): &(&ParentRef, &super::service::Service)| {
         let ports: Vec<_> = service.ports.iter().filter(|port| selects(parent, port)).collect();
@@ -254,7 +253,7 @@ pub(crate) const STANDS_IN: &str =
     "no version of it was ever accepted: until one is, what it is attached to denies everything";
 
 /// Returns the reference of an entry in the status.
-fn ancestor(metadata: &Metadata, target: Option<&TargetRef>) -> ParentRef {
+pub(super) fn ancestor(metadata: &Metadata, target: Option<&TargetRef>) -> ParentRef {
     let gateway = "gateway.networking.k8s.io";
     let (group, kind, name, section) = match target {
         None | Some(TargetRef::Pods(_)) => ("", "Namespace", &metadata.id.namespace, None),

@@ -1,18 +1,21 @@
-//! Targets of policies that do not exist, or cannot have one, Services that policies need and that do not exist, and checks that do not suit a port.
+//! Targets of policies that do not exist, or cannot have one, Services that policies need and that do not exist, checks that do not suit a port,
+//! and claims of tokens that nothing verifies.
 
 use super::{add_grant, ports_of, where_is};
 use crate::model::diagnostic::{Code, Problem};
 use crate::model::health_check::HealthCheck;
 use crate::model::inventory::Inventory;
+use crate::model::mesh::Mesh;
 use crate::model::needed_service::{Unresolved, unresolved};
 use crate::model::policies::places;
 use crate::model::resource::policy::{PolicyRules, PolicySpec, TargetRef};
 use crate::model::resource::{Metadata, ResourceId};
 use crate::model::route::InvalidBackend;
 use crate::model::service::{ServiceKey, ServicePort};
+use crate::model::unverified_claims;
 
 /// Returns the problems of what a policy names.
-pub(super) fn of(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> Vec<Problem> {
+pub(super) fn of(inventory: &Inventory, mesh: &Mesh, metadata: &Metadata, spec: &PolicySpec) -> Vec<Problem> {
     let one = |(at, target): (usize, &TargetRef)| {
         let why = places(inventory, metadata, target).err()?;
         let field = format!("spec.targetRefs[{at}]");
@@ -31,7 +34,8 @@ pub(super) fn of(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) 
         })
     };
     let targets = spec.targets.iter().enumerate().filter_map(one);
-    targets.chain(needed(inventory, metadata, spec)).chain(unsuited(inventory, metadata, spec)).collect()
+    let needed = needed(inventory, metadata, spec).chain(unsuited(inventory, metadata, spec));
+    targets.chain(needed).chain(unverified_claims::problems(inventory, mesh, metadata, spec)).collect()
 }
 
 /// Returns the problems of a health check that cannot check some of the ports.

@@ -54,6 +54,10 @@ type Files = Vec<(&'static str, String)>;
 
 /// Each case: the files, and the problems that are reported.
 fn cases() -> Vec<(Files, Vec<&'static str>)> {
+    [of_services_and_routes(), policies::cases()].concat()
+}
+
+fn of_services_and_routes() -> Vec<(Files, Vec<&'static str>)> {
     let beside = |yaml: String| vec![("a.yaml", services()), ("b.yaml", yaml)];
     let alone = |yaml: &str| vec![("b.yaml", yaml.to_owned())];
     let forward = "[{backendRefs: [{name: catalog-v1, port: 80}]}]";
@@ -262,20 +266,7 @@ fn cases() -> Vec<(Files, Vec<&'static str>)> {
                 "b.yaml:7:3 ignored-field HTTPRoute shop/a, spec.hostnames: has no effect on a route that is attached to a Service (GEP-1294)",
             ],
         ),
-        (
-            beside(policy("{group: '', kind: Service, name: cart, sectionName: x}, {group: gateway.networking.k8s.io, kind: Gateway, name: g}")),
-            vec![
-                "b.yaml:6:55 unknown-target AuthorizationPolicy shop/p, spec.targetRefs[0].sectionName: Service cart has no port named x; cart has the ports 80 (http), 9090 (metrics)",
-                "b.yaml:6:72 unsupported-target AuthorizationPolicy shop/p, spec.targetRefs[1]: Gateway g: policies of Gateways are not supported yet",
-            ],
-        ),
     ]
-}
-
-fn policy(targets: &str) -> String {
-    let head =
-        "apiVersion: outrigger.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}";
-    format!("{head}\nspec:\n  action: Allow\n  targetRefs: [{targets}]\n")
 }
 
 #[test]

@@ -2,11 +2,46 @@
 
 use super::*;
 
-#[test]
-fn a_check_that_does_not_suit_a_port_is_reported() {
-    let text = policy("{group: '', kind: Service, name: cart}").replace("Authorization", "BackendTraffic");
-    let text = text.replace("action: Allow", "healthCheck: {type: TCP}");
-    let message = "spec.healthCheck.type: TCP does not suit the protocol of port 80 of Service cart, which is not checked";
-    let expected = [format!("b.yaml:5:17 ignored-field BackendTrafficPolicy shop/p, {message}")];
-    assert_eq!(check_texts(&[("a.yaml", &services()), ("b.yaml", &text)]), expected);
+/// A policy with these targets, which are in line 6.
+fn policy(targets: &str) -> String {
+    let head =
+        "apiVersion: outrigger.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}";
+    format!("{head}\nspec:\n  action: Allow\n  targetRefs: [{targets}]\n")
+}
+
+pub(super) fn cases() -> Vec<(Files, Vec<&'static str>)> {
+    let beside = |yaml: String| vec![("a.yaml", services()), ("b.yaml", yaml)];
+    let cart = "{group: '', kind: Service, name: cart}";
+    let (allow, tcp) = ("action: Allow", "healthCheck: {type: TCP}");
+    let limit = "local: [{requests: 1, per: Day, by: [{caller: {}}, {claim: {name: sub}}]}]";
+    let groups = "action: Deny\n  rules: [{from: [{claims: [{path: [realm, groups], values: [staff]}]}]}]";
+    vec![
+        (
+            beside(policy(
+                "{group: '', kind: Service, name: cart, sectionName: x}, {group: gateway.networking.k8s.io, kind: Gateway, name: g}",
+            )),
+            vec![
+                "b.yaml:6:55 unknown-target AuthorizationPolicy shop/p, spec.targetRefs[0].sectionName: Service cart has no port named x; cart has the ports 80 (http), 9090 (metrics)",
+                "b.yaml:6:72 unsupported-target AuthorizationPolicy shop/p, spec.targetRefs[1]: Gateway g: policies of Gateways are not supported yet",
+            ],
+        ),
+        (
+            beside(policy(cart).replace("Authorization", "BackendTraffic").replace(allow, tcp)),
+            vec![
+                "b.yaml:5:17 ignored-field BackendTrafficPolicy shop/p, spec.healthCheck.type: TCP does not suit the protocol of port 80 of Service cart, which is not checked",
+            ],
+        ),
+        (
+            beside(policy(cart).replace("Authorization", "RateLimit").replace(allow, limit)),
+            vec![
+                "b.yaml:5:55 unverified-claim RateLimitPolicy shop/p, spec.local[0].by[1].claim: no request has the claim \"sub\", since no AuthenticationPolicy verifies tokens at Service cart: the limit does not distinguish requests by it; attach an AuthenticationPolicy with jwt.issuers there",
+            ],
+        ),
+        (
+            beside(policy("").replace(allow, groups)),
+            vec![
+                "b.yaml:6:29 unverified-claim AuthorizationPolicy shop/p, spec.rules[0].from[0].claims[0]: no request has the claim \"realm.groups\", since no AuthenticationPolicy verifies tokens at namespace shop: this condition matches nothing; attach an AuthenticationPolicy with jwt.issuers there",
+            ],
+        ),
+    ]
 }
