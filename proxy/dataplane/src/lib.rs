@@ -28,4 +28,4 @@ pub use context::Resolver;
 pub use record::Sinks;
 pub use socket::listener::ListenerGroup;
 pub use socket::stream::ORIGINAL_DESTINATION_PRIORITY;
-pub use upstream::shared::{EndpointLoad, SharedClusters};
+pub use upstream::shared::{ApplicationLoad, EndpointLoad, SharedClusters};

@@ -64,6 +64,9 @@ impl Overload {
         if mode != OverloadMode::Enforce {
             self.running.set_limit(u32::MAX);
         }
+        if mode == OverloadMode::Off {
+            self.limiter.stop();
+        }
     }
 
     /// Admits a request of the peer that holds `holding`, whose client waits until `deadline` at most. It is

@@ -54,6 +54,19 @@ pub struct EndpointLoad {
     pub latency: Option<Duration>,
 }
 
+/// The requests of an application whose overload is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApplicationLoad {
+    /// The name of its cluster.
+    pub cluster: Name,
+    /// How many requests it may have at once, or may if the limit were enforced. None: any number.
+    pub limit: Option<u32>,
+    /// The requests that it has and that it has not begun to answer.
+    pub in_flight: u32,
+    /// The requests that wait for it.
+    pub waiting: u32,
+}
+
 /// One moment, by the clock of this worker's state and by that of the state that all workers share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
@@ -124,12 +137,8 @@ impl SharedClusters {
 
     /// Returns the endpoints that are ejected now, with their clusters, for the admin port.
     pub fn ejected(&self) -> Vec<(Name, SocketAddr)> {
-        let clusters: Vec<_> = locked(&self.clusters)
-            .iter()
-            .filter_map(|(name, cluster)| Some((name.clone(), cluster.upgrade()?)))
-            .collect();
         let mut ejected = Vec::new();
-        for (name, cluster) in clusters {
+        for (name, cluster) in self.in_use() {
             for (address, health) in locked(&cluster.endpoints).iter() {
                 if health.upgrade().is_some_and(|health| !health.is_serving()) {
                     ejected.push((name.clone(), *address));
@@ -138,6 +147,28 @@ impl SharedClusters {
         }
         ejected.sort();
         ejected
+    }
+
+    /// Returns the requests of each application whose overload is watched and that has had any, by the names of the clusters.
+    pub fn applications(&self) -> Vec<ApplicationLoad> {
+        let mut clusters = self.in_use();
+        clusters.retain(|(_, cluster)| cluster.limiter.is_used());
+        clusters.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let load = |(name, cluster): (Name, Arc<SharedCluster>)| {
+            let (limit, running) = (cluster.limiter.limit(), cluster.in_use.running());
+            ApplicationLoad {
+                cluster: name,
+                limit: (limit != u32::MAX).then_some(limit),
+                in_flight: running.used(),
+                waiting: running.waiting(),
+            }
+        };
+        clusters.into_iter().map(load).collect()
+    }
+
+    fn in_use(&self) -> Vec<(Name, Arc<SharedCluster>)> {
+        let clusters = locked(&self.clusters);
+        clusters.iter().filter_map(|(name, cluster)| Some((name.clone(), cluster.upgrade()?))).collect()
     }
 
     /// Returns the time of the clock of ledgers and ejections.

@@ -117,7 +117,7 @@ impl Limiter {
         }
     }
 
-    /// Records that a request ends without an answer. `given_up` is whether somebody did not want to wait for it any longer.
+    /// Records that a request ends without an answer. `given_up` says whether its client or a time limit ended it.
     pub fn unanswered(&self, begun: Begun, now: Duration, given_up: bool, observed: &mut Observed) {
         self.ages.end(begun.epoch, false);
         if given_up && now.saturating_sub(begun.at()) < LONG {
@@ -155,6 +155,17 @@ impl Limiter {
     /// Returns the number of requests that may be in flight; `u32::MAX` is any number.
     pub fn limit(&self) -> u32 {
         self.limit.load(Relaxed)
+    }
+
+    /// Returns true if a limit was decided about since it was last stopped, also if the decision was that there is none.
+    pub fn is_used(&self) -> bool {
+        self.round.load(Relaxed) != 0
+    }
+
+    /// Removes the limit: nothing is done about overload any more.
+    pub fn stop(&self) {
+        self.limit.store(u32::MAX, Relaxed);
+        self.round.store(0, Relaxed);
     }
 
     /// Returns how long a request waits before it is refused.

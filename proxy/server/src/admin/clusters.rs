@@ -8,16 +8,18 @@ use std::time::Duration;
 use outrigger_config::endpoint::{Endpoint, HealthStatus, Transport};
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::Name;
-use outrigger_dataplane::EndpointLoad;
 use outrigger_dataplane::metrics::{ClusterTotals, Totals};
+use outrigger_dataplane::{ApplicationLoad, EndpointLoad};
 use serde_json::{Value, json};
 
-/// Returns the page. `ejected` are the endpoints that this proxy has ejected, `loads` the load of each endpoint per worker.
+/// Returns the page. `ejected` are the endpoints that this proxy has ejected, `loads` the load of each endpoint per worker, `applications` the requests
+/// of those whose overload is watched.
 pub(crate) fn clusters(
     snapshot: &Snapshot,
     totals: &Totals,
     ejected: &[(Name, SocketAddr)],
     loads: &[EndpointLoad],
+    applications: &[ApplicationLoad],
 ) -> Value {
     let ejected: HashSet<_> = ejected.iter().map(|(name, address)| (name, *address)).collect();
     let mut busy: HashMap<_, Load> = HashMap::new();
@@ -35,6 +37,7 @@ pub(crate) fn clusters(
         json!({
             "name": &**name,
             "endpoints": endpoints.iter().map(|endpoint| of(endpoint)).collect::<Vec<_>>(),
+            "overload": overload(applications, name),
             "use": used(totals.clusters.get(name).unwrap_or(&none), ejections(totals, name)),
         })
     };
@@ -75,6 +78,12 @@ fn entry(endpoint: &Endpoint, ejected: bool, load: Load) -> Value {
         "instance": endpoint.instance.as_deref(),
         "version": endpoint.workload_version.as_deref(),
     })
+}
+
+/// Returns the limit and the requests of a cluster's application, or null if its overload is not watched.
+fn overload(applications: &[ApplicationLoad], cluster: &Name) -> Value {
+    let of = applications.iter().find(|of| of.cluster == *cluster);
+    of.map(|of| json!({ "limit": of.limit, "in_flight": of.in_flight, "waiting": of.waiting })).into()
 }
 
 /// Returns the number of ejections of a cluster, by kind.
@@ -134,6 +143,15 @@ fn used(totals: &ClusterTotals, ejections: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_application_whose_overload_is_watched_has_a_limit() {
+        let of = |limit| [ApplicationLoad { cluster: "a".into(), limit, in_flight: 3, waiting: 2 }];
+        let expected = json!({ "limit": 8, "in_flight": 3, "waiting": 2 });
+        assert_eq!(overload(&of(Some(8)), &"a".into()), expected);
+        assert_eq!(overload(&of(None), &"a".into())["limit"], Value::Null);
+        assert_eq!(overload(&of(None), &"b".into()), Value::Null);
+    }
 
     #[test]
     fn an_endpoint_is_as_busy_as_all_workers_together_and_as_slow_as_the_slowest_says() {

@@ -76,7 +76,8 @@ impl AdminState {
             Page::read("/clusters", "clusters, endpoints, their health and use (JSON)", move || {
                 let loads = Handle::current().block_on(clusters.loads());
                 let (totals, ejected) = (workers.totals(), clusters.ejected());
-                PageResponse::json(&clusters::clusters(&published.load(), &totals, &ejected, &loads))
+                let (snapshot, applications) = (published.load(), clusters.applications());
+                PageResponse::json(&clusters::clusters(&snapshot, &totals, &ejected, &loads, &applications))
             }),
             Page::read("/certs", "certificate and trust roots (JSON)", move || {
                 PageResponse::json(&certs::certs(&secrets))

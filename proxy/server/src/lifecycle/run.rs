@@ -204,7 +204,14 @@ impl Process {
             listeners: sockets.addresses(),
         };
         let mesh = pages::gauges(reader.clone(), readiness.clone());
-        let sources = Sources { workers: Arc::clone(&registry), losses, identity, mesh, queries };
+        let sources = Sources {
+            workers: Arc::clone(&registry),
+            clusters: Arc::clone(&clusters),
+            losses,
+            identity,
+            mesh,
+            queries,
+        };
         if let Some(metrics) = metrics {
             exporters.export_metrics(metrics, sources.clone());
         }

@@ -6,6 +6,7 @@
 
 mod export;
 mod families;
+mod overload;
 mod requests;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use outrigger_core::metrics::{Family, process};
+use outrigger_dataplane::SharedClusters;
 use outrigger_dataplane::metrics::{Registry, Totals};
 
 pub(crate) use self::export::run as export;
@@ -26,6 +28,8 @@ use crate::telemetry::losses::Losses;
 pub(crate) struct Sources {
     /// The workers' counters.
     pub(crate) workers: Arc<Registry>,
+    /// What the workers share about clusters.
+    pub(crate) clusters: Arc<SharedClusters>,
     /// Delivered and lost telemetry.
     pub(crate) losses: Arc<Losses>,
     /// This workload: the source of outbound requests, the destination of inbound ones.
@@ -85,6 +89,7 @@ impl Sources {
         all.push(families::without_mtls(&without_mtls));
         all.push(families::denials(&denials));
         all.extend(families::upstream(&clusters, &ejections));
+        all.extend(overload::families(&self.clusters.applications()));
         all.extend(families::telemetry(&process, self.losses.counts()));
         all.extend(self.queries.iter().map(|queries| families::queries(queries.read())));
         all.extend(families::mesh(&(self.mesh.0)()));

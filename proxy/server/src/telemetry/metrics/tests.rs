@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, UNIX_EPOCH};
 
 use outrigger_core::identity::SpiffeId;
@@ -6,6 +6,7 @@ use outrigger_core::metrics::Points;
 use outrigger_core::metrics::text::{Format, encode};
 use outrigger_core::reason::Reason;
 use outrigger_core::record::{Authorization, Direction, Protocol, RequestRecord, TlsSession, Upstream};
+use outrigger_dataplane::ApplicationLoad;
 use outrigger_dataplane::metrics::ResponseLabels;
 
 use super::*;
@@ -50,6 +51,7 @@ pub(super) fn sources(workers: usize, records: &[RequestRecord]) -> Sources {
     };
     Sources {
         workers: registry,
+        clusters: SharedClusters::new(),
         losses,
         identity: LocalIdentity::new(|| Some(workload("shop", "web"))),
         mesh: MeshGauges(Arc::new(move || mesh.clone())),
@@ -230,7 +232,11 @@ fn every_metric_is_documented_with_its_kind_and_labels_and_every_documented_metr
     let timed_out = RequestRecord { reason: Some(Reason::UpstreamRequestTimeout), ..failed_call() };
     let sources = sources(1, &[to_cart(), timed_out, audited()]);
     sources.workers.worker().cluster(&"checked".into()).checks_passed.increment();
-    let existing = sources.families().into_iter().map(|family| {
+    let application = ApplicationLoad { cluster: "a".into(), limit: Some(8), in_flight: 8, waiting: 2 };
+    let all = sources.families().into_iter().chain(overload::families(&[application]));
+    // The last one of a name, which has series.
+    let all: BTreeMap<_, _> = all.map(|family| (family.name, family)).collect();
+    let existing = all.into_values().map(|family| {
         let (kind, labels) = match &family.points {
             Points::Counter(points) => ("counter", names(points.iter().map(|point| &point.labels))),
             Points::Gauge(points) => ("gauge", names(points.iter().map(|point| &point.labels))),

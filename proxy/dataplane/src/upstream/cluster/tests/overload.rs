@@ -94,6 +94,23 @@ async fn an_overloaded_application_works_for_those_who_wait_and_for_each_peer() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_limit_and_the_queue_of_an_overloaded_application_can_be_read() {
+    let application = application(OverloadMode::Enforce);
+    let shared = Arc::clone(&application.cluster.shared);
+    assert_eq!(shared.applications(), [], "it has had no request");
+    let load = Rc::clone(&application).load(peer(1), Duration::from_micros(500), Rc::default());
+    let read = async {
+        sleep(Duration::from_secs(5)).await;
+        let [of] = &*shared.applications() else { panic!("there is one") };
+        assert!(&*of.cluster == "cart" && of.limit.is_some(), "{of:?}");
+        assert!(of.in_flight > 0 && of.waiting > 0, "{of:?}");
+    };
+    LocalSet::new().run_until(async { tokio::join!(load, read) }).await;
+    application.cluster.overload.set(OverloadMode::Off);
+    assert_eq!(shared.applications(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_nobody_would_wait_for_is_refused_at_once() {
     let application = application(OverloadMode::Enforce);
     let counts = Rc::<Counts>::default();
