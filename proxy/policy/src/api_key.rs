@@ -19,7 +19,7 @@ use crate::credential::{Place, Prefix, without_cookies, without_parameter};
 use crate::field::{Unusable, each, non_empty};
 use crate::header_match::Head;
 use crate::header_mutation::mutable_name;
-use crate::verdict::{FilterRequest, Refusal, RequestChanges, ResponseChanges, Verdict};
+use crate::verdict::{FilterRequest, RequestChanges, ResponseChanges, Verdict};
 
 /// The configuration of the filter, in a listener or a route. What a route leaves out is that of the listener.
 #[derive(Debug, Clone)]
@@ -96,10 +96,10 @@ impl ApiKeys {
         let Some(credential) = first(places, &request.head).and_then(|key| client(credentials, &key)) else {
             let challenge = HeaderValue::from_static("ApiKey");
             response.set(HeaderMap::from_iter([(WWW_AUTHENTICATE, challenge)]));
-            return refuse(StatusCode::UNAUTHORIZED);
+            return Verdict::refuse(Reason::Unauthenticated, StatusCode::UNAUTHORIZED);
         };
         if !self.allowed.is_empty() && !self.allowed.contains(&credential.client) {
-            return refuse(StatusCode::FORBIDDEN);
+            return Verdict::refuse(Reason::Unauthenticated, StatusCode::FORBIDDEN);
         }
         let Some(forwarding) = self.forwarding.as_ref().or(listener.forwarding.as_ref()) else {
             return Verdict::Admit;
@@ -152,10 +152,6 @@ fn hide(places: &[Place], head: &Head<'_>, changes: &mut RequestChanges) {
             changes.fields.append(COOKIE, line);
         }
     }
-}
-
-fn refuse(status: StatusCode) -> Verdict {
-    Verdict::Refuse(Refusal { reason: Reason::Unauthenticated, status, grpc_status: None })
 }
 
 impl Credential {

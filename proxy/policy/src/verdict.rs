@@ -108,6 +108,13 @@ pub enum Verdict {
     Ask(Box<Question>),
 }
 
+impl Verdict {
+    /// Refuses the request. The `grpc-status` for a gRPC client follows from the reason and the status.
+    pub(crate) fn refuse(reason: Reason, status: StatusCode) -> Self {
+        Self::Refuse(Refusal { reason, status, grpc_status: None })
+    }
+}
+
 /// What a filter decides with after its first verdict: the result of the previous one.
 #[derive(Debug)]
 pub enum Heard {

@@ -25,7 +25,7 @@ use outrigger_proto::xds::{core, ext_authz as wire};
 use crate::field::{Unusable, final_status, runtime_fraction, unsupported_any};
 use crate::header_mutation::HeaderMutation;
 use crate::question::{GrpcService, ServiceReply};
-use crate::verdict::{Beginning, FilterRequest, Heard, Refusal, ResponseChanges, Verdict};
+use crate::verdict::{Beginning, FilterRequest, Heard, ResponseChanges, Verdict};
 use answer::Answer;
 use fields::Selection;
 use http_service::HttpService;
@@ -150,11 +150,9 @@ impl ExtAuthz {
         let Some(check) = self.of(listener) else { return Verdict::Admit };
         match heard {
             Heard::Body(body) => match check.body() {
-                Some(Body { may_be_cut: false, .. }) if body.is_cut => Verdict::Refuse(Refusal {
-                    reason: Reason::BodyTooLarge,
-                    status: Reason::BodyTooLarge.status(),
-                    grpc_status: None,
-                }),
+                Some(Body { may_be_cut: false, .. }) if body.is_cut => {
+                    Verdict::refuse(Reason::BodyTooLarge, Reason::BodyTooLarge.status())
+                }
                 _ => check.ask(request, Some(body)),
             },
             Heard::Reply(Ok(reply)) => check.heard(&reply, changes),
@@ -217,11 +215,9 @@ impl Check<'_> {
             }
             Answer::Error(Some(response)) if !self.filter.failure_allowed => Verdict::Respond(response),
             Answer::Error(_) => self.filter.failed(),
-            Answer::Unusable => Verdict::Refuse(Refusal {
-                reason: Reason::ExternalAuthorizationFailed,
-                status: StatusCode::INTERNAL_SERVER_ERROR,
-                grpc_status: None,
-            }),
+            Answer::Unusable => {
+                Verdict::refuse(Reason::ExternalAuthorizationFailed, StatusCode::INTERNAL_SERVER_ERROR)
+            }
         }
     }
 }
@@ -240,8 +236,7 @@ impl Filter {
     }
 
     fn refuse(&self) -> Verdict {
-        let (reason, status) = (Reason::ExternalAuthorizationFailed, self.status_on_error);
-        Verdict::Refuse(Refusal { reason, status, grpc_status: None })
+        Verdict::refuse(Reason::ExternalAuthorizationFailed, self.status_on_error)
     }
 
     fn decode(wire: wire::ExtAuthz) -> Result<Self, Unusable> {

@@ -193,8 +193,7 @@ impl Filter {
         if !self.denied_on_failure.holds((request.random)()) {
             return Verdict::AdmitUnchecked(HeaderMutation::default());
         }
-        let (reason, status) = (Reason::RateLimitServiceFailed, self.status_on_error);
-        Verdict::Refuse(Refusal { reason, status, grpc_status: None })
+        Verdict::refuse(Reason::RateLimitServiceFailed, self.status_on_error)
     }
 
     fn decode(wire: wire::RateLimit) -> Result<Self, Unusable> {

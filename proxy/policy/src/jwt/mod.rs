@@ -1,7 +1,7 @@
 //! Authentication by signed tokens (`envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication`, RFC 7519).
 //!
 //! A rule, or the route, says which tokens a request must have. One that does not have them is refused. The fields that claims are
-//! copied to are always removed from what the client sent, also where no token is required, so that nobody but this filter sets them.
+//! copied to are always removed from what the client sent, also where no token is required, so that only this filter sets them.
 
 mod requirement;
 mod provider;
@@ -22,7 +22,7 @@ use outrigger_proto::xds::jwt_authn;
 use crate::field::{Unusable, each, non_empty, required, unsupported};
 use crate::header_match::Head;
 use crate::route_match::RouteMatcher;
-use crate::verdict::{FilterRequest, Refusal, RequestChanges, ResponseChanges, Verdict};
+use crate::verdict::{FilterRequest, RequestChanges, ResponseChanges, Verdict};
 use failure::Failure;
 use provider::Provider;
 use requirement::{Check, Requirement};
@@ -115,7 +115,8 @@ impl Jwt {
         request: &FilterRequest<'_>,
         response: &mut ResponseChanges,
     ) -> Verdict {
-        let Self::Listener(filter) = listener else { return refuse(StatusCode::FORBIDDEN) };
+        let forbidden = || Verdict::refuse(Reason::Unauthenticated, StatusCode::FORBIDDEN);
+        let Self::Listener(filter) = listener else { return forbidden() };
         let mut changes = RequestChanges::default();
         for name in filter.own_fields.iter().filter(|name| request.head.headers.contains_key(*name)) {
             changes.fields.remove(name.clone());
@@ -126,7 +127,7 @@ impl Jwt {
             Self::Named(name) => match filter.named.get(name) {
                 Some(requirement) => Some(&**requirement),
                 // As Envoy answers a name that the listener does not have.
-                None => return refuse(StatusCode::FORBIDDEN),
+                None => return forbidden(),
             },
         };
         let Some(requirement) = requirement else { return admit(changes) };
@@ -146,7 +147,7 @@ impl Jwt {
             if status == StatusCode::UNAUTHORIZED {
                 response.set(challenge(failure, &request.head, filter.is_silent));
             }
-            return Verdict::Refuse(Refusal { reason, status, grpc_status: None });
+            return Verdict::refuse(reason, status);
         }
         for (provider, token) in check.verified {
             filter.providers[provider].apply(&token, &request.head, &mut changes);
@@ -193,10 +194,6 @@ fn admit(changes: RequestChanges) -> Verdict {
     } else {
         Verdict::AdmitChanged(Box::new(changes))
     }
-}
-
-fn refuse(status: StatusCode) -> Verdict {
-    Verdict::Refuse(Refusal { reason: Reason::Unauthenticated, status, grpc_status: None })
 }
 
 /// The challenge of RFC 6750 section 3. A request without a token gets no error code.

@@ -1,5 +1,5 @@
 //! Who may call what (`RBAC` of `envoy.extensions.filters.http.rbac.v3` and `envoy.extensions.filters.network.rbac.v3`): a
-//! request or connection is allowed or refused by the verified identity and the address of its caller, and by what it asks for.
+//! request or connection is allowed or refused by the verified identity and the address of its caller, and by what it requests.
 //!
 //! Rules that are only audited (`shadow_rules`) are evaluated in the same way and refuse nothing.
 
@@ -13,7 +13,7 @@ use outrigger_proto::xds::{network_rbac, rbac, rbac_filter};
 
 use crate::field::{Unusable, each, non_empty, required, unsupported, unsupported_any};
 use crate::header_match::Head;
-use crate::verdict::{NamedClaims, Refusal, Source, Verdict};
+use crate::verdict::{NamedClaims, Source, Verdict};
 use condition::{Condition, Scope};
 
 /// The name of no policy: what refuses a request that no policy of an `ALLOW` filter matches, as in Envoy's logs.
@@ -27,7 +27,7 @@ pub struct Rbac {
     audited: Option<Rules>,
 }
 
-/// What a caller asks for: a request, and the claims of its verified tokens.
+/// What a caller requests: the head of the request, and the claims of its verified tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
     /// Its head.
@@ -133,9 +133,8 @@ impl Rbac {
 impl Decision<'_> {
     /// Returns the verdict for an HTTP request.
     pub fn verdict(self) -> Verdict {
-        let (reason, status) = (Reason::AccessDenied, StatusCode::FORBIDDEN);
         match self.denied_by {
-            Some(_) => Verdict::Refuse(Refusal { reason, status, grpc_status: None }),
+            Some(_) => Verdict::refuse(Reason::AccessDenied, StatusCode::FORBIDDEN),
             None => Verdict::Admit,
         }
     }
