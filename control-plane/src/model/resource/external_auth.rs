@@ -81,7 +81,7 @@ struct Fields {
     protocol: Protocol,
     backend_ref: BackendRef,
     grpc: Option<Grpc>,
-    http: Option<Http>,
+    http: Option<HttpOfFilter>,
     forward_body: Option<ForwardBody>,
 }
 
@@ -102,9 +102,23 @@ pub(super) struct Grpc {
     allowed_headers: Names,
 }
 
+/// How a service is asked over HTTP: the field `http` of a policy.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Http {
+    path: Option<String>,
+    #[serde(default)]
+    allowed_headers: Names,
+    #[serde(default)]
+    allowed_response_headers: Names,
+    #[serde(default)]
+    allowed_client_headers: Names,
+}
+
+/// The field `http` of the filter, which has no `allowedClientHeaders`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Http {
+struct HttpOfFilter {
     path: Option<String>,
     #[serde(default)]
     allowed_headers: Names,
@@ -112,13 +126,11 @@ struct Http {
     allowed_response_headers: Names,
 }
 
-/// How a service is asked over HTTP: the fields of all resources.
-#[derive(Default)]
-pub(super) struct OverHttp {
-    pub(super) path: Option<String>,
-    pub(super) allowed_headers: Names,
-    pub(super) allowed_response_headers: Names,
-    pub(super) allowed_client_headers: Names,
+impl From<HttpOfFilter> for Http {
+    fn from(of: HttpOfFilter) -> Self {
+        let HttpOfFilter { path, allowed_headers, allowed_response_headers } = of;
+        Self { path, allowed_headers, allowed_response_headers, ..Self::default() }
+    }
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -128,7 +140,7 @@ struct ForwardBody {
 }
 
 /// Names of headers.
-pub(super) type Names = List<HeaderName, 0, 64>;
+type Names = List<HeaderName, 0, 64>;
 
 impl TryFrom<Fields> for WireExternalAuth {
     type Error = String;
@@ -140,14 +152,8 @@ impl TryFrom<Fields> for WireExternalAuth {
             Protocol::Http if http.is_none() => return Err(HTTP_ALONE.into()),
             _ => {}
         }
-        let http = http.map(|Http { path, allowed_headers, allowed_response_headers }| OverHttp {
-            path,
-            allowed_headers,
-            allowed_response_headers,
-            ..Default::default()
-        });
         let check = AuthCheck {
-            protocol: auth_protocol(protocol, grpc, http)?,
+            protocol: auth_protocol(protocol, grpc, http.map(Into::into))?,
             longest_body: forward_body.and_then(|of| of.max_size).map_or(0, Integer::as_u32),
             may_be_cut: false,
             timeout: None,
@@ -165,7 +171,7 @@ const HTTP_ALONE: &str = "protocol HTTP goes with the field http, and only with 
 pub(super) fn auth_protocol(
     protocol: Protocol,
     grpc: Option<Grpc>,
-    http: Option<OverHttp>,
+    http: Option<Http>,
 ) -> Result<AuthProtocol, String> {
     match (protocol, grpc, http) {
         (Protocol::Grpc, grpc, None) => {
@@ -178,8 +184,8 @@ pub(super) fn auth_protocol(
     }
 }
 
-fn decode_http(http: OverHttp) -> Result<HttpAuth, String> {
-    let OverHttp { path, allowed_headers, allowed_response_headers, allowed_client_headers } = http;
+fn decode_http(http: Http) -> Result<HttpAuth, String> {
+    let Http { path, allowed_headers, allowed_response_headers, allowed_client_headers } = http;
     let path = path.unwrap_or_default();
     if path.len() > 1024 {
         return Err(at("http.path", "is longer than 1024 bytes"));

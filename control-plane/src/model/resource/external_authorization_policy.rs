@@ -5,9 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::external_auth::{
-    AuthorizerSpec, ExternalAuthSpec, Grpc, Names, OverHttp, Protocol, auth_protocol,
-};
+use super::external_auth::{AuthorizerSpec, ExternalAuthSpec, Grpc, Http, Protocol, auth_protocol};
 use super::policy::{PolicyRules, PolicySpec, TargetRefs};
 use super::reference::BackendRef;
 use super::strict::at;
@@ -44,18 +42,6 @@ enum Mode {
     #[default]
     Required,
     Off,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Http {
-    path: Option<String>,
-    #[serde(default)]
-    allowed_headers: Names,
-    #[serde(default)]
-    allowed_response_headers: Names,
-    #[serde(default)]
-    allowed_client_headers: Names,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -103,11 +89,6 @@ impl TryFrom<WireSpec> for ExternalAuthorizationPolicySpec {
                 if !backend.is_service() {
                     return Err(at("backendRef.kind", "is not Service of group \"\""));
                 }
-                let http = http.map(|http| {
-                    let Http { path, allowed_headers, allowed_response_headers, allowed_client_headers } =
-                        http;
-                    OverHttp { path, allowed_headers, allowed_response_headers, allowed_client_headers }
-                });
                 let check = AuthCheck {
                     protocol: auth_protocol(protocol, grpc, http)?,
                     longest_body: forward_body.as_ref().map_or(0, |of| of.max_size.as_u32()),
