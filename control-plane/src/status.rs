@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use crate::model::endpoint::{Endpoints, Peer};
     use crate::model::mesh::ServiceEntry;
-    use crate::model::service::{AppProtocol, Service, ServicePort, ServiceType, TargetPort};
+    use crate::model::service::{AppProtocol, Service, ServiceType};
 
     #[test]
     fn only_endpoints_that_are_not_ready_are_listed_with_their_service() {
@@ -180,23 +180,8 @@ mod tests {
             hostname: None,
         };
         let endpoints = [endpoint(1, EndpointHealth::Ready), endpoint(2, EndpointHealth::NotReady)];
-        let service = Service {
-            key: ServiceKey::new("shop", "cart"),
-            service_type: ServiceType::Headless,
-            ports: vec![ServicePort {
-                name: "".into(),
-                number: 80,
-                target: TargetPort::Number(80),
-                protocol: AppProtocol::Http,
-            }],
-            service_accounts: Vec::new(),
-            overload: Default::default(),
-            publish_not_ready: false,
-            selector: Default::default(),
-            external_ips: Vec::new(),
-            ipv6_first: false,
-            traffic: Default::default(),
-        };
+        let cart = Service::of_shop("cart", 80, AppProtocol::Http);
+        let service = Service { service_type: ServiceType::Headless, ..cart };
         let entry = ServiceEntry {
             service: Arc::new(service),
             endpoints: Arc::new(Endpoints { ports: vec![(80, endpoints.into())] }),

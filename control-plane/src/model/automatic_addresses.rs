@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::model::mesh_builder::MeshBuilder;
     use crate::model::mesh_builder::testing::service as yaml;
-    use crate::model::service::TrafficPolicy;
+    use crate::model::service::AppProtocol;
 
     fn addresses(builder: &MeshBuilder, name: &str) -> Vec<String> {
         let mesh = builder.mesh();
@@ -186,18 +186,8 @@ mod tests {
 
     #[test]
     fn of_thousands_of_services_none_gets_the_address_of_another() {
-        let service = |name: &String| Service {
-            key: ServiceKey::new("shop", name.as_str()),
-            service_type: ServiceType::ClusterIps(vec![]),
-            ports: vec![],
-            service_accounts: vec![],
-            overload: Default::default(),
-            publish_not_ready: false,
-            selector: BTreeMap::new(),
-            external_ips: vec![],
-            ipv6_first: false,
-            traffic: TrafficPolicy::Cluster,
-        };
+        let service =
+            |name: &String| Service { ports: vec![], ..Service::of_shop(name, 80, AppProtocol::Http) };
         let names: Vec<_> = (0..6000).map(|n| format!("s{n}")).collect();
         let mut all = AutomaticAddresses::default();
         let add = |all: &mut AutomaticAddresses, names: &[String]| {

@@ -128,6 +128,26 @@ impl Service {
     }
 }
 
+#[cfg(test)]
+impl Service {
+    /// Returns a Service of the namespace `shop` without cluster IPs, whose port 80 is the port `target` of the application.
+    pub(crate) fn of_shop(name: &str, target: u16, protocol: AppProtocol) -> Self {
+        let target = TargetPort::Number(target);
+        Self {
+            key: ServiceKey::new("shop", name),
+            service_type: ServiceType::ClusterIps(Vec::new()),
+            ports: vec![ServicePort { name: "".into(), number: 80, target, protocol }],
+            service_accounts: Vec::new(),
+            overload: Overload::default(),
+            publish_not_ready: false,
+            selector: BTreeMap::new(),
+            external_ips: Vec::new(),
+            ipv6_first: false,
+            traffic: TrafficPolicy::default(),
+        }
+    }
+}
+
 /// How clients reach a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceType {

@@ -184,29 +184,15 @@ mod tests {
     use crate::model::endpoint::Endpoints;
     use crate::model::mesh::ServiceEntry;
     use crate::model::route::ServiceRoutes;
-    use crate::model::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort};
+    use crate::model::service::{AppProtocol, Service};
 
     const LEASE: Duration = Duration::from_secs(30);
 
     /// A mesh of `shop/cart:80`, open to some service accounts.
     fn mesh(accounts: &[&str]) -> Mesh {
-        let port = ServicePort {
-            name: "".into(),
-            number: 80,
-            target: TargetPort::Number(8080),
-            protocol: AppProtocol::Detect,
-        };
         let service = Service {
-            key: ServiceKey::new("shop", "cart"),
-            service_type: ServiceType::ClusterIps(Vec::new()),
-            ports: vec![port],
             service_accounts: accounts.iter().map(|name| Name::from(*name)).collect(),
-            overload: Default::default(),
-            publish_not_ready: false,
-            selector: Default::default(),
-            external_ips: Vec::new(),
-            ipv6_first: false,
-            traffic: Default::default(),
+            ..Service::of_shop("cart", 8080, AppProtocol::Detect)
         };
         let (endpoints, routes) = (Arc::<Endpoints>::default(), Arc::<ServiceRoutes>::default());
         Mesh::from_iter([ServiceEntry { service: Arc::new(service), endpoints, routes }])

@@ -24,7 +24,7 @@ use crate::model::route::{
     Redirect, RedirectScheme, Retry, Rewrite, Route, RouteAction, RouteMatch, RouteTable, RouteTarget,
     ServiceRoutes, TcpRoute, Timeouts, ValueMatch, ValuePattern, WeightedBackend,
 };
-use crate::model::service::{AppProtocol, ServicePort, TargetPort};
+use crate::model::service::AppProtocol;
 use crate::translate::scope::Dialect;
 
 mod authentication;
@@ -70,7 +70,6 @@ fn endpoint(address: &str, health: EndpointHealth) -> Endpoint {
 
 /// `cart.shop:80`, with two endpoints of which one is not ready, reachable at 10.0.0.1.
 fn cart(protocol: AppProtocol, routes: ServiceRoutes) -> ServiceEntry {
-    let port = ServicePort { name: "".into(), number: 80, target: TargetPort::Number(8080), protocol };
     let endpoints = [
         endpoint("10.1.0.1:8080", EndpointHealth::Ready),
         endpoint("10.1.0.2:8080", EndpointHealth::NotReady),
@@ -78,16 +77,8 @@ fn cart(protocol: AppProtocol, routes: ServiceRoutes) -> ServiceEntry {
     ];
     ServiceEntry {
         service: Arc::new(Service {
-            key: ServiceKey::new("shop", "cart"),
             service_type: ServiceType::ClusterIps(vec!["10.0.0.1".parse().unwrap()]),
-            ports: vec![port],
-            service_accounts: Vec::new(),
-            overload: Default::default(),
-            publish_not_ready: false,
-            selector: Default::default(),
-            external_ips: Vec::new(),
-            ipv6_first: false,
-            traffic: Default::default(),
+            ..Service::of_shop("cart", 8080, protocol)
         }),
         endpoints: Arc::new(Endpoints { ports: vec![(80, endpoints.into())] }),
         routes: Arc::new(routes),

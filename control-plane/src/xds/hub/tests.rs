@@ -6,16 +6,10 @@ use super::*;
 use crate::model::endpoint::{Endpoint, EndpointHealth, Endpoints, Peer};
 use crate::model::mesh::ServiceEntry;
 use crate::model::registration::{MtlsMode, Registrations, WorkloadEntry, WorkloadKey, WorkloadPort};
-use crate::model::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort};
+use crate::model::service::{AppProtocol, Service, ServiceKey};
 use crate::translate::scope::{Dialect, Mode};
 
 fn entry(number: u32, endpoint: u16) -> ServiceEntry {
-    let port = ServicePort {
-        name: "".into(),
-        number: 80,
-        target: TargetPort::Number(80),
-        protocol: AppProtocol::Http,
-    };
     let endpoint = Endpoint {
         address: ([10, 0, (number >> 8) as u8, number as u8], endpoint).into(),
         health: EndpointHealth::Ready,
@@ -27,18 +21,7 @@ fn entry(number: u32, endpoint: u16) -> ServiceEntry {
         hostname: None,
     };
     ServiceEntry {
-        service: Arc::new(Service {
-            key: ServiceKey::new("shop", format!("s{number}")),
-            service_type: ServiceType::ClusterIps(Vec::new()),
-            ports: vec![port],
-            service_accounts: Vec::new(),
-            overload: Default::default(),
-            publish_not_ready: false,
-            selector: Default::default(),
-            external_ips: Vec::new(),
-            ipv6_first: false,
-            traffic: Default::default(),
-        }),
+        service: Arc::new(Service::of_shop(&format!("s{number}"), 80, AppProtocol::Http)),
         endpoints: Arc::new(Endpoints { ports: vec![(80, [endpoint].into())] }),
         routes: Arc::default(),
     }

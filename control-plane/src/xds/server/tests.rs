@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 
 use super::*;
 use crate::model::mesh::ServiceEntry;
-use crate::model::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort};
+use crate::model::service::{AppProtocol, Service, ServiceType};
 
 fn server() -> Server {
     let trust_domain = TrustDomain::parse("cluster.local").unwrap();
@@ -22,24 +22,8 @@ fn server() -> Server {
 }
 
 fn mesh() -> Arc<Mesh> {
-    let port = ServicePort {
-        name: "".into(),
-        number: 80,
-        target: TargetPort::Number(80),
-        protocol: AppProtocol::Http,
-    };
-    let service = Service {
-        key: ServiceKey::new("shop", "cart"),
-        service_type: ServiceType::Headless,
-        ports: vec![port],
-        service_accounts: Vec::new(),
-        overload: Default::default(),
-        publish_not_ready: false,
-        selector: Default::default(),
-        external_ips: Vec::new(),
-        ipv6_first: false,
-        traffic: Default::default(),
-    };
+    let cart = Service::of_shop("cart", 80, AppProtocol::Http);
+    let service = Service { service_type: ServiceType::Headless, ..cart };
     let entry =
         ServiceEntry { service: Arc::new(service), endpoints: Arc::default(), routes: Arc::default() };
     Arc::new([entry].into_iter().collect())
