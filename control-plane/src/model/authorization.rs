@@ -43,7 +43,7 @@ impl Action {
 pub struct AuthorizationRule {
     /// The callers. Empty: anyone.
     pub from: Vec<Source>,
-    /// What they ask for. Empty: anything.
+    /// What they request. Empty: anything.
     pub to: Vec<Operation>,
 }
 
@@ -89,7 +89,7 @@ pub enum SpiffeMatch {
     Prefix(Name),
 }
 
-/// What a caller asks for. Each list that is not empty must have a match; of headers, all must match. gRPC methods are paths.
+/// What a caller requests. Each list that is not empty must have a match; of headers, all must match. gRPC methods are paths.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Operation {
     /// Ports of the application.

@@ -24,7 +24,7 @@ pub struct Viewer {
     pub mode: Mode,
     /// The dialect that it reads.
     pub dialect: Dialect,
-    /// Whether it can tell the application who called (`forward_client_cert_details`).
+    /// Whether it can pass the caller's identity to the application (`forward_client_cert_details`).
     pub forwards_client_certificates: bool,
 }
 

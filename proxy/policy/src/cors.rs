@@ -1,7 +1,7 @@
 //! Cross-origin requests (`envoy.extensions.filters.http.cors.v3.CorsPolicy`; HTTPRoute's `cors` filter).
 //!
-//! A preflight is answered here and never reaches a backend. An actual request is forwarded, and its response tells the
-//! browser which origin may read it. The rules are those of the Fetch standard, section 3.3 (CORS protocol).
+//! A preflight is answered here and never reaches a backend. An actual request is forwarded, and the fields of its response
+//! say which origin may read it. The rules are those of the Fetch standard, section 3.3 (CORS protocol).
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use outrigger_core::matcher::StringMatcher;

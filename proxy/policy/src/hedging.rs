@@ -100,7 +100,7 @@ fn number(of: &Struct, field: &str) -> Result<Option<f64>, Unusable> {
 pub struct Latencies {
     counts: [u16; BUCKETS],
     total: u32,
-    /// The percentile, in tenths, that was asked for last, and its value then.
+    /// The percentile, in tenths, of the last delay, and its value then.
     known: Option<(u32, Duration)>,
     /// The latencies recorded since.
     since: u32,

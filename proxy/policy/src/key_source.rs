@@ -150,7 +150,7 @@ impl RemoteKeys {
         }
     }
 
-    /// Returns when a request has asked for a newer set than there is.
+    /// Returns when a request needs a newer set than there is.
     pub async fn wanted(&self) {
         poll_fn(|cx| {
             let mut state = locked(&self.state);

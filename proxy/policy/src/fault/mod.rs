@@ -36,14 +36,14 @@ pub struct Fault {
 #[derive(Debug, Clone, Copy)]
 enum Delay {
     Fixed(Duration),
-    /// As many milliseconds as the client asks for (`header_delay`).
+    /// As many milliseconds as the client requests (`header_delay`).
     Requested,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Abort {
     With(Refusal),
-    /// The status that the client asks for (`header_abort`).
+    /// The status that the client requests (`header_abort`).
     Requested,
 }
 
@@ -52,7 +52,7 @@ enum Abort {
 enum Bandwidth {
     /// In bytes per second.
     Fixed(NonZeroU64),
-    /// As many KiB per second as the client asks for (`header_limit`).
+    /// As many KiB per second as the client requests (`header_limit`).
     Requested,
 }
 

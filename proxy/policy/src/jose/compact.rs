@@ -72,7 +72,7 @@ impl<'a> Compact<'a> {
         self.header.get("kid").and_then(Value::as_str)
     }
 
-    /// Returns the algorithm that it asks for.
+    /// Returns the algorithm that its header names (`alg`).
     pub(super) fn algorithm(&self) -> Algorithm {
         self.algorithm
     }

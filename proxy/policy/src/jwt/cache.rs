@@ -1,4 +1,4 @@
-//! The tokens that a worker verified lately, so that the next request with the same token costs no signature.
+//! The tokens that a worker verified recently, so that the next request with the same token costs no signature.
 //!
 //! An entry says that a set of keys verified a token. It is used with the same set alone: a set that was replaced verifies again. Times, issuer and
 //! audience are checked for each request. The cache is a worker's own, and bounded: when the younger half is full, the older one is dropped.

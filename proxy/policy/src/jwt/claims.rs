@@ -22,7 +22,7 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// Returns whether the issuer is the one that is asked for.
+    /// Returns true if `iss` is the issuer of the provider, or if the provider has none.
     pub(super) fn is_issuer(&self, claims: &Map<String, Value>) -> bool {
         self.issuer.as_deref().is_none_or(|issuer| claims.get("iss").is_some_and(|iss| iss == issuer))
     }

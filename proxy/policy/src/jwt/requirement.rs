@@ -91,7 +91,7 @@ impl Requirement {
             }
             Some(Wire::AllowMissing(_)) => Self::Optional(Lenience::Missing),
             Some(Wire::AllowMissingOrFailed(_)) => Self::Optional(Lenience::MissingOrFailed),
-            // Claims that nobody verified would look like verified ones.
+            // Later filters would take unverified claims for verified ones.
             Some(Wire::ExtractOnlyWithoutValidation(_)) => {
                 return Err(Unusable::new("extract_only_without_validation", "is not supported"));
             }

@@ -119,8 +119,8 @@ mod tests {
         let nothing = tally(0, 0);
         assert!(is_worse_run(5, tally(0, 100), nothing));
         assert!(is_worse_run(5, tally(10, 1000), tally(0, 10)));
-        assert!(!is_worse_run(5, nothing, nothing), "there is nobody to compare with");
-        assert!(!is_worse_run(30, tally(0, 5), nothing), "five requests tell too little");
+        assert!(!is_worse_run(5, nothing, nothing), "there are no other hosts");
+        assert!(!is_worse_run(30, tally(0, 5), nothing), "five requests are too few");
         assert!(!is_worse_run(5, tally(0, 20), nothing) && is_worse_run(11, tally(0, 20), nothing));
         assert!(!is_worse_run(5, tally(100, 1000), nothing) && is_worse_run(9, tally(100, 1000), nothing));
         assert!(!is_worse_run(30, tally(100, 1000), tally(90, 100)), "just now it fails everywhere");

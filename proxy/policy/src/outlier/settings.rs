@@ -99,7 +99,7 @@ impl OutlierDetection {
             enforcing_failure_percentage_local_origin,
             max_ejection_time,
             max_ejection_time_jitter,
-            // There are no active health checks yet that could end an ejection.
+            // Requests end an ejection, not active checks: what a check requests is not what failed.
             successful_active_health_check_uneject_host: _,
             monitors,
             always_eject_one_host,

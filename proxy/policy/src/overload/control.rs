@@ -1,6 +1,6 @@
 //! How many requests an application gets at once: as many as come, until there is evidence that more of them only take longer.
 //!
-//! Then requests wait in front of the application instead of inside it, so that those that nobody waits for any more can be
+//! Then requests wait in front of the application instead of inside it, so that those whose clients have given up can be
 //! dropped. A limit is correct if half of it makes each request faster, but not in proportion: the application is busy with the
 //! limit, and would not be with half of it. So half of the limit applies for a quarter of the time, or less while that confirms
 //! the limit, and the two are compared.
