@@ -10,7 +10,7 @@ use super::registration::NamespaceLabels;
 use super::resource::policy::{PolicyRules, PolicySpec};
 use super::resource::reference::{BackendRef, ParentRef};
 use super::resource::rule::RouteSpec;
-use super::resource::{Body, EndpointSlice, Kind, Metadata, Resource, ResourceId};
+use super::resource::{Body, EndpointSlice, Kind, Metadata, ReferenceGrantSpec, Resource, ResourceId};
 use super::service::{Service, ServiceKey};
 
 /// The resources of the mesh.
@@ -113,21 +113,7 @@ impl Inventory {
                 update(&mut self.slices, &slice.service, id, enter);
                 touched.endpoints.insert(slice.service.clone());
             }
-            Body::Policy(spec) => {
-                update(&mut self.policies, &id.namespace, id, enter);
-                for needed in spec.needs(&id.namespace) {
-                    update(&mut self.needing, &needed.service, id, enter);
-                }
-                touched.policies.insert(id.namespace.clone());
-                if let PolicyRules::Authentication(_) = spec.rules {
-                    // Which claims requests have depends on the policies of the mesh, and whether they have any in the mesh on all policies.
-                    touched.policies.insert(ROOT_NAMESPACE.into());
-                    if *id.namespace == *ROOT_NAMESPACE {
-                        touched.policies.extend(self.policies.keys().cloned());
-                    }
-                }
-                touched.statuses.insert(id.clone());
-            }
+            Body::Policy(spec) => self.index_policy(id, spec, enter, touched),
             Body::Route(spec) => {
                 touched.statuses.insert(id.clone());
                 touched.policies.insert(id.namespace.clone());
@@ -141,18 +127,43 @@ impl Inventory {
                     update(&mut self.referring, &backend_key(metadata, backend), id, enter);
                 }
             }
-            Body::ReferenceGrant(grant) => {
-                touched.granted.insert(id.namespace.clone());
-                for (kind, namespace, service) in grant.permissions() {
-                    let place = (id.namespace.clone(), kind.clone(), namespace.clone());
-                    let counts = self.grants.entry(place.clone()).or_default();
-                    let count = counts.entry(service.cloned()).or_default();
-                    *count = if enter { *count + 1 } else { count.saturating_sub(1) };
-                    counts.retain(|_, count| *count > 0);
-                    if counts.is_empty() {
-                        self.grants.remove(&place);
-                    }
-                }
+            Body::ReferenceGrant(grant) => self.index_grant(id, grant, enter, touched),
+        }
+    }
+
+    fn index_policy(&mut self, id: &ResourceId, spec: &PolicySpec, enter: bool, touched: &mut Touched) {
+        update(&mut self.policies, &id.namespace, id, enter);
+        for needed in spec.needs(&id.namespace) {
+            update(&mut self.needing, &needed.service, id, enter);
+        }
+        touched.policies.insert(id.namespace.clone());
+        if let PolicyRules::Authentication(_) = spec.rules {
+            // Which tokens are verified at a place depends on the policies of the mesh too, and whether any are verified in the mesh on those of all
+            // namespaces.
+            touched.policies.insert(ROOT_NAMESPACE.into());
+            if *id.namespace == *ROOT_NAMESPACE {
+                touched.policies.extend(self.policies.keys().cloned());
+            }
+        }
+        touched.statuses.insert(id.clone());
+    }
+
+    fn index_grant(
+        &mut self,
+        id: &ResourceId,
+        grant: &ReferenceGrantSpec,
+        enter: bool,
+        touched: &mut Touched,
+    ) {
+        touched.granted.insert(id.namespace.clone());
+        for (kind, namespace, service) in grant.permissions() {
+            let place = (id.namespace.clone(), kind.clone(), namespace.clone());
+            let counts = self.grants.entry(place.clone()).or_default();
+            let count = counts.entry(service.cloned()).or_default();
+            *count = if enter { *count + 1 } else { count.saturating_sub(1) };
+            counts.retain(|_, count| *count > 0);
+            if counts.is_empty() {
+                self.grants.remove(&place);
             }
         }
     }

@@ -7,17 +7,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use outrigger_core::Name;
+
 use super::attachment::{self, Attachments};
 use super::automatic_addresses::AutomaticAddresses;
 use super::conditions;
 use super::endpoint::{Endpoint, EndpointHealth, Endpoints, Peer};
 use super::findings::{self, Finding};
-use super::inventory::{Inventory, Touched};
+use super::inventory::{Inventory, Route, Touched};
 use super::mesh::{Mesh, ServiceEntry};
 use super::policies;
 use super::resource::{Resource, ResourceId};
 use super::service::{Service, ServiceKey, ServiceType};
-use super::status::Statuses;
+use super::status::{RouteStatus, Statuses};
 use super::unverified_claims;
 
 /// The accepted resources, and the mesh that is built from them.
@@ -38,69 +40,22 @@ impl MeshBuilder {
         }
         self.inventory.touch_granted(&mut touched);
         let Self { inventory, automatic, mesh, statuses } = self;
-        let inventory = &*inventory;
         let others: Vec<_> =
             touched.services.iter().flat_map(|key| automatic.update(key, inventory.service(key))).collect();
         touched.services.extend(others);
-        let mut attachments = Attachments::new(inventory);
-        let Touched {
-            services,
-            endpoints,
-            routes,
-            statuses: mut judged,
-            namespaces,
-            granted: _,
-            policies: of_policies,
-        } = touched;
-        for (namespace, labels) in namespaces {
+        for (namespace, labels) in std::mem::take(&mut touched.namespaces) {
             mesh.set_namespace(namespace, labels);
         }
-        let entries: BTreeSet<_> = services.iter().chain(&endpoints).chain(&routes).collect();
-        for key in entries {
-            let Some(current) = inventory.service(key) else {
-                mesh.remove(key);
-                continue;
-            };
-            let old = mesh.service(key);
-            let entry = ServiceEntry {
-                service: reuse_if_same(old.map(|old| &old.service), services.contains(key), || {
-                    automatic.complete(current)
-                }),
-                endpoints: reuse_if_same(old.map(|old| &old.endpoints), endpoints.contains(key), || {
-                    endpoints_of(inventory, current)
-                }),
-                routes: reuse_if_same(old.map(|old| &old.routes), routes.contains(key), || {
-                    attachment::routes_of(inventory, current, &attachments.of(current))
-                }),
-            };
-            mesh.insert(entry);
-        }
-        // The status of a route does not depend on endpoints.
-        for key in services.iter().chain(&routes) {
-            judged.extend(inventory.attached(key).map(|route| route.metadata.id.clone()));
-        }
-        let mut set = |id: ResourceId, status| {
+        let mut attachments = Attachments::new(inventory);
+        rebuild_services(inventory, automatic, mesh, &touched, &mut attachments);
+        let mut judged = judge_routes(inventory, &touched, &mut attachments);
+        judged.extend(rebuild_policies(inventory, mesh, touched.policies));
+        for (id, status) in judged {
             if statuses.get(&id).is_none_or(|old| **old != status) {
                 statuses.insert(id, Arc::new(status));
             }
-        };
-        for id in &judged {
-            if let Some(route) = inventory.route(id) {
-                set(id.clone(), conditions::status_of(inventory, route, &mut attachments));
-            }
         }
-        let mut of_all = Vec::new();
-        for namespace in of_policies {
-            let (policies, statuses) = policies::of_namespace(inventory, &namespace);
-            mesh.set_policies(namespace, policies);
-            of_all.extend(statuses);
-        }
-        // With the policies of all namespaces: those of the root namespace apply to others.
-        for (id, mut status) in of_all {
-            unverified_claims::note(inventory, mesh, &id, &mut status);
-            set(id, status);
-        }
-        for id in judged.iter().filter(|id| !inventory.has(id)) {
+        for id in touched.statuses.iter().filter(|id| !inventory.has(id)) {
             statuses.remove(id);
         }
     }
@@ -126,6 +81,70 @@ impl MeshBuilder {
     pub(crate) fn statuses(&self) -> Statuses {
         self.statuses.clone()
     }
+}
+
+/// Replaces the changed parts of services, and removes services that no longer exist.
+fn rebuild_services<'a>(
+    inventory: &'a Inventory,
+    automatic: &AutomaticAddresses,
+    mesh: &mut Mesh,
+    Touched { services, endpoints, routes, .. }: &Touched,
+    attachments: &mut Attachments<'a>,
+) {
+    let all: BTreeSet<_> = services.iter().chain(endpoints).chain(routes).collect();
+    for key in all {
+        let Some(current) = inventory.service(key) else {
+            mesh.remove(key);
+            continue;
+        };
+        let old = mesh.service(key);
+        let entry = ServiceEntry {
+            service: reuse_if_same(old.map(|old| &old.service), services.contains(key), || {
+                automatic.complete(current)
+            }),
+            endpoints: reuse_if_same(old.map(|old| &old.endpoints), endpoints.contains(key), || {
+                endpoints_of(inventory, current)
+            }),
+            routes: reuse_if_same(old.map(|old| &old.routes), routes.contains(key), || {
+                attachment::routes_of(inventory, current, &attachments.of(current))
+            }),
+        };
+        mesh.insert(entry);
+    }
+}
+
+/// Returns the statuses of the routes that a change affects. They do not depend on endpoints.
+fn judge_routes<'a>(
+    inventory: &'a Inventory,
+    Touched { services, routes, statuses, .. }: &Touched,
+    attachments: &mut Attachments<'a>,
+) -> Vec<(ResourceId, RouteStatus)> {
+    let attached = services.iter().chain(routes).flat_map(|key| inventory.attached(key));
+    let mut all: BTreeSet<_> = attached.map(|route| &route.metadata.id).collect();
+    all.extend(statuses);
+    let routes = all.into_iter().filter_map(|id| inventory.route(id));
+    let judge =
+        |route: Route<'a>| (route.metadata.id.clone(), conditions::status_of(inventory, route, attachments));
+    routes.map(judge).collect()
+}
+
+/// Replaces the policies of namespaces, and returns their statuses.
+fn rebuild_policies(
+    inventory: &Inventory,
+    mesh: &mut Mesh,
+    namespaces: BTreeSet<Name>,
+) -> Vec<(ResourceId, RouteStatus)> {
+    let mut all = Vec::new();
+    for namespace in namespaces {
+        let (policies, statuses) = policies::of_namespace(inventory, &namespace);
+        mesh.set_policies(namespace, policies);
+        all.extend(statuses);
+    }
+    // With the policies of all namespaces: those of the root namespace apply to others.
+    for (id, status) in &mut all {
+        unverified_claims::note(inventory, mesh, id, status);
+    }
+    all
 }
 
 /// Returns the old value if it was not affected or the new one is equal.
