@@ -29,6 +29,10 @@ pub struct Status {
     /// Ignored unknown fields of accepted cluster objects.
     #[serde(default)]
     pub ignored_fields: Vec<String>,
+    /// The conditions of routes and policies that are False: what is attached to nothing, conflicts with another one, or needs
+    /// a Service that cannot be used.
+    #[serde(default)]
+    pub unmet_conditions: Vec<String>,
     /// The registered workloads.
     pub registrations: Vec<RegistrationStatus>,
     /// The endpoints that are not ready, of EndpointSlices and of registered workloads.

@@ -29,6 +29,7 @@ pub(super) fn page(status: &Status, wide: bool, now: Timestamp) -> String {
         ("Refused by proxies:\n", refused_by_proxies(proxies, now)),
         ("Refused configuration:\n", lines(&status.refusals)),
         ("Ignored fields:\n", lines(&status.ignored_fields)),
+        ("Routes and policies that do not apply as written:\n", lines(&status.unmet_conditions)),
         ("Endpoints that are not ready:\n", endpoints(status)),
         ("Pods without the sidecar that they are to have (restart them):\n", pods(status)),
         ("Registered workloads without a connected proxy:\n", disconnected),
@@ -220,6 +221,8 @@ web-1  spiffe://cluster.local/ns/shop/sa/web  outrigger 0.1.0  SYNCED         in
     fn refused_files_endpoints_that_are_not_ready_and_problems_have_a_table_each() {
         let mut status = status(json!([]));
         status.refusals = vec!["shop.yaml, document 2: HTTPRoute shop/cart: spec.rules: is no list".into()];
+        let unmet = "AuthorizationPolicy shop/a, Service crat: Accepted=False (TargetNotFound)";
+        status.unmet_conditions = vec![unmet.into()];
         status.problems = vec!["the state cannot be written".into()];
         status.endpoints_not_ready = serde_json::from_value(json!([{
             "namespace": "shop", "service": "cart", "port": 80, "address": "10.0.0.1:9080", "health": "draining",
@@ -230,6 +233,7 @@ web-1  spiffe://cluster.local/ns/shop/sa/web  outrigger 0.1.0  SYNCED         in
         for expected in [
             "\nPods without the sidecar that they are to have (restart them):\nNAMESPACE  POD\nshop       web-1\n",
             "\nRefused configuration:\n  shop.yaml, document 2: HTTPRoute shop/cart: spec.rules: is no list\n",
+            "\nRoutes and policies that do not apply as written:\n  AuthorizationPolicy shop/a, Service crat: Accepted=False (TargetNotFound)\n",
             "\nEndpoints that are not ready:\nSERVICE  NAMESPACE  PORT  ADDRESS        INSTANCE  HEALTH\n\
              cart     shop       80    10.0.0.1:9080  -         draining\n",
             "\nProblems of the control plane:\n  the state cannot be written\n",

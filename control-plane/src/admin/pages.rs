@@ -165,12 +165,19 @@ impl Pages {
             proxies: self.xds.status(),
             refusals: self.view.borrow().refusals.iter().map(ToString::to_string).collect(),
             ignored_fields: self.view.borrow().ignored.iter().map(ToString::to_string).collect(),
+            unmet_conditions: self.unmet_conditions(),
             registrations,
             endpoints_not_ready: EndpointStatus::not_ready(&mesh),
             pods_without_sidecar: self.pods_without_sidecar.borrow().to_vec(),
             certificates_issued: self.metrics.certificates_issued(),
             problems: self.problems(),
         }
+    }
+
+    fn unmet_conditions(&self) -> Vec<String> {
+        let view = self.view.borrow();
+        let of = view.statuses.iter();
+        of.flat_map(|(id, status)| status.unmet().map(move |unmet| format!("{id}, {unmet}"))).collect()
     }
 
     fn metrics_text(&self, headers: &HeaderMap) -> PageResponse {

@@ -98,6 +98,7 @@ fn merged(replicas: Vec<(String, Status)>) -> Option<Status> {
         all.problems.extend(status.problems);
         add_new(&mut all.refusals, status.refusals);
         add_new(&mut all.ignored_fields, status.ignored_fields);
+        add_new(&mut all.unmet_conditions, status.unmet_conditions);
         add_new(&mut all.registrations, status.registrations);
         add_new(&mut all.endpoints_not_ready, status.endpoints_not_ready);
         add_new(&mut all.pods_without_sidecar, status.pods_without_sidecar);

@@ -109,6 +109,8 @@ codes! {
     UnknownTarget "unknown-target" Error,
     /// A target that cannot have the policy.
     UnsupportedTarget "unsupported-target" Error,
+    /// A policy that does not apply to a target because another one does.
+    ConflictingPolicy "conflicting-policy" Error,
     /// An EndpointSlice of a Service that does not exist.
     UnknownService "unknown-service" Error,
     /// Two Services with the same cluster IP.

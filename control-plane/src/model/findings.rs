@@ -18,6 +18,7 @@ use super::mesh::Mesh;
 use super::resource::{Body, Kind, ResourceId};
 use super::service::{Service, ServiceKey};
 use super::similar::similar;
+use super::status::Statuses;
 
 /// A problem of an accepted resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,8 +27,8 @@ pub(crate) struct Finding {
     pub(crate) problem: Problem,
 }
 
-/// Returns all problems of the accepted resources. `mesh` is built from them.
-pub(super) fn all(inventory: &Inventory, mesh: &Mesh) -> Vec<Finding> {
+/// Returns all problems of the accepted resources. `mesh` is built from them, and they have these `statuses`.
+pub(super) fn all(inventory: &Inventory, mesh: &Mesh, statuses: &Statuses) -> Vec<Finding> {
     let mut all = matches::shadowed(mesh);
     let mut attachments = Attachments::new(inventory);
     for resource in inventory.resources() {
@@ -36,6 +37,8 @@ pub(super) fn all(inventory: &Inventory, mesh: &Mesh) -> Vec<Finding> {
             Body::Namespace(_) | Body::ReferenceGrant(_) | Body::Service(_) => {}
             Body::Policy(spec) if !spec.stands_in() => {
                 problems.extend(policies::of(inventory, mesh, &resource.metadata, spec));
+                let status = statuses.get(&resource.metadata.id);
+                problems.extend(status.into_iter().flat_map(|status| policies::conflicts(status)));
             }
             Body::Policy(_) => {}
             Body::EndpointSlice(slice) => problems.extend(services::of_slice(inventory, slice)),

@@ -67,7 +67,7 @@ impl MeshBuilder {
 
     /// Returns the problems of the accepted resources.
     pub(crate) fn findings(&self) -> Vec<Finding> {
-        findings::all(&self.inventory, &self.mesh)
+        findings::all(&self.inventory, &self.mesh, &self.statuses)
     }
 
     /// Returns the names of the services that have no EndpointSlice, and so only endpoints that register.

@@ -19,7 +19,7 @@ use super::resource::value::{Group, KindName, ObjectName, SectionName};
 use super::resource::{Kind, Metadata, ResourceId};
 use super::route::InvalidBackend;
 use super::service::{ServiceKey, ServiceType};
-use super::status::{Condition, ConditionKind, ParentStatus, RouteStatus};
+use super::status::{CONFLICTED, Condition, ConditionKind, ParentStatus, RouteStatus};
 
 /// Returns the active policies of a namespace, and the status of each.
 pub(super) fn of_namespace(
@@ -37,7 +37,7 @@ pub(super) fn of_namespace(
         for (target, found) in attached.iter_mut().filter(|(_, found)| found.is_ok()) {
             if let Some(message) = of_both_kinds.judge(metadata, &spec.rules, target.as_ref()) {
                 taken.remove(&(metadata.id.kind, target.clone()));
-                *found = Err(NotAttached { reason: "Conflicted", message });
+                *found = Err(NotAttached { reason: CONFLICTED, message });
             }
         }
         let places = attached.iter().filter_map(|(_, place)| place.clone().ok()).flatten().collect();
@@ -107,7 +107,7 @@ fn attach(
         let found = match (found, taken.get(&place)) {
             (Ok(_), Some(winner)) if !merged => {
                 let message = format!("{} {} is older and has the same target", winner.kind, winner.name);
-                Err(NotAttached { reason: "Conflicted", message })
+                Err(NotAttached { reason: CONFLICTED, message })
             }
             (found, _) => found,
         };

@@ -19,6 +19,17 @@ pub struct RouteStatus {
     pub parents: Vec<ParentStatus>,
 }
 
+impl RouteStatus {
+    /// Returns the conditions that are False, each with the parent or target that it is about: `Service cart: Accepted=False
+    /// (Conflicted): ...`.
+    pub(crate) fn unmet(&self) -> impl Iterator<Item = String> {
+        self.parents.iter().flat_map(|ParentStatus { parent, conditions }| {
+            let unmet = conditions.iter().filter(|condition| !condition.status);
+            unmet.map(move |condition| format!("{parent}: {condition}"))
+        })
+    }
+}
+
 /// The status for one parent or target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentStatus {
@@ -42,6 +53,9 @@ pub struct Condition {
     /// `metadata.generation` of the resource, if it has one.
     pub observed_generation: Option<i64>,
 }
+
+/// The reason of a policy that does not apply because another one has the target.
+pub(super) const CONFLICTED: &str = "Conflicted";
 
 /// The types of conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use crate::model::resource::policy::{PolicyRules, PolicySpec, TargetRef};
 use crate::model::resource::{Metadata, ResourceId};
 use crate::model::route::InvalidBackend;
 use crate::model::service::{ServiceKey, ServicePort};
+use crate::model::status::{CONFLICTED, ParentStatus, RouteStatus};
 use crate::model::unverified_claims;
 
 /// Returns the problems of what a policy names.
@@ -36,6 +37,17 @@ pub(super) fn of(inventory: &Inventory, mesh: &Mesh, metadata: &Metadata, spec: 
     let targets = spec.targets.iter().enumerate().filter_map(one);
     let needed = needed(inventory, metadata, spec).chain(unsuited(inventory, metadata, spec));
     targets.chain(needed).chain(unverified_claims::problems(inventory, mesh, metadata, spec)).collect()
+}
+
+/// Returns the targets to which a policy with this status does not apply, because another one does.
+pub(super) fn conflicts(status: &RouteStatus) -> impl Iterator<Item = Problem> {
+    status.parents.iter().flat_map(|ParentStatus { parent, conditions }| {
+        let conflicts = conditions.iter().filter(|condition| condition.reason == CONFLICTED);
+        conflicts.map(move |condition| {
+            let message = format!("does not apply to {parent}: {}", condition.message);
+            Problem::of(Code::ConflictingPolicy, "spec.targetRefs", message)
+        })
+    })
 }
 
 /// Returns the problems of a health check that cannot check some of the ports.

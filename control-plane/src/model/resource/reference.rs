@@ -1,5 +1,7 @@
 //! References between resources: to the parent that a route attaches to, and to backends.
 
+use std::fmt;
+
 use outrigger_core::Name;
 use schemars::JsonSchema;
 use serde::{Deserialize, de};
@@ -35,6 +37,25 @@ impl ParentRef {
     /// Returns true if this refers to a Service, and so to the mesh (GEP-1294).
     pub(crate) fn is_service(&self) -> bool {
         self.group.0.is_empty() && &*self.kind.0 == "Service"
+    }
+}
+
+/// `Service shop/cart, port 80`; without the namespace if it is the route's own.
+impl fmt::Display for ParentRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { group: _, kind, namespace, name, port, section_name } = self;
+        write!(f, "{} ", kind.0)?;
+        if let Some(namespace) = namespace {
+            write!(f, "{}/", namespace.0)?;
+        }
+        write!(f, "{}", name.0)?;
+        if let Some(port) = port {
+            write!(f, ", port {}", port.0)?;
+        }
+        match section_name {
+            Some(section) => write!(f, ", section {}", section.0),
+            None => Ok(()),
+        }
     }
 }
 

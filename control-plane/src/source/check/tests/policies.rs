@@ -14,6 +14,10 @@ pub(super) fn cases() -> Vec<(Files, Vec<&'static str>)> {
     let cart = "{group: '', kind: Service, name: cart}";
     let (allow, tcp) = ("action: Allow", "healthCheck: {type: TCP}");
     let limit = "local: [{requests: 1, per: Day, by: [{caller: {}}, {claim: {name: sub}}]}]";
+    let limits = |name: &str| {
+        let of_traffic = policy(cart).replace("Authorization", "BackendTraffic").replace("name: p", name);
+        of_traffic.replace(allow, "limits: {maxRequests: 9}")
+    };
     let groups = "action: Deny\n  rules: [{from: [{claims: [{path: [realm, groups], values: [staff]}]}]}]";
     vec![
         (
@@ -29,6 +33,12 @@ pub(super) fn cases() -> Vec<(Files, Vec<&'static str>)> {
             beside(policy(cart).replace("Authorization", "BackendTraffic").replace(allow, tcp)),
             vec![
                 "b.yaml:5:17 ignored-field BackendTrafficPolicy shop/p, spec.healthCheck.type: TCP does not suit the protocol of port 80 of Service cart, which is not checked",
+            ],
+        ),
+        (
+            beside(limits("name: b") + "---\n" + &limits("name: a")),
+            vec![
+                "b.yaml:6:3 conflicting-policy BackendTrafficPolicy shop/b, spec.targetRefs: does not apply to Service cart: BackendTrafficPolicy a is older and has the same target",
             ],
         ),
         (
