@@ -5,8 +5,10 @@
 use std::path::Path;
 
 use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
 use outrigger_test_support::http1::Response;
-use outrigger_test_support::wait::eventually;
+use outrigger_test_support::wait::{eventually, in_time};
+use outrigger_tests::load::Load;
 use outrigger_tests::mesh::{Mesh, http_route, service};
 use outrigger_tests::sidecar::Sidecar;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -146,6 +148,105 @@ async fn only_the_owner_reaches_a_database_port() {
     assert!(answers(&stock).await);
 }
 
+#[tokio::test]
+async fn a_changed_policy_cuts_open_connections_and_applies_to_the_next_request_of_others() {
+    let mesh = Mesh::start(&[service("stock-db", 5432, "tcp"), service("app", 80, "http")].concat()).await;
+    let (db, app) = (Application::repeater().await, Application::echo("app").await);
+    let served = mesh.sidecar("backends").serves("stock-db:5432", db.address).serves("app", app.address);
+    let served = served.start().await;
+    let stock = mesh.sidecar("stock").binds("stock-db:5432").start().await;
+    let web = mesh.sidecar("web").binds("stock-db:5432").start().await;
+    let [mut owner, mut stranger] =
+        [TcpStream::connect(stock.bound()).await.unwrap(), TcpStream::connect(web.bound()).await.unwrap()];
+    assert!(repeats(&mut owner).await && repeats(&mut stranger).await);
+    let mut client = web.client().await;
+    assert_eq!(client.get("app", "/").await.status, 200);
+    let accepted = served.metric("outrigger_downstream_connections_accepted_total", "").await;
+
+    mesh.write(
+        "policy.yaml",
+        &policy("owner", "action: Allow, rules: [{from: [{serviceAccounts: [{name: stock}]}]}]"),
+    );
+    let read = in_time("the end of the stranger's connection", stranger.read(&mut [0; 16])).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    assert!(repeats(&mut owner).await, "the owner's connection goes on");
+    // The client and the sidecar in front of the application have one connection each, which is still the same.
+    let becomes =
+        async |client: &mut Client, expected: u16| while client.get("app", "/").await.status != expected {};
+    in_time("a refusal on the same connection", becomes(&mut client, 403)).await;
+    mesh.write("policy.yaml", "");
+    in_time("an answer on the same connection", becomes(&mut client, 200)).await;
+    assert_eq!(served.metric("outrigger_downstream_connections_accepted_total", "").await, accepted);
+    assert!(repeats(&mut owner).await);
+}
+
+#[tokio::test]
+async fn a_policy_on_trial_refuses_nothing_and_reports_who_would_be_refused() {
+    let audit = "action: Audit, rules: [{from: [{serviceAccounts: [{name: cart}]}]}]";
+    let mesh = Mesh::start(&[service("app", 80, "http"), policy("trial", audit)].concat()).await;
+    let app = Application::echo("app").await;
+    let served = mesh.sidecar("app").serves("app", app.address).logged().start().await;
+    let (cart, web) = (mesh.sidecar("cart").start().await, mesh.sidecar("web").start().await);
+    for sidecar in [&cart, &web, &web] {
+        assert_eq!(status(sidecar, "GET", "app", "/").await, 200);
+    }
+    let records = served.records("audit_denied_by\":\"none").await;
+    assert!(records.iter().all(|line| line.contains("/sa/web")), "{records:?}");
+    let counted = async |labels: &str| served.metric("outrigger_authorization_denials_total", labels).await;
+    eventually("two counted requests", async || (counted("/sa/web\"").await >= 2.0).then_some(())).await;
+    assert_eq!((counted("mode=\"audit\"").await, counted("mode=\"enforced\"").await), (2.0, 0.0));
+    assert_eq!(counted("/sa/cart\"").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_policy_is_turned_on_and_off_under_load_and_nothing_is_lost() {
+    let mesh = Mesh::start(&service("app", 80, "http")).await;
+    let app = Application::echo("app").await;
+    let _served = mesh.sidecar("app").serves("app", app.address).start().await;
+    let (cart, web) = (mesh.sidecar("cart").start().await, mesh.sidecar("web").start().await);
+    let load = Load::start(cart.outbound(), "app");
+    for _ in 0..3 {
+        load.wait_for(50).await;
+        let allow = "action: Allow, rules: [{from: [{serviceAccounts: [{name: cart}]}]}]";
+        mesh.write("policy.yaml", &policy("p", allow));
+        becomes(&web, "app", 403).await;
+        load.wait_for(50).await;
+        mesh.write("policy.yaml", "");
+        becomes(&web, "app", 200).await;
+    }
+    load.finish().await.assert_nothing_lost();
+}
+
+#[tokio::test]
+async fn the_status_names_policies_that_target_nothing_and_those_that_conflict() {
+    let to = |name: &str| format!("targetRefs: [{{group: '', kind: Service, name: {name}}}]");
+    let limits = |name: &str, more: &str| {
+        policy(name, &format!("{}, {more}", to("app"))).replace("AuthorizationPolicy", "BackendTrafficPolicy")
+    };
+    let documents = [
+        service("app", 80, "http"),
+        policy("lost", &format!("{}, action: Allow", to("apq"))),
+        limits("a", "limits: {maxRequests: 3}"),
+        limits("b", "limits: {maxRequests: 9}"),
+    ];
+    let mesh = Mesh::start(&documents.concat()).await;
+    assert_eq!(
+        mesh.status().await.unmet_conditions,
+        [
+            "AuthorizationPolicy shop/lost, Service apq: Accepted=False (TargetNotFound): there is no Service shop/apq",
+            "BackendTrafficPolicy shop/b, Service app: Accepted=False (Conflicted): BackendTrafficPolicy a is older and has the same target",
+        ]
+    );
+    mesh.write(
+        "mesh.yaml",
+        &[service("app", 80, "http"), service("apq", 80, "http"), limits("b", "connectTimeout: 1s")].concat(),
+    );
+    eventually("a status without them", async || {
+        mesh.status().await.unmet_conditions.is_empty().then_some(())
+    })
+    .await;
+}
+
 /// Returns an example of the page, by its index.
 fn example(index: usize) -> String {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/authorization.md");
@@ -156,7 +257,10 @@ fn example(index: usize) -> String {
 
 /// Returns true if an application that repeats what it is sent does so.
 async fn answers(sidecar: &Sidecar) -> bool {
-    let mut stream = TcpStream::connect(sidecar.bound()).await.unwrap();
+    repeats(&mut TcpStream::connect(sidecar.bound()).await.unwrap()).await
+}
+
+async fn repeats(stream: &mut TcpStream) -> bool {
     let mut answer = [0; 4];
     stream.write_all(b"ping").await.is_ok() && stream.read_exact(&mut answer).await.is_ok()
 }

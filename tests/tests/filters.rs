@@ -160,6 +160,73 @@ async fn cors_requests_of_allowed_origins_are_answered() {
 }
 
 #[tokio::test]
+async fn a_browser_may_read_the_refusals_of_both_sidecars() {
+    let cors = |backend: &str, path: &str| {
+        format!(
+            "    - {{matches: [{{path: {{value: {path}}}}}], filters: [{{type: CORS, cors: {{allowOrigins: ['https://shop.example']}}}}],\n\
+             \x20      backendRefs: [{{name: {backend}, port: 80}}]}}\n"
+        )
+    };
+    let policy = |kind: &str, spec: &str| {
+        format!(
+            "---\napiVersion: outrigger.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: p, namespace: shop}}\n\
+             spec: {{targetRefs: [{{group: '', kind: Service, name: app}}], {spec}}}\n"
+        )
+    };
+    let limit = "local: [{requests: 1, per: Day, by: [{path: {value: /limited}}]}]";
+    let documents = [
+        service("app", 80, "http"),
+        service("away", 80, "http"),
+        http_route("shop", "app", "app", &[cors("away", "/away"), cors("app", "/")].concat()),
+        policy("AuthorizationPolicy", "action: Deny, rules: [{to: [{paths: [{value: /forbidden}]}]}]"),
+        policy("RateLimitPolicy", limit),
+    ];
+    let mesh = Mesh::start(&documents.concat()).await;
+    let app = Application::echo("app").await;
+    let _served = mesh.sidecar("app").serves("app", app.address).start().await;
+    let web = mesh.sidecar("web").start().await;
+    for (path, status, reason) in [
+        ("/", 200, ""),
+        ("/forbidden", 403, "access_denied"),
+        ("/limited", 200, ""),
+        ("/limited", 429, "rate_limited"),
+        ("/away", 503, "no_healthy_upstream"),
+    ] {
+        let get = async |origin: &str| web.client().await.request("GET", "app", path, origin).await;
+        let answer = get("Origin: https://shop.example\r\n").await;
+        let allowed = answer.field("access-control-allow-origin");
+        assert_eq!((answer.status, answer.reason()), (status, reason), "{path}");
+        assert_eq!(allowed, Some("https://shop.example"), "{path}: {}", answer.head);
+    }
+    assert_eq!(app.requests(), 2);
+}
+
+#[tokio::test]
+async fn a_request_says_how_long_its_response_is_waited_for() {
+    let rules = "    - {matches: [{path: {value: /timed}}], timeouts: {request: 20s}, backendRefs: [{name: shop, port: 80}]}\n\
+                 \x20   - backendRefs: [{name: shop, port: 80}]";
+    let mesh =
+        Mesh::start(&[service("shop", 80, "http"), http_route("shop", "shop", "shop", rules)].concat()).await;
+    let app = Application::echo("shop").await;
+    let _served = mesh.sidecar("shop").serves("shop", app.address).start().await;
+    let web = mesh.sidecar("web").start().await;
+    let expected = async |path: &str, fields: &str| {
+        let seen = web.client().await.request("GET", "shop", path, fields).await.body.to_ascii_lowercase();
+        let value = seen.split("x-envoy-expected-rq-timeout-ms: ").nth(1)?.split("\r\n").next()?;
+        Some(value.parse::<u64>().unwrap())
+    };
+    const OF_CLIENT: &str = "X-Envoy-Expected-Rq-Timeout-Ms: 700\r\n";
+    let timed = expected("/timed", "").await;
+    assert!(timed.is_some_and(|left| (1..=20_000).contains(&left)), "{timed:?}");
+    assert!(
+        expected("/timed", OF_CLIENT).await.is_some_and(|left| left > 700),
+        "the route's own time replaces it"
+    );
+    // What an application passes on arrives where no route has a timeout.
+    assert_eq!((expected("/", "").await, expected("/", OF_CLIENT).await), (None, Some(700)));
+}
+
+#[tokio::test]
 async fn a_request_that_takes_too_long_is_answered_504() {
     let yaml = [
         service("shop", 80, "http"),
