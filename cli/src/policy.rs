@@ -1,4 +1,6 @@
-//! `outrigger policy explain`: the policies that apply to a service.
+//! `outrigger policy`: the policies that apply to a service, and what they refused.
+
+mod denials;
 
 use clap::{Args, Subcommand};
 use outrigger_control_plane::explain::{AppliedPolicy, ServicePolicies, fetch};
@@ -9,7 +11,7 @@ use crate::output::OutputArgs;
 use crate::output::table::{Table, Tone};
 use crate::runtime::block_on;
 
-/// The policies of a running control plane.
+/// The policies of a running mesh.
 #[derive(Debug, Args)]
 pub(crate) struct PolicyArgs {
     #[command(subcommand)]
@@ -27,6 +29,15 @@ Examples:
   # In a Kubernetes cluster
   outrigger policy explain payments.shop --kubernetes")]
     Explain(ExplainArgs),
+    /// Print what authorization policies refused, or would refuse, by caller and route.
+    #[command(after_help = "\
+Examples:
+  # Who would be refused if the policies on trial (action: Audit) were enforced?
+  outrigger policy denials --mode audit
+
+  # At all sidecars of the namespace shop, in a Kubernetes cluster
+  outrigger policy denials --kubernetes -n shop")]
+    Denials(denials::DenialsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -45,8 +56,15 @@ struct ExplainArgs {
     output: OutputArgs,
 }
 
-/// Needs a running control plane.
-pub(crate) fn run(PolicyArgs { command: PolicyCommand::Explain(args) }: PolicyArgs) -> Result<(), String> {
+/// Needs a running control plane, or running sidecars.
+pub(crate) fn run(PolicyArgs { command }: PolicyArgs) -> Result<(), String> {
+    match command {
+        PolicyCommand::Explain(args) => explain(args),
+        PolicyCommand::Denials(args) => denials::run(args),
+    }
+}
+
+fn explain(args: ExplainArgs) -> Result<(), String> {
     let ExplainArgs { service, namespace, control_plane, cluster, output } = args;
     let (name, namespace) = service.split_once('.').unwrap_or((&service, &namespace));
     let found = match cluster.access() {

@@ -4,9 +4,10 @@
 //! Linux. [`pod_watch`] makes workloads of the pods. The API server may be away for any time: what was read stays, and the
 //! reflectors list again when it is back. [`status`] writes the status of routes. [`replica`] starts what the replicas share: the
 //! election ([`lease`]), and the CA with its trust roots ([`authority`]). [`cni`] replaces pods that the CNI plugin has missed.
-//! [`check`] is for `outrigger check`, and [`replica_status`] for `outrigger status`.
+//! [`check`] is for `outrigger check`, [`replica_status`] for `outrigger status`, and [`scrape`] for `outrigger policy denials`.
 
 pub mod check;
+pub mod scrape;
 pub mod replica_status;
 pub(crate) mod webhook;
 pub(crate) mod replica;

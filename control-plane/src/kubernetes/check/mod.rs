@@ -1,7 +1,7 @@
 //! `outrigger check` in a cluster.
 //!
-//! [`check_cluster`] reads the cluster and the sidecars' metrics, which the API server's proxy to pods serves (`pods/proxy`), so that the
-//! caller needs nothing but a kubeconfig. What was read is judged by [`installation`], [`declarations`] and [`plaintext`], which are pure.
+//! [`check_cluster`] reads the cluster and the sidecars' metrics ([`scrape`]). What was read is judged by [`installation`],
+//! [`declarations`] and [`plaintext`], which are pure.
 
 mod plaintext;
 mod declarations;
@@ -12,23 +12,15 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
-use kube::api::{Api, ListParams};
-use kube::{Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
-use tokio::task::JoinSet;
+use kube::ResourceExt;
 
 use self::plaintext::{Addresses, Counts, SidecarPod};
 use super::client::{ClusterAccess, connect};
 use super::pod_name::workload_name;
-use crate::injection::layout::{METRICS_PORT, STATUS_ANNOTATION};
+use super::scrape::{self, Scrape, has_sidecar, is_running, list};
 use crate::model::registration::MtlsMode;
 use crate::model::resource::known_mtls_mode;
 use crate::source::check::Report;
-
-/// How many sidecars are read at once.
-const AT_ONCE: usize = 16;
-/// How many objects the API server returns at once.
-const PAGE: u32 = 500;
 
 /// Returns what is wrong with a cluster and with the mesh in it, who calls the pods of the mesh without mTLS, and which namespaces may
 /// become strict. `namespace` restricts what concerns pods to one. The cluster is that of `kubeconfig` and `context`, if they are given.
@@ -47,12 +39,8 @@ pub async fn check_cluster(
     let nodes: Vec<Node> = list(&client).await.map_err(failed)?;
     let addresses = addresses(&pods, &nodes);
     let modes = namespaces.iter().map(|one| (one.name_any(), mode(one))).collect();
-    let meshed = pods.iter().filter(|pod| {
-        pod.annotations().contains_key(STATUS_ANNOTATION)
-            && is_running(pod)
-            && namespace.is_none_or(|only| pod.namespace().as_deref() == Some(only))
-    });
-    let sidecars = read_all(&client, meshed).await;
+    let meshed = pods.iter().filter(|pod| has_sidecar(pod, namespace));
+    let sidecars: Vec<_> = scrape::of(&client, meshed).await.into_iter().map(counted).collect();
     let accepted = sidecars.len();
     let state = state::read(&client, namespaces, pods, services, nodes).await.map_err(failed)?;
     let mut found = installation::problems(&state, namespace);
@@ -61,29 +49,9 @@ pub async fn check_cluster(
     Ok(Report { problems: found, accepted, ..Report::default() })
 }
 
-async fn list<K>(client: &Client) -> Result<Vec<K>, kube::Error>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
-{
-    let api: Api<K> = Api::all(client.clone());
-    let (mut all, mut params) = (Vec::new(), ListParams::default().limit(PAGE));
-    loop {
-        let page = api.list(&params).await?;
-        all.extend(page.items);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(all),
-        }
-    }
-}
-
 fn mode(namespace: &Namespace) -> MtlsMode {
     let label = namespace.labels().get("outrigger.dev/mtls");
     label.map_or(MtlsMode::Permissive, |mode| known_mtls_mode(mode).unwrap_or(MtlsMode::Strict))
-}
-
-fn is_running(pod: &Pod) -> bool {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
 }
 
 /// Returns what has which address.
@@ -105,23 +73,6 @@ fn addresses(pods: &[Pod], nodes: &[Node]) -> Addresses {
     all
 }
 
-async fn read_all(client: &Client, pods: impl Iterator<Item = &Pod>) -> Vec<SidecarPod> {
-    let (mut reading, mut read) = (JoinSet::new(), Vec::new());
-    for pod in pods {
-        if reading.len() >= AT_ONCE {
-            read.extend(reading.join_next().await.and_then(Result::ok));
-        }
-        let (client, name) = (client.clone(), pod.name_any());
-        let (namespace, workload) = (pod.namespace().unwrap_or_default(), workload_name(pod));
-        reading.spawn(async move {
-            let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:{METRICS_PORT}/proxy/metrics");
-            let counted = match http::Request::get(path).body(Vec::new()) {
-                Ok(request) => client.request_text(request).await.map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            SidecarPod { namespace, name, workload, counted: counted.map(|text| Counts::parse(&text)) }
-        });
-    }
-    read.extend(reading.join_all().await);
-    read
+fn counted(Scrape { namespace, name, workload, page }: Scrape) -> SidecarPod {
+    SidecarPod { namespace, name, workload, counted: page.map(|text| Counts::parse(&text)) }
 }
