@@ -9,6 +9,7 @@ mod contract;
 mod dns;
 mod hashing;
 mod limits;
+mod overrides;
 mod refusals;
 mod snapshots;
 mod fields;
