@@ -99,7 +99,7 @@ fn a_header_is_replaced_when_the_endpoint_changes() {
 
 #[test]
 fn the_cookies_of_envoy_are_read() {
-    // Made by Envoy for 127.0.0.1:9001: the message with and without an expiry by its own clock, and the older form.
+    // Made by Envoy for 127.0.0.1:9001: the message with and without an expiry by the clock of its machine, and the older form.
     let of = decoded(cookie(named(60, "/")));
     let expiring = b"\x0a\x0e127.0.0.1:9001\x10\xe8\x07";
     let (expiring, plain, older) = (&expiring[..], &expiring[..16], &expiring[2..16]);

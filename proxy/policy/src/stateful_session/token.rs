@@ -14,8 +14,8 @@ use twox_hash::XxHash64;
 /// The longest value that is read, in bytes. Those with an IPv6 address are below 100.
 const LONGEST: usize = 256;
 
-/// The time of day that the oldest expiry has. Envoy counts seconds from the start of its machine, so that its numbers are smaller;
-/// they mean nothing here, and the client's `Max-Age` ends the session.
+/// The time of day that the oldest expiry has. Older versions of Envoy count seconds from the start of their machine, so that
+/// their numbers are smaller; they mean nothing here, and the client's `Max-Age` ends the session.
 const OLDEST: u64 = 1_000_000_000;
 
 /// A session's endpoint.

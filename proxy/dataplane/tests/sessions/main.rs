@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod envoy;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::sync::Arc;
