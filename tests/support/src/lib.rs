@@ -1,5 +1,5 @@
 //! What the tests of several crates share: applications and clients that speak raw HTTP/1, HTTP/2 or plain bytes, TLS
-//! connections, a certificate authority, and signed tokens. None of it uses the mesh's own code.
+//! connections, a certificate authority, signed tokens, and limits that Outrigger's is compared with. None of it uses the mesh's own code.
 //!
 //! A helper that fails panics, and so fails its test.
 
@@ -19,4 +19,5 @@ pub mod tls;
 pub mod tls_front;
 pub mod authority;
 pub mod token;
+pub mod limits;
 pub mod wait;

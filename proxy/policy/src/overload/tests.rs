@@ -1,12 +1,9 @@
 //! Applications of several kinds under too much load, and under loads that are healthy but uneven. Time is simulated.
 
-mod others;
 mod simulation;
 
-use std::time::Duration;
-
-use others::{Aimd, Gradient, Gradient2, Vegas, Windowed};
-use simulation::{Admission, Arrival, Random, Simulation, at_rate};
+use outrigger_test_support::limits::{Algorithm, Limit};
+use simulation::{Arrival, Random, Simulation, at_rate};
 
 const MILLISECOND: u64 = 1000;
 const SECOND: u64 = 1000 * MILLISECOND;
@@ -91,25 +88,21 @@ fn an_application_that_becomes_slow_answers_in_time_what_it_still_can() {
 
 #[test]
 fn other_algorithms_answer_less_in_time_or_refuse_what_is_no_overload() {
-    type Make = fn() -> Option<Box<dyn Admission>>;
-    const SECONDLY: Duration = Duration::from_secs(1);
-    let algorithms: [(&str, Make); 5] = [
-        ("Outrigger", || None),
-        ("Gradient", || Some(Box::new(Windowed::new(Gradient::default(), 3.0, Gradient::WINDOW)))),
-        ("Gradient2", || Some(Box::new(Windowed::new(Gradient2::default(), 20.0, SECONDLY)))),
-        ("Vegas", || Some(Box::new(Windowed::new(Vegas::default(), 20.0, SECONDLY)))),
-        ("AIMD", || Some(Box::new(Windowed::new(Aimd, 20.0, SECONDLY)))),
-    ];
+    type Make = Box<dyn Fn(usize) -> Option<Box<dyn Limit>>>;
+    let ours: (&str, Make) = ("Outrigger", Box::new(|_| None));
+    let others = Algorithm::ALL.map(|algorithm| -> (&str, Make) {
+        (algorithm.name(), Box::new(move |threads| Some(algorithm.start(threads as u32))))
+    });
     println!("| algorithm | one thread | six threads | slow | refused of a busy load | of bursts |");
     let mut all = Vec::new();
-    for (name, make) in algorithms {
+    for (name, make) in std::iter::once(ours).chain(others) {
         let useful = [(1, 7500), (6, 45_000), (1, 30_000)].map(|(threads, work)| {
             let mut random = seeded(0);
             let mut load = at_rate(66, 0..3 * SECOND, &mut random, |_| (7500.min(work), 0));
             load.extend(at_rate(1330, 3 * SECOND..13 * SECOND, &mut random, |_| (work, 0)));
             load.iter_mut().for_each(|arrival| arrival.patience = SECOND);
             let app = Simulation { threads, notices: true, ..Simulation::default() };
-            let outcome = app.run_with(make(), load, 13 * SECOND);
+            let outcome = app.run_with(make(threads), load, 13 * SECOND);
             outcome.useful(3 * SECOND..13 * SECOND, 100 * MILLISECOND) / 10
         });
         let app = |threads| Simulation { threads, notices: true, ..Simulation::default() };
@@ -119,7 +112,7 @@ fn other_algorithms_answer_less_in_time_or_refuse_what_is_no_overload() {
         let bursts = bursts.map(|(burst, number)| Arrival::new(2 * SECOND * burst + 500 * number, 7500, 0));
         let refused = [(4, busy), (1, bursts.collect())].map(|(threads, load)| {
             let sent = load.len();
-            app(threads).run_with(make(), load, 63 * SECOND).refused(0..63 * SECOND) * 1000 / sent
+            app(threads).run_with(make(threads), load, 63 * SECOND).refused(0..63 * SECOND) * 1000 / sent
         });
         println!("| {name} | {useful:?} | {refused:?} per thousand");
         all.push((name, useful, refused));

@@ -5,6 +5,8 @@ use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
+use outrigger_test_support::limits::Limit;
+
 use crate::overload::{Begun, Limiter, Observed};
 
 /// The application.
@@ -53,16 +55,8 @@ enum Event {
     Worked(usize),
     Answered(usize),
     GivesUp(usize),
+    Refused(usize),
     Check,
-}
-
-/// Another algorithm than a [`Limiter`]'s.
-pub(super) trait Admission {
-    /// Records the end of a request, one of `in_flight`.
-    fn ended(&mut self, latency: Duration, now: Duration, in_flight: u32, answered: bool);
-
-    /// Returns the number of requests that may be in flight.
-    fn limit(&self) -> u32;
 }
 
 struct World<'a> {
@@ -70,11 +64,13 @@ struct World<'a> {
     now: u64,
     limiter: Limiter,
     observed: Observed,
-    instead: Option<Box<dyn Admission>>,
+    instead: Option<Box<dyn Limit>>,
     events: BinaryHeap<Reverse<(u64, Event)>>,
     requests: Vec<Request>,
     /// In front of the application, the oldest first.
     waiting: BTreeSet<usize>,
+    /// When none was.
+    empty: u64,
     /// Inside of it.
     queue: VecDeque<usize>,
     idle: usize,
@@ -110,7 +106,7 @@ impl Simulation {
     /// Runs until `end`, with another algorithm.
     pub(super) fn run_with(
         &self,
-        instead: Option<Box<dyn Admission>>,
+        instead: Option<Box<dyn Limit>>,
         arrivals: Vec<Arrival>,
         end: u64,
     ) -> Outcomes {
@@ -123,6 +119,7 @@ impl Simulation {
             events: (0..end / 10_000).map(|at| Reverse((at * 10_000, Event::Check))).collect(),
             requests: Vec::new(),
             waiting: BTreeSet::new(),
+            empty: 0,
             queue: VecDeque::new(),
             idle: self.threads,
             in_flight: 0,
@@ -136,6 +133,9 @@ impl Simulation {
             world.happens(event);
             world.admit();
             world.work();
+            if world.waiting.is_empty() {
+                world.empty = at;
+            }
         }
         Outcomes(world.requests)
     }
@@ -149,6 +149,16 @@ impl World<'_> {
                 let patience = self.requests[number].arrival.patience;
                 if patience > 0 {
                     self.events.push(Reverse((self.now + patience, Event::GivesUp(number))));
+                }
+                if let Some(instead) = &self.instead {
+                    let patience = instead.patience(Duration::from_micros(self.now - self.empty));
+                    let until = self.now + patience.as_micros() as u64;
+                    self.events.push(Reverse((until, Event::Refused(number))));
+                }
+            }
+            Event::Refused(number) => {
+                if self.waiting.remove(&number) {
+                    self.requests[number].state = State::Refused;
                 }
             }
             Event::Worked(number) => {
@@ -168,7 +178,8 @@ impl World<'_> {
             Event::Check => {
                 let patience = match self.instead {
                     None => self.limiter.patience().as_micros() as u64,
-                    Some(_) => 0,
+                    // Each of them has an event.
+                    Some(_) => u64::MAX / 2,
                 };
                 let (now, requests) = (self.now, &mut self.requests);
                 self.waiting.retain(|number| {

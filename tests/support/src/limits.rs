@@ -1,18 +1,99 @@
-//! Other algorithms for the limit of an application, as their projects configure them, for comparison in simulated time. Each
-//! refuses at once what is beyond its limit.
+//! Other algorithms than Outrigger's for the limit of an application, as their projects configure them, for comparison in
+//! simulated time and in the fault bench.
 //!
 //! - AIMD, Vegas and Gradient2: Netflix's concurrency-limits, with its windows of a second.
 //! - Gradient: Envoy's adaptive concurrency filter, with the configuration of its documentation.
+//! - `CoDel` with adaptive LIFO: Ben Maurer, "Fail at Scale", ACM Queue 13(8), 2015.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
-use super::simulation::Admission;
+/// How many requests an application gets at once, and how long others wait in front of it, the newest first.
+pub trait Limit: Debug + Send {
+    /// Records the end of a request that the application had, one of `in_flight`. `now` is the time since any fixed moment; `answered`
+    /// is false if the client went away.
+    fn ended(&mut self, latency: Duration, now: Duration, in_flight: u32, answered: bool);
+
+    /// Returns the number of requests that the application may have.
+    fn limit(&self) -> u32;
+
+    /// Returns how long a request may wait that arrives now, after requests have waited for `queued` without a break.
+    fn patience(&self, _queued: Duration) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// The algorithms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// The median latency in relation to that of a few requests at a time.
+    Gradient,
+    /// The mean latency in relation to its average over many windows.
+    Gradient2,
+    /// The queue, which is what the lowest latency does not explain.
+    Vegas,
+    /// Raised by one, lowered by a tenth.
+    Aimd,
+    /// A limit that the operator sets, and a queue whose requests time out soon while it stands.
+    Codel,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Gradient, Self::Gradient2, Self::Vegas, Self::Aimd, Self::Codel];
+
+    /// Returns the name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gradient => "gradient",
+            Self::Gradient2 => "gradient2",
+            Self::Vegas => "vegas",
+            Self::Aimd => "aimd",
+            Self::Codel => "codel",
+        }
+    }
+
+    /// Returns its limit at the beginning. `threads` is what an operator may know: the number of requests that the application
+    /// processes at once. Only `Codel` uses it; the others find a limit.
+    pub fn start(self, threads: u32) -> Box<dyn Limit> {
+        const SECOND: Duration = Duration::from_secs(1);
+        match self {
+            Self::Gradient => Box::new(Windowed::new(Gradient::default(), 3.0, Gradient::WINDOW)),
+            Self::Gradient2 => Box::new(Windowed::new(Gradient2::default(), 20.0, SECOND)),
+            Self::Vegas => Box::new(Windowed::new(Vegas::default(), 20.0, SECOND)),
+            Self::Aimd => Box::new(Windowed::new(Aimd, 20.0, SECOND)),
+            Self::Codel => Box::new(Codel { threads }),
+        }
+    }
+}
+
+/// A request waits for 100 ms, or for 5 ms if the queue has not been empty for 100 ms.
+#[derive(Debug)]
+struct Codel {
+    threads: u32,
+}
+
+impl Codel {
+    const LONG: Duration = Duration::from_millis(100);
+    const SHORT: Duration = Duration::from_millis(5);
+}
+
+impl Limit for Codel {
+    fn ended(&mut self, _: Duration, _: Duration, _: u32, _: bool) {}
+
+    fn limit(&self) -> u32 {
+        self.threads
+    }
+
+    fn patience(&self, queued: Duration) -> Duration {
+        if queued > Self::LONG { Self::SHORT } else { Self::LONG }
+    }
+}
 
 /// A limit that changes with each window of answers.
 #[derive(Debug)]
-pub(super) struct Windowed<A> {
-    algorithm: A,
+struct Windowed<C> {
+    change: C,
     limit: f64,
     window: Window,
     length: Duration,
@@ -20,7 +101,7 @@ pub(super) struct Windowed<A> {
 
 /// What was observed in one window.
 #[derive(Debug, Default)]
-pub(super) struct Window {
+struct Window {
     began: Duration,
     /// In seconds.
     latencies: Vec<f64>,
@@ -28,7 +109,7 @@ pub(super) struct Window {
     dropped: bool,
 }
 
-pub(super) trait Algorithm: Debug {
+trait Change: Debug + Send {
     /// Returns the next limit.
     fn next(&mut self, limit: f64, window: &Window) -> f64;
 
@@ -38,13 +119,13 @@ pub(super) trait Algorithm: Debug {
     }
 }
 
-impl<A: Algorithm> Windowed<A> {
-    pub(super) fn new(algorithm: A, limit: f64, length: Duration) -> Self {
-        Self { algorithm, limit, window: Window::default(), length }
+impl<C: Change> Windowed<C> {
+    fn new(change: C, limit: f64, length: Duration) -> Self {
+        Self { change, limit, window: Window::default(), length }
     }
 }
 
-impl<A: Algorithm> Admission for Windowed<A> {
+impl<C: Change> Limit for Windowed<C> {
     fn ended(&mut self, latency: Duration, now: Duration, in_flight: u32, answered: bool) {
         let window = &mut self.window;
         window.in_flight = window.in_flight.max(in_flight);
@@ -55,12 +136,12 @@ impl<A: Algorithm> Admission for Windowed<A> {
         if now.saturating_sub(window.began) < self.length || window.latencies.len() < 10 {
             return;
         }
-        self.limit = self.algorithm.next(self.limit, window);
+        self.limit = self.change.next(self.limit, window);
         *window = Window { began: now, ..Window::default() };
     }
 
     fn limit(&self) -> u32 {
-        self.algorithm.instead().unwrap_or(self.limit) as u32
+        self.change.instead().unwrap_or(self.limit) as u32
     }
 }
 
@@ -83,9 +164,9 @@ impl Window {
 
 /// One more in each window, and a tenth less after a request that was given up.
 #[derive(Debug)]
-pub(super) struct Aimd;
+struct Aimd;
 
-impl Algorithm for Aimd {
+impl Change for Aimd {
     fn next(&mut self, limit: f64, window: &Window) -> f64 {
         let next = match window.dropped {
             true => limit * 0.9,
@@ -98,12 +179,12 @@ impl Algorithm for Aimd {
 
 /// As TCP Vegas: the queue is what the lowest latency does not explain.
 #[derive(Debug, Default)]
-pub(super) struct Vegas {
+struct Vegas {
     lowest: Option<f64>,
     windows: u32,
 }
 
-impl Algorithm for Vegas {
+impl Change for Vegas {
     fn next(&mut self, limit: f64, window: &Window) -> f64 {
         let latency = window.mean();
         // From time to time, the lowest latency is forgotten.
@@ -129,12 +210,12 @@ impl Algorithm for Vegas {
 
 /// The latency of this window, in relation to its average over many windows.
 #[derive(Debug, Default)]
-pub(super) struct Gradient2 {
+struct Gradient2 {
     long: f64,
     windows: u32,
 }
 
-impl Algorithm for Gradient2 {
+impl Change for Gradient2 {
     fn next(&mut self, limit: f64, window: &Window) -> f64 {
         let short = window.mean();
         self.windows += 1;
@@ -156,17 +237,17 @@ impl Algorithm for Gradient2 {
 
 /// The median latency in relation to that of 50 requests of which only three ran at a time, measured every minute.
 #[derive(Debug, Default)]
-pub(super) struct Gradient {
+struct Gradient {
     lowest: Option<f64>,
     probe: Vec<f64>,
     windows: u32,
 }
 
 impl Gradient {
-    pub(super) const WINDOW: Duration = Duration::from_millis(100);
+    const WINDOW: Duration = Duration::from_millis(100);
 }
 
-impl Algorithm for Gradient {
+impl Change for Gradient {
     fn next(&mut self, limit: f64, window: &Window) -> f64 {
         self.windows += 1;
         if self.windows >= 600 {
