@@ -46,6 +46,8 @@ enum Bench {
     #[command(hide = true)]
     Endpoint(faults::endpoint::EndpointArgs),
     #[command(hide = true)]
+    Limit(faults::limit::LimitArgs),
+    #[command(hide = true)]
     Backend(backend::BackendArgs),
     #[command(hide = true)]
     Relay(relay::RelayArgs),
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
                 Bench::Heartbeats(args) => heartbeats::measure(args).await,
                 Bench::Scale(args) => scale::run(args).await,
                 Bench::Endpoint(args) => faults::endpoint::serve(args).await,
+                Bench::Limit(args) => faults::limit::serve(args).await,
             }
         })
     });

@@ -3,9 +3,10 @@
 //!
 //! It is a separate process, so that it can be stopped and killed. `PUT /behaviour?delay_us=5000&fail=80&status=500`
 //! configures it; `GET /executed` returns the number of executed requests; any other request is work: `?units=5` five times as
-//! much, and `?wait_ms=9000` waits for an event instead, without a thread.
+//! much, and `?wait_ms=9000` waits for an event instead, without a thread. One with `--asks` then asks another application, and waits
+//! for the response with its thread.
 
-use std::convert::Infallible;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,11 +17,10 @@ use clap::Args;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
+
+use super::exchange::{self, Connections, text};
 
 /// Size of a response's body.
 const BODY: usize = 200;
@@ -34,6 +34,9 @@ pub(crate) struct EndpointArgs {
     /// Number of concurrent requests; others wait.
     #[arg(long, default_value_t = 10_000)]
     concurrency: usize,
+    /// Another application, which each request asks.
+    #[arg(long)]
+    asks: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,7 @@ struct Application {
     name: String,
     behaviour: Mutex<Behaviour>,
     threads: Threads,
+    asks: Option<Connections>,
     executed: AtomicU64,
     turn: AtomicU32,
 }
@@ -65,15 +69,21 @@ impl Threads {
         Self { idle: Semaphore::new(count), since: Mutex::default() }
     }
 
-    /// Processes a request that arrives now, which takes a thread so long.
-    async fn process(&self, delay: Duration) {
+    /// Processes a request that arrives now, which takes a thread so long, and then as long as `wait` takes, if there is one.
+    async fn process<T>(&self, delay: Duration, wait: Option<impl Future<Output = T>>) -> Option<T> {
         let arrived = Instant::now();
         let _permit = self.idle.acquire().await;
         let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut busy = Busy { threads: self, ended: None };
         let end = since.map_or(arrived, |since| since.max(arrived)) + delay;
         sleep_until(end).await;
-        busy.ended = Some(end);
+        match wait {
+            Some(wait) => Some(wait.await),
+            None => {
+                busy.ended = Some(end);
+                None
+            }
+        }
     }
 }
 
@@ -122,58 +132,38 @@ impl Behaviour {
 
 /// Serves until the process ends. Returns an error if it cannot listen.
 pub(crate) async fn serve(args: EndpointArgs) -> Result<(), String> {
-    let listener =
-        TcpListener::bind(args.listen).await.map_err(|error| format!("{}: {error}", args.listen))?;
     let application = Arc::new(Application {
         name: args.listen.ip().to_string(),
         behaviour: Mutex::new(Behaviour::HEALTHY),
         threads: Threads::new(args.concurrency),
+        asks: args.asks.map(Connections::new),
         executed: AtomicU64::new(0),
         turn: AtomicU32::new(0),
     });
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        };
-        let _ = stream.set_nodelay(true);
+    let answer = move |request| {
         let application = Arc::clone(&application);
-        tokio::spawn(async move {
-            let service = service_fn(|request| answer(&application, request));
-            // A client may disconnect.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .half_close(false)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        });
-    }
+        async move { answer(&application, request).await }
+    };
+    exchange::serve(args.listen, answer).await
 }
 
-async fn answer(
-    application: &Application,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(application: &Application, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
-    let text = |status: StatusCode, text: String| {
-        let mut response = Response::new(Full::from(text));
-        *response.status_mut() = status;
-        response
-    };
     match (&head.method, head.uri.path()) {
         (&Method::PUT, "/behaviour") => {
             let Some(behaviour) = head.uri.query().and_then(Behaviour::parse) else {
-                return Ok(text(StatusCode::BAD_REQUEST, "no behaviour".into()));
+                return text(StatusCode::BAD_REQUEST, "no behaviour".into());
             };
             *application.behaviour.lock().unwrap_or_else(PoisonError::into_inner) = behaviour;
-            return Ok(text(StatusCode::OK, String::new()));
+            return text(StatusCode::OK, String::new());
         }
         (&Method::GET, "/executed") => {
-            return Ok(text(StatusCode::OK, application.executed.load(Ordering::Relaxed).to_string()));
+            return text(StatusCode::OK, application.executed.load(Ordering::Relaxed).to_string());
         }
         _ => {}
     }
     if body.collect().await.is_err() {
-        return Ok(text(StatusCode::BAD_REQUEST, "the body broke off".into()));
+        return text(StatusCode::BAD_REQUEST, "the body broke off".into());
     }
     application.executed.fetch_add(1, Ordering::Relaxed);
     let behaviour = *application.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
@@ -186,17 +176,27 @@ async fn answer(
             "as told".into(),
         )
     } else {
-        let query = head.uri.query().unwrap_or_default();
-        match number(query, "wait_ms") {
-            Some(wait) => tokio::time::sleep(Duration::from_millis(wait.into())).await,
-            None => application.threads.process(behaviour.delay * number(query, "units").unwrap_or(1)).await,
-        }
-        text(StatusCode::OK, "x".repeat(BODY))
+        work(application, behaviour, head.uri.query().unwrap_or_default()).await
     };
     if let Ok(name) = application.name.parse() {
         response.headers_mut().insert("x-endpoint", name);
     }
-    Ok(response)
+    response
+}
+
+async fn work(application: &Application, behaviour: Behaviour, query: &str) -> Response<Full<Bytes>> {
+    let response = text(StatusCode::OK, "x".repeat(BODY));
+    if let Some(wait) = number(query, "wait_ms") {
+        tokio::time::sleep(Duration::from_millis(wait.into())).await;
+        return response;
+    }
+    let asks = application.asks.as_ref().map(|asked| asked.send(Request::new(Full::default())));
+    match application.threads.process(behaviour.delay * number(query, "units").unwrap_or(1), asks).await {
+        None => response,
+        Some(Ok(asked)) if asked.status() == StatusCode::OK => response,
+        Some(Ok(asked)) => text(StatusCode::BAD_GATEWAY, format!("asked, and got {}", asked.status())),
+        Some(Err(why)) => text(StatusCode::BAD_GATEWAY, why),
+    }
 }
 
 /// Returns the number of this name in a query. `None` if there is none.
@@ -211,12 +211,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_thread_with_a_queue_processes_as_many_as_its_delay_says() {
         let (threads, delay, begin) = (Threads::new(2), Duration::from_micros(7500), Instant::now());
-        let all = (0..200).map(|_| threads.process(delay));
+        let process = || threads.process(delay, None::<std::future::Ready<()>>);
+        let all = (0..200).map(|_| process());
         // A client that does not wait for its response leaves the thread idle.
-        assert!(tokio::time::timeout(delay / 2, threads.process(delay)).await.is_err());
+        assert!(tokio::time::timeout(delay / 2, process()).await.is_err());
         futures_util::future::join_all(all).await;
         let took = begin.elapsed();
         assert!((750..760).contains(&took.as_millis()), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_that_waits_for_another_application_processes_nothing_else() {
+        let (threads, begin) = (Threads::new(1), Instant::now());
+        let second = Duration::from_secs(1);
+        let asks = || threads.process(second, Some(async { tokio::time::sleep(2 * second).await }));
+        assert_eq!(futures_util::future::join_all([asks(), asks()]).await, [Some(()); 2]);
+        assert_eq!(begin.elapsed().as_secs(), 6);
     }
 
     #[test]

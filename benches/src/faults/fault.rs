@@ -6,7 +6,8 @@ use rustix::process::Signal;
 use tokio::process::Command;
 
 use super::endpoint::Behaviour;
-use super::topology::{ENDPOINTS, Proxy, Topology};
+use super::proxy::Proxy;
+use super::topology::{ENDPOINTS, Topology};
 
 /// The affected endpoint.
 pub(super) const VICTIM: u8 = 2;

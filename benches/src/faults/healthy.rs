@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::endpoint::Behaviour;
 use super::load::{self, Outcome, Plan, Sample};
-use super::topology::{ENDPOINTS, Proxy, Settings, TARGET, Topology};
+use super::proxy::Proxy;
+use super::topology::{ENDPOINTS, Settings, TARGET, Topology};
 
 /// Requests that each application processes at once.
 const THREADS: usize = 4;
@@ -21,18 +22,34 @@ const COLD_AT: Duration = Duration::from_secs(20);
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Sends the load for so many minutes, through sidecars, and prints a line for each minute. Returns an error if a request was
-/// refused or lost.
-pub(super) async fn run(outrigger: &Path, minutes: u32) -> Result<(), String> {
+/// Sends the load for so many minutes through each proxy, and prints a line for each minute. Returns an error if Outrigger refused or
+/// lost a request.
+pub(super) async fn run(outrigger: &Path, minutes: u32, proxies: &[Proxy]) -> Result<(), String> {
+    println!(
+        "| proxy | minute | sent | p50 ms | p99 ms | max ms, without long polls | refused | late | broken |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    );
+    let mut lost = BTreeMap::new();
+    for proxy in proxies {
+        let failed = measure(outrigger, minutes, proxy).await?;
+        if proxy.is_outrigger() {
+            lost.extend(failed);
+        }
+    }
+    match lost.is_empty() {
+        true => Ok(()),
+        false => Err(format!("requests of a load that is no overload failed: {lost:?}")),
+    }
+}
+
+/// Returns how requests failed, and how many.
+async fn measure(outrigger: &Path, minutes: u32, proxy: &Proxy) -> Result<BTreeMap<String, usize>, String> {
     let settings = Settings {
         outrigger: outrigger.to_owned(),
         certificate_ttl: Duration::from_secs(3600),
         concurrency: THREADS,
+        asked: None,
     };
-    let topology = Topology::start(&Proxy::Mesh, settings).await?;
-    println!(
-        "| minute | sent | p50 ms | p99 ms | max ms, without long polls | refused | late | broken |\n|--:|--:|--:|--:|--:|--:|--:|--:|"
-    );
+    let topology = Topology::start(proxy, settings).await?;
     let mut failed = BTreeMap::<String, usize>::new();
     for minute in 1..=minutes {
         let (steady, reports, bursts, polls, behaved) = tokio::join!(
@@ -54,7 +71,8 @@ pub(super) async fn run(outrigger: &Path, minutes: u32) -> Result<(), String> {
         let all: Vec<_> = steady.iter().chain(&reports).chain(&bursts).chain(&polls).collect();
         let count = |which: fn(&Sample) -> bool| all.iter().filter(|sample| which(sample)).count();
         println!(
-            "| {minute} | {} | {:.1} | {:.1} | {:.0} | {} | {} | {} |",
+            "| {} | {minute} | {} | {:.1} | {:.1} | {:.0} | {} | {} | {} |",
+            proxy.name(),
             all.len(),
             at(500),
             at(990),
@@ -68,10 +86,7 @@ pub(super) async fn run(outrigger: &Path, minutes: u32) -> Result<(), String> {
         }
     }
     topology.stop().await?;
-    match failed.is_empty() {
-        true => Ok(()),
-        false => Err(format!("requests of a load that is no overload failed: {failed:?}")),
-    }
+    Ok(failed)
 }
 
 /// Clients that wait for a minute, and send for a minute less the time of the longest response.

@@ -6,14 +6,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Method, Request, header};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use http_body_util::Full;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+use super::exchange::{self, Connection, connect};
 
 /// One load.
 #[derive(Debug, Clone, Copy)]
@@ -86,7 +84,7 @@ struct Client {
     target: SocketAddr,
     plan: Plan,
     begin: Instant,
-    connection: Option<SendRequest<Full<Bytes>>>,
+    connection: Option<Connection>,
 }
 
 impl Client {
@@ -119,11 +117,10 @@ impl Client {
     }
 
     async fn exchange(&mut self, post: bool) -> Result<(Outcome, Option<String>), String> {
-        if self.connection.as_ref().is_none_or(SendRequest::is_closed) {
+        if self.connection.as_ref().is_none_or(Connection::is_closed) {
             self.connection = Some(connect(self.target).await?);
         }
         let Some(connection) = &mut self.connection else { return Err("no connection".into()) };
-        connection.ready().await.map_err(|error| error.to_string())?;
         let (method, body) = if post { (Method::POST, vec![b'x'; 100]) } else { (Method::GET, Vec::new()) };
         let request = Request::builder()
             .method(method)
@@ -131,24 +128,12 @@ impl Client {
             .header(header::HOST, "shop")
             .body(Full::from(body))
             .map_err(|error| error.to_string())?;
-        let response = connection.send_request(request).await.map_err(|error| error.to_string())?;
-        let (head, body) = response.into_parts();
-        body.collect().await.map_err(|error| error.to_string())?;
-        let text = |name| head.headers.get(name)?.to_str().ok().map(str::to_owned);
-        let outcome = match head.status.as_u16() {
+        let response = exchange::exchange(connection, request).await?;
+        let text = |name| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+        let outcome = match response.status().as_u16() {
             200 => Outcome::Answered,
             status => Outcome::Refused(status, text("x-outrigger-reason")),
         };
         Ok((outcome, text("x-endpoint")))
     }
-}
-
-async fn connect(target: SocketAddr) -> Result<SendRequest<Full<Bytes>>, String> {
-    let stream = TcpStream::connect(target).await.map_err(|error| format!("connect: {error}"))?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    tokio::spawn(connection);
-    Ok(sender)
 }

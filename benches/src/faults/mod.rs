@@ -7,9 +7,12 @@ pub(crate) mod endpoint;
 mod exchange;
 mod fault;
 mod healthy;
+pub(crate) mod limit;
 mod load;
 mod overload;
 mod peers;
+mod processes;
+mod proxy;
 mod report;
 mod topology;
 
@@ -18,11 +21,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use outrigger_test_support::limits::Algorithm;
 
 use fault::{Fault, VICTIM};
 use load::Plan;
+use proxy::Proxy;
 use report::Figures;
-use topology::{Proxy, Settings, TARGET, Topology, application};
+use topology::{Settings, TARGET, Topology, application};
 
 /// Breaks endpoints under load and prints what was lost. Needs root.
 #[derive(Debug, Clone, Args)]
@@ -49,6 +54,13 @@ pub(crate) struct FaultsArgs {
     /// Requests a second in `overload`, of which the applications can process 400.
     #[arg(long, default_value_t = 4000)]
     offered: u32,
+    /// Applications of `overload` [default: all of one-thread, six-threads, slows-down, fans-out].
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    application: Vec<String>,
+    /// Measure `overload` and `none` also with other algorithms for the limit of an application: all, or some of gradient,
+    /// gradient2, vegas, aimd, codel.
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    algorithms: Vec<String>,
     /// Minutes of `none`.
     #[arg(long, default_value_t = 60)]
     minutes: u32,
@@ -67,7 +79,8 @@ pub(crate) async fn run(args: FaultsArgs) -> Result<(), String> {
         return enter_namespace();
     }
     command("ip", &["link", "set", "lo", "up"]).await?;
-    let chosen = faults(&args)?;
+    let (chosen, kinds, algorithms) =
+        (faults(&args)?, overload::kinds(&args.application)?, algorithms(&args)?);
     let mut proxies = vec![Proxy::Plain, Proxy::Mesh];
     if !args.no_peers {
         proxies.extend(installed("envoy").map(Proxy::Envoy));
@@ -87,12 +100,18 @@ pub(crate) async fn run(args: FaultsArgs) -> Result<(), String> {
     if !rows.is_empty() {
         println!("{}", report::table(&rows));
     }
+    let mut limits: Vec<_> =
+        installed("envoy").filter(|_| !args.no_peers).map(Proxy::EnvoyAdaptive).into_iter().collect();
+    let other_algorithms = !algorithms.is_empty();
+    limits.extend(algorithms.into_iter().map(Proxy::Limit));
     if overloads(&args) {
-        proxies.extend(installed("envoy").filter(|_| !args.no_peers).map(Proxy::EnvoyAdaptive));
-        overload::run(&args.outrigger, args.offered, &proxies).await?;
+        proxies.extend(limits.iter().cloned());
+        overload::run(&args.outrigger, args.offered, &kinds, &proxies).await?;
     }
     if args.only.iter().any(|name| name == NONE) {
-        healthy::run(&args.outrigger, args.minutes).await?;
+        let mut proxies = vec![Proxy::Mesh];
+        proxies.extend(limits.into_iter().filter(|_| other_algorithms));
+        healthy::run(&args.outrigger, args.minutes, &proxies).await?;
     }
     match args.check && lost > 0 {
         true => Err(format!("{lost} GETs were lost that another endpoint could have answered")),
@@ -107,6 +126,7 @@ async fn measure(args: &FaultsArgs, fault: Fault, proxy: &Proxy) -> Result<Figur
         outrigger: args.outrigger.clone(),
         certificate_ttl: fault.certificate_ttl(),
         concurrency: 10_000,
+        asked: None,
     };
     let mut topology = Topology::start(proxy, settings).await?;
     fault.prepare(&topology).await?;
@@ -155,6 +175,13 @@ fn faults(args: &FaultsArgs) -> Result<Vec<Fault>, String> {
         })
     };
     args.only.iter().filter(|name| ![OVERLOAD, NONE].contains(&name.as_str())).map(by_name).collect()
+}
+
+fn algorithms(args: &FaultsArgs) -> Result<Vec<Algorithm>, String> {
+    match args.algorithms.as_slice() {
+        [all] if all == "all" => Ok(Algorithm::ALL.to_vec()),
+        some => some.iter().map(|name| limit::algorithm(name)).collect(),
+    }
 }
 
 const OVERLOAD: &str = "overload";

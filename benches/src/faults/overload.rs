@@ -6,19 +6,23 @@ use std::time::Duration;
 
 use super::endpoint::Behaviour;
 use super::load::{self, Outcome, Plan, Sample};
-use super::topology::{ENDPOINTS, Proxy, Settings, TARGET, Topology};
+use super::proxy::Proxy;
+use super::topology::{ENDPOINTS, Settings, TARGET, Topology};
 
 /// Latency above which a response counts as lost.
 const USEFUL: Duration = Duration::from_millis(100);
-/// The length of the overload, and of what follows.
+/// The length of the overload.
 const LENGTH: Duration = Duration::from_secs(10);
+/// The length of what follows.
+const AFTER: Duration = Duration::from_secs(8);
 /// The service has recovered when each period of this length after the overload has 95 % of its responses in time.
 const PERIOD: Duration = Duration::from_millis(250);
 
 /// What the applications are like. All three together can process 400 requests a second.
 #[derive(Debug, Clone, Copy)]
-struct Kind {
+pub(super) struct Kind {
     name: &'static str,
+    title: &'static str,
     /// Requests at once, for each application.
     concurrency: usize,
     /// The time for each of them.
@@ -27,31 +31,58 @@ struct Kind {
     slower: u32,
     /// Which part of the load the first caller sends: one in this many.
     share: u32,
+    /// The threads of an application that each request asks, and the time for each of them.
+    asks: Option<(usize, Duration)>,
 }
 
-const KINDS: [Kind; 3] = [
+const KINDS: [Kind; 4] = [
     Kind {
-        name: "a queue and one thread",
+        name: "one-thread",
+        title: "A queue and one thread",
         concurrency: 1,
         delay: Duration::from_micros(7500),
         slower: 1,
         share: 1,
+        asks: None,
     },
     Kind {
-        name: "a queue and six threads",
+        name: "six-threads",
+        title: "A queue and six threads",
         concurrency: 6,
         delay: Duration::from_millis(45),
         slower: 1,
         share: 1,
+        asks: None,
     },
     Kind {
-        name: "slows down to a quarter",
+        name: "slows-down",
+        title: "Slow down to a quarter",
         concurrency: 1,
         delay: Duration::from_micros(7500),
         slower: 4,
         share: 10,
+        asks: None,
+    },
+    Kind {
+        name: "fans-out",
+        title: "Fan out: threads that wait for another application, whose queue is that of all three",
+        concurrency: 200,
+        delay: Duration::from_millis(1),
+        slower: 1,
+        share: 1,
+        asks: Some((3, Duration::from_micros(7500))),
     },
 ];
+
+/// Returns the kinds of these names, or all. Returns an error if there is no such kind.
+pub(super) fn kinds(names: &[String]) -> Result<Vec<Kind>, String> {
+    let by_name = |name: &String| {
+        let known = KINDS.into_iter().find(|kind| kind.name == name);
+        let all = || KINDS.map(|kind| kind.name).join(", ");
+        known.ok_or_else(|| format!("no applications {name:?}; there are: {}", all()))
+    };
+    if names.is_empty() { Ok(KINDS.to_vec()) } else { names.iter().map(by_name).collect() }
+}
 
 /// What one proxy makes of one kind.
 #[derive(Debug, Default)]
@@ -70,36 +101,47 @@ struct Figures {
     refused_after: usize,
 }
 
-/// Measures all kinds with each proxy, and prints a table.
-pub(super) async fn run(outrigger: &Path, offered: u32, proxies: &[Proxy]) -> Result<(), String> {
-    println!(
-        "| applications | proxy | in time, answers/s | of these in each second | second caller in time, % | refused | timed out | recovered after s | refused then |\n\
-         |---|---|--:|---|--:|--:|--:|--:|--:|"
-    );
-    for kind in KINDS {
+/// Measures these kinds with each proxy, and prints a table for each kind.
+pub(super) async fn run(
+    outrigger: &Path,
+    offered: u32,
+    kinds: &[Kind],
+    proxies: &[Proxy],
+) -> Result<(), String> {
+    for kind in kinds {
+        println!(
+            "{}:\n\n\
+             | proxy | in time, answers/s | of these in each second | second caller in time, % | refused | timed out | recovered after s | refused then |\n\
+             |---|--:|---|--:|--:|--:|--:|--:|",
+            kind.title
+        );
         for proxy in proxies {
             eprintln!("overload, {}: {}", kind.name, proxy.name());
             let Figures { in_time, by_second, second, refused, late, recovered, refused_after } =
-                measure(outrigger, proxy, kind, offered / kind.share).await?;
+                measure(outrigger, proxy, *kind, offered / kind.share).await?;
             let recovered = recovered.map_or("never".into(), |time| format!("{:.2}", time.as_secs_f64()));
             println!(
-                "| {} | {} | {in_time:.0} | {by_second} | {second:.0} | {refused} | {late} | {recovered} | {refused_after} |",
-                kind.name,
+                "| {} | {in_time:.0} | {by_second} | {second:.0} | {refused} | {late} | {recovered} | {refused_after} |",
                 proxy.name(),
             );
         }
+        println!();
     }
     Ok(())
 }
 
-/// Ten seconds of too much load, with a second caller that sends 50 requests a second, and ten seconds of 300 a second.
+/// Ten seconds of too much load, with a second caller that sends 50 requests a second, and eight seconds of 300 a second.
 async fn measure(outrigger: &Path, proxy: &Proxy, kind: Kind, offered: u32) -> Result<Figures, String> {
     let settings = Settings {
         outrigger: outrigger.to_owned(),
         certificate_ttl: Duration::from_secs(3600),
         concurrency: kind.concurrency,
+        asked: kind.asks.map(|(threads, _)| threads),
     };
     let mut topology = Topology::start(proxy, settings).await?;
+    if let Some((_, delay)) = kind.asks {
+        topology.behave_asked(Behaviour { delay, ..Behaviour::HEALTHY }).await?;
+    }
     let second = topology.start_second().await?;
     let behave = async |delay| {
         for number in 1..=ENDPOINTS {
@@ -122,7 +164,7 @@ async fn measure(outrigger: &Path, proxy: &Proxy, kind: Kind, offered: u32) -> R
     let (during, of_second) =
         tokio::join!(load::run(TARGET, plan(offered, LENGTH)), load::run(second, plan(50, LENGTH)));
     behave(kind.delay).await?;
-    let after = load::run(TARGET, plan(300, LENGTH)).await;
+    let after = load::run(TARGET, plan(300, AFTER)).await;
     topology.stop().await?;
     let count = |samples: &[Sample], which: fn(&Sample) -> bool| samples.iter().filter(|s| which(s)).count();
     let in_second = |second: u64| {
@@ -151,7 +193,7 @@ fn refused(sample: &Sample) -> bool {
 
 /// Returns the time after which each period has 95 % of its responses in time. `None` if the last one has not.
 fn recovered(after: &[Sample]) -> Option<Duration> {
-    let periods = (LENGTH.as_millis() / PERIOD.as_millis()) as u32;
+    let periods = (AFTER.as_millis() / PERIOD.as_millis()) as u32;
     let is_bad = |number: &u32| {
         let period = PERIOD * *number..PERIOD * (number + 1);
         let sent: Vec<_> = after.iter().filter(|sample| period.contains(&sample.sent)).collect();
@@ -181,12 +223,12 @@ mod tests {
             endpoint: None,
         };
         let good = |number: u64| sample(number * 10, Outcome::Answered);
-        let mut samples: Vec<_> = (0..1000).map(good).collect();
+        let mut samples: Vec<_> = (0..800).map(good).collect();
         assert_eq!(recovered(&samples), Some(Duration::ZERO));
         (0..60).for_each(|number| samples[number].outcome = Outcome::Late);
         assert_eq!(recovered(&samples), Some(Duration::from_millis(750)));
-        samples[999].outcome = Outcome::Refused(503, None);
-        samples[998].outcome = Outcome::Refused(503, None);
+        samples[799].outcome = Outcome::Refused(503, None);
+        samples[798].outcome = Outcome::Refused(503, None);
         assert_eq!(recovered(&samples), None);
     }
 }

@@ -5,7 +5,6 @@
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use http::Method;
@@ -15,8 +14,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use super::endpoint::Behaviour;
-use super::exchange::{PATIENCE, ask, wait_listening};
-use super::peers;
+use super::exchange::{PATIENCE, ask};
+use super::proxy::Proxy;
+use super::{peers, processes};
 
 /// Number of endpoints.
 pub(super) const ENDPOINTS: u8 = 3;
@@ -39,42 +39,14 @@ pub(super) fn application(number: u8) -> SocketAddr {
     (Ipv4Addr::new(127, 0, 1, number), 8080).into()
 }
 
+/// The address of the application that those of the endpoints ask.
+fn asked() -> SocketAddr {
+    (Ipv4Addr::new(127, 0, 3, 1), 8080).into()
+}
+
 /// Returns the inbound address of the sidecar of endpoint `number`.
 pub(super) fn inbound(number: u8) -> SocketAddr {
     (Ipv4Addr::new(127, 0, 2, number), 18080).into()
-}
-
-/// The proxy under load.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Proxy {
-    /// Outrigger before plain endpoints.
-    Plain,
-    /// Outrigger's sidecars on both sides, with mTLS between.
-    Mesh,
-    /// Envoy, at this path.
-    Envoy(PathBuf),
-    /// Envoy with its filter for adaptive concurrency.
-    EnvoyAdaptive(PathBuf),
-    /// HAProxy, at this path.
-    Haproxy(PathBuf),
-}
-
-impl Proxy {
-    /// The name in the table.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Plain => "Outrigger, plain",
-            Self::Mesh => "Outrigger, sidecars",
-            Self::Envoy(_) => "Envoy",
-            Self::EnvoyAdaptive(_) => "Envoy, adaptive concurrency",
-            Self::Haproxy(_) => "HAProxy",
-        }
-    }
-
-    /// Returns true for Outrigger.
-    pub(super) fn is_outrigger(&self) -> bool {
-        matches!(self, Self::Plain | Self::Mesh)
-    }
 }
 
 /// Options of a topology.
@@ -86,6 +58,8 @@ pub(super) struct Settings {
     pub(super) certificate_ttl: Duration,
     /// Number of concurrent requests of each application.
     pub(super) concurrency: usize,
+    /// The same of the application that they ask, if there is one.
+    pub(super) asked: Option<usize>,
 }
 
 /// The processes under load.
@@ -95,6 +69,8 @@ pub(super) struct Topology {
     proxy: Proxy,
     directory: tempfile::TempDir,
     applications: Vec<Child>,
+    /// The application that these ask, and the proxies beside them.
+    others: Vec<Child>,
     control_plane: Option<Process>,
     sidecars: Vec<Option<Process>>,
     clients: Vec<Process>,
@@ -113,16 +89,15 @@ impl Topology {
             proxy: proxy.clone(),
             directory,
             applications: Vec::new(),
+            others: Vec::new(),
             control_plane: None,
             sidecars: Vec::new(),
             clients: Vec::new(),
             peer: None,
         };
-        for number in 1..=ENDPOINTS {
-            topology.applications.push(topology.start_application(number).await?);
-        }
+        topology.start_applications().await?;
         match proxy {
-            Proxy::Plain | Proxy::Mesh => topology.start_outrigger().await?,
+            Proxy::Plain | Proxy::Mesh | Proxy::Limit(_) => topology.start_outrigger().await?,
             Proxy::Envoy(program) | Proxy::EnvoyAdaptive(program) => {
                 let adaptive = matches!(proxy, Proxy::EnvoyAdaptive(_));
                 topology.peer = Some(peers::envoy(program, topology.directory.path(), adaptive).await?);
@@ -140,7 +115,7 @@ impl Topology {
         for process in sidecars.chain(self.clients.drain(..)).chain(self.control_plane.take()) {
             process.kill().await?;
         }
-        for mut child in self.applications.drain(..).chain(self.peer.take()) {
+        for mut child in self.applications.drain(..).chain(self.others.drain(..)).chain(self.peer.take()) {
             child.kill().await.map_err(|error| format!("cannot kill a process: {error}"))?;
         }
         Ok(())
@@ -149,7 +124,7 @@ impl Topology {
     /// Returns the address of endpoint `number` for the proxy under load.
     pub(super) fn endpoint(&self, number: u8) -> SocketAddr {
         match self.proxy {
-            Proxy::Mesh => inbound(number),
+            Proxy::Mesh | Proxy::Limit(_) => inbound(number),
             _ => application(number),
         }
     }
@@ -221,6 +196,11 @@ impl Topology {
         ask(application(number), Method::PUT, &behaviour.path()).await.map(drop)
     }
 
+    /// Configures the application that those of the endpoints ask.
+    pub(super) async fn behave_asked(&self, behaviour: Behaviour) -> Result<(), String> {
+        ask(asked(), Method::PUT, &behaviour.path()).await.map(drop)
+    }
+
     /// Returns the number of requests that all applications have executed.
     pub(super) async fn executed(&self) -> Result<u64, String> {
         let mut sum = 0;
@@ -231,24 +211,26 @@ impl Topology {
         Ok(sum)
     }
 
-    async fn start_application(&self, number: u8) -> Result<Child, String> {
-        let program =
-            std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
-        let listen = application(number);
-        let child = Command::new(program)
-            .args(["endpoint", "--listen", &listen.to_string()])
-            .args(["--concurrency", &self.settings.concurrency.to_string()])
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| format!("cannot start an endpoint: {error}"))?;
-        wait_listening(listen).await?;
-        Ok(child)
+    async fn start_applications(&mut self) -> Result<(), String> {
+        let Settings { concurrency, asked: threads, .. } = self.settings;
+        if let Some(threads) = threads {
+            self.others.push(processes::application(asked(), threads, None).await?);
+        }
+        let asks = threads.map(|_| asked());
+        for number in 1..=ENDPOINTS {
+            self.applications.push(processes::application(application(number), concurrency, asks).await?);
+            if let Proxy::Limit(algorithm) = self.proxy {
+                let (listen, to) = (inbound(number), application(number));
+                self.others.push(processes::limit(listen, to, algorithm, concurrency).await?);
+            }
+        }
+        Ok(())
     }
 
     async fn start_outrigger(&mut self) -> Result<(), String> {
         std::fs::create_dir(self.directory.path().join("config")).map_err(|error| error.to_string())?;
-        self.write("shop.yaml", &service(self.proxy == Proxy::Plain))?;
+        let endpoints: Vec<_> = (1..=ENDPOINTS).map(|number| self.endpoint(number)).collect();
+        self.write("shop.yaml", &service(if self.proxy == Proxy::Mesh { &[] } else { &endpoints }))?;
         self.start_control_plane().await?;
         if self.proxy == Proxy::Mesh {
             for number in 1..=ENDPOINTS {
@@ -261,7 +243,7 @@ impl Topology {
 
     /// Starts the sidecar of the second caller. Returns the address that gets its load.
     pub(super) async fn start_second(&mut self) -> Result<SocketAddr, String> {
-        if self.proxy != Proxy::Mesh {
+        if !matches!(self.proxy, Proxy::Mesh | Proxy::Limit(_)) {
             return Ok(TARGET);
         }
         self.start_client("second", SECOND_ADMIN, SECOND).await?;
@@ -348,18 +330,15 @@ impl Topology {
 }
 
 /// Returns the Service, with its endpoints if no sidecar registers them.
-fn service(with_endpoints: bool) -> String {
+fn service(endpoints: &[SocketAddr]) -> String {
     let service = "apiVersion: v1
 kind: Service
 metadata: {name: shop, namespace: shop}
 spec: {ports: [{name: main, port: 80, appProtocol: http}]}
 ";
-    if !with_endpoints {
-        return service.into();
-    }
-    let addresses: String = (1..=ENDPOINTS)
-        .map(|number| format!("- {{addresses: [\"{}\"]}}\n", application(number).ip()))
-        .collect();
+    let Some(first) = endpoints.first() else { return service.into() };
+    let addresses: String =
+        endpoints.iter().map(|endpoint| format!("- {{addresses: [\"{}\"]}}\n", endpoint.ip())).collect();
     format!(
         "{service}---
 apiVersion: discovery.k8s.io/v1
@@ -369,9 +348,10 @@ metadata:
   namespace: shop
   labels: {{kubernetes.io/service-name: shop}}
 addressType: IPv4
-ports: [{{name: main, port: 8080, protocol: TCP}}]
+ports: [{{name: main, port: {}, protocol: TCP}}]
 endpoints:
-{addresses}"
+{addresses}",
+        first.port()
     )
 }
 
