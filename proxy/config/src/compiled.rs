@@ -140,11 +140,11 @@ impl Value {
             Kind::Cluster => {
                 let wire: outrigger_proto::xds::cluster::Cluster = unpack(body, kind.type_url())?;
                 same_name("name", &wire.name)?;
-                let endpoints = match before.map(|before| &before.value) {
-                    Some(Self::Cluster(before)) => before.cluster.endpoints.clone(),
-                    _ => cluster::EndpointsHandle::default(),
+                let before = match before.map(|before| &before.value) {
+                    Some(Self::Cluster(before)) => Some(&*before.cluster),
+                    _ => None,
                 };
-                Self::Cluster(Arc::new(cluster::Compiled::decode(wire, endpoints)?))
+                Self::Cluster(Arc::new(cluster::Compiled::decode(wire, before)?))
             }
             Kind::Endpoints => {
                 let wire: outrigger_proto::xds::endpoint::ClusterLoadAssignment =

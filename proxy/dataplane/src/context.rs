@@ -3,16 +3,11 @@
 //! Made by the worker, shared by its connections through an `Rc`; nothing here leaves the thread.
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
-use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use futures_util::future::LocalBoxFuture;
 use outrigger_config::cluster::{
     Balancing, Cluster as ClusterConfig, ConnectionSettings, Discovery, EndpointsHandle, UpstreamProtocol,
 };
@@ -25,41 +20,17 @@ use outrigger_core::trace::Tracing;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_policy::overload::OverloadMode;
 
-use tracing::debug;
-
 use crate::capacity::admission::Admission;
 use crate::codec::limits::Limits;
 use crate::identity::Identity;
 use crate::permission::Permissions;
 use crate::record::Recorder;
+use crate::resolver::{Resolver, Waiting};
 use crate::upstream::cluster::{Cluster, Clusters};
 use crate::upstream::host::Host;
 
 /// The name of the cluster of destinations outside the mesh (Istio: `PassthroughCluster`).
 pub(crate) const PASSTHROUGH_CLUSTER: &str = "outrigger.passthrough";
-
-/// Resolves host names outside the mesh. Shared by all workers; answers within its own time limit.
-#[derive(Clone)]
-pub struct Resolver(Arc<Resolve>);
-
-type Resolve = dyn Fn(String) -> Resolving + Send + Sync;
-type Resolving = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, String>> + Send>>;
-
-impl Resolver {
-    /// A resolver that calls `resolve` with a host name and gets its addresses, or why there are none.
-    pub fn new<F>(resolve: impl Fn(String) -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = Result<Vec<IpAddr>, String>> + Send + 'static,
-    {
-        Self(Arc::new(move |host| Box::pin(resolve(host))))
-    }
-}
-
-impl fmt::Debug for Resolver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Resolver")
-    }
-}
 
 /// The state that the connections of one worker share.
 #[derive(Debug)]
@@ -94,7 +65,8 @@ impl Context {
             Err(_) => {
                 let (host, port) = name.rsplit_once(':').ok_or_else(|| nowhere("no port"))?;
                 let port: u16 = port.parse().map_err(|_| nowhere("no port"))?;
-                let addresses = (self.resolver.0)(host.to_owned()).await.map_err(|why| nowhere(&why))?;
+                let resolving = self.resolver.resolve(host, self.passthrough.connect_timeout);
+                let addresses = resolving.await.map_err(|why| nowhere(&why))?.addresses;
                 addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()
             }
         };
@@ -111,28 +83,17 @@ impl Context {
         Ok((cluster, hosts))
     }
 
-    /// Returns the cluster that `config` describes. If its endpoints are in DNS, they are looked up first. If DNS fails, the last ones stay;
-    /// without any, an error is returned.
+    /// Returns the cluster that `config` describes. If its endpoints are in DNS, they are looked up first, within the `connect_timeout` of
+    /// the cluster. If DNS fails, the last ones stay; without any, an error is returned.
     pub(crate) async fn cluster(&self, config: &Arc<ClusterConfig>) -> Result<Rc<Cluster>, Failure> {
         let cluster = self.clusters.cluster(config);
         self.lookup(&cluster).await?;
         Ok(cluster)
     }
 
-    /// Looks up the endpoints of a cluster, as [`Self::cluster`] does.
-    pub(crate) fn lookup<'a>(&'a self, cluster: &Cluster) -> Lookup<'a> {
-        let Some((config, dns)) = cluster.of_dns() else { return Lookup(None) };
-        Lookup(Some(Box::pin(async move {
-            match (self.resolver.0)(dns.host().to_owned()).await {
-                Ok(addresses) => dns.store(&config.endpoints, &addresses),
-                Err(why) if config.endpoints.load().list.is_empty() => {
-                    let why = format!("{}: {why}", dns.host());
-                    return Err(Failure::upstream(Reason::NoHealthyUpstream, Reached::NotWritten, why));
-                }
-                Err(why) => debug!(cluster = %config.name, %why, "the last addresses stay in use"),
-            }
-            Ok(())
-        })))
+    /// Looks up the endpoints of a cluster, as [`Self::cluster`] does ([`Resolver::look_up`]).
+    pub(crate) fn lookup(&self, cluster: &Cluster) -> Waiting {
+        cluster.of_dns().map_or(Waiting::NONE, |(dns, longest)| self.resolver.look_up(&dns, longest))
     }
 }
 
@@ -144,17 +105,6 @@ impl Context {
             let same = own.ip() == address.ip() || own.ip().is_unspecified() && here();
             own.port() == address.port() && (same || address.ip().is_unspecified())
         })
-    }
-}
-
-/// A lookup in DNS; none, for most clusters. Boxed, because it is rare and would make every request larger.
-pub(crate) struct Lookup<'a>(Option<LocalBoxFuture<'a, Result<(), Failure>>>);
-
-impl Future for Lookup<'_> {
-    type Output = Result<(), Failure>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().map_or(Poll::Ready(Ok(())), |lookup| lookup.as_mut().poll(cx))
     }
 }
 

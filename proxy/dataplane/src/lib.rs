@@ -12,6 +12,7 @@ mod connection;
 mod http;
 mod tcp;
 mod context;
+mod resolver;
 mod upstream;
 mod permission;
 mod client;
@@ -24,8 +25,8 @@ mod tls;
 mod socket;
 
 pub use capacity::budget::ConnectionBudget;
-pub use context::Resolver;
 pub use record::Sinks;
+pub use resolver::Resolver;
 pub use socket::listener::ListenerGroup;
 pub use socket::stream::ORIGINAL_DESTINATION_PRIORITY;
 pub use upstream::shared::{ApplicationLoad, EndpointLoad, SharedClusters};

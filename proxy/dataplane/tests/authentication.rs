@@ -21,6 +21,7 @@ use outrigger_test_support::http1::ok;
 use outrigger_test_support::token::{TokenSigner, key_set};
 use prost::Message;
 
+use support::names::{HOUR, NameServer, Says, named, port};
 use support::{Proxy, World, forward, manager};
 
 fn filter(name: &str, type_url: &str, message: &impl Message) -> HttpFilter {
@@ -174,6 +175,25 @@ async fn a_request_waits_for_the_keys_of_its_token() {
     let unknown = TokenSigner::new("ES256", "unknown").token(&claims("app", 60));
     let answer = client.request("GET", "app", "/", &format!("Authorization: Bearer {unknown}\r\n")).await;
     assert_eq!((answer.status, idp.requests()), (401, 1));
+}
+
+#[tokio::test]
+async fn keys_are_waited_for_within_their_timeout_if_the_name_server_is_silent() {
+    let (app, signer) = (Application::http(|_| ok("app")).await, TokenSigner::new("ES256", "k"));
+    let (idp, _) = issuer(&key_set([&signer])).await;
+    let names = NameServer::new(Says::Nothing);
+    let world = World::new().resolving(&names).cluster("app", &[app.address]);
+    let world = world.cluster_of(named("idp", port(idp.address), HOUR));
+    let proxy = proxy(world, fetched("https://silent.example/keys"));
+    let mut client = Client::connect(proxy.address(0)).await;
+    let fields = format!("Authorization: Bearer {}\r\n", signer.token(&claims("app", 60)));
+    let answer = client.request("GET", "app", "/", &fields).await;
+    assert_eq!((answer.status, answer.reason()), (503, "keys_unavailable"));
+    names.says.send_replace(Says::Address("127.0.0.1", HOUR));
+    while client.request("GET", "app", "/", &fields).await.status != 200 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!((names.asked(), app.requests()), (1, 1));
 }
 
 #[tokio::test]

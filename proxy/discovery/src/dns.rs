@@ -123,6 +123,47 @@ mod tests {
         }
     }
 
+    /// A resolver whose name server responds after `pause`, with this response code: to A with 10.0.0.1 and a TTL of 30 s, to others without a record.
+    async fn answered(code: u8, pause: Duration) -> Dns {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let dns = Dns::of_server(socket.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut query = [0; 512];
+            loop {
+                let (length, client) = socket.recv_from(&mut query).await.unwrap();
+                let question = query[12..length].iter().position(|byte| *byte == 0).unwrap() + 17;
+                let is_answered = query[question - 3] == 1 && code == 0;
+                let header =
+                    [query[0], query[1], 0x81, 0x80 | code, 0, 1, 0, u8::from(is_answered), 0, 0, 0, 0];
+                let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4, 10, 0, 0, 1];
+                let record = if is_answered { &record[..] } else { &[] };
+                let response = [&header, &query[12..question], record].concat();
+                tokio::time::sleep(pause).await;
+                socket.send_to(&response, client).await.unwrap();
+            }
+        });
+        dns
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_valid_for_its_ttl_and_may_be_late() {
+        let dns = answered(0, Duration::from_millis(150)).await;
+        let before = Instant::now();
+        let found = dns.resolve("late.example.").await.unwrap();
+        assert_eq!(found.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        let valid_until = found.valid_until.unwrap();
+        let ttl = Duration::from_secs(30);
+        assert!(before + ttl <= valid_until && valid_until <= Instant::now() + ttl);
+    }
+
+    #[tokio::test]
+    async fn a_failure_of_the_name_server_is_temporary_and_a_name_that_does_not_exist_is_not() {
+        let failing = answered(2, Duration::ZERO).await.resolve("app.example.").await;
+        assert!(matches!(failing, Err(DnsError::Unavailable { .. })), "{failing:?}");
+        let absent = answered(3, Duration::ZERO).await.resolve("app.example.").await;
+        assert_eq!(absent, Err(DnsError::NotFound("app.example.".into())));
+    }
+
     #[tokio::test]
     async fn what_is_no_name_is_an_error() {
         let dns = Dns::from_system().unwrap();

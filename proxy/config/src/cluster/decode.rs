@@ -32,9 +32,9 @@ pub(crate) struct Compiled {
 }
 
 impl Compiled {
-    /// Decodes a cluster whose endpoints are behind this handle.
+    /// Decodes a cluster. `before` is its current version, if any, whose endpoints it keeps.
     #[allow(deprecated)] // deprecated fields that Envoy still accepts must be decoded or rejected, not overlooked
-    pub(crate) fn decode(wire: wire_cluster::Cluster, endpoints: EndpointsHandle) -> Result<Self, Unusable> {
+    pub(crate) fn decode(wire: wire_cluster::Cluster, before: Option<&Cluster>) -> Result<Self, Unusable> {
         let wire_cluster::Cluster {
             transport_socket_matches,
             transport_socket_matcher,
@@ -57,7 +57,7 @@ impl Compiled {
             http_protocol_options,
             http2_protocol_options,
             typed_extension_protocol_options,
-            // Names are resolved when they are used, by the resolver of the process, whose cache heeds the lifetime of answers.
+            // Names are resolved when they are used, by the resolver of the process, for as long as the answer is valid.
             dns_refresh_rate: _,
             dns_jitter: _,
             dns_failure_refresh_rate: _,
@@ -129,6 +129,11 @@ impl Compiled {
             hashes_names: picking.hashes_names,
         };
         let name: Name = non_empty("name", name)?.into();
+        let of_dns = before.and_then(|before| before.discovery.dns());
+        let mut endpoints = match before {
+            Some(before) if of_dns.is_none() => before.endpoints.clone(),
+            _ => EndpointsHandle::default(),
+        };
         let (discovery, assignment) =
             match discovery(&name, cluster_discovery_type, eds_cluster_config, &endpoint_settings)? {
                 Some(Discovery::Static) => {
@@ -144,7 +149,13 @@ impl Compiled {
                 }
                 Some(discovery) => (discovery, None),
                 None => {
-                    let dns = DnsEndpoints::decode(load_assignment, dns_lookup_family, &endpoint_settings)?;
+                    let dns = DnsEndpoints::decode(
+                        load_assignment,
+                        dns_lookup_family,
+                        &endpoint_settings,
+                        of_dns.map(Arc::as_ref),
+                    )?;
+                    endpoints = dns.endpoints().clone();
                     (Discovery::Dns(Arc::new(dns)), None)
                 }
             };

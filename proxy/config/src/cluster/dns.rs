@@ -1,17 +1,27 @@
 //! Endpoints that are the addresses of a name in DNS (clusters of type `STRICT_DNS` and `LOGICAL_DNS`).
 //!
-//! The data path resolves the name each time that it uses the cluster, through the resolver's cache, and stores the addresses here. If DNS
-//! does not answer, the last ones stay.
+//! The data path resolves the name when it uses the cluster, one lookup at a time for the whole process, and stores the addresses here for as
+//! long as the answer is valid. Known addresses outlive it: while DNS does not answer, they stay in use (RFC 8767).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use outrigger_core::Name;
 use outrigger_policy::field::{Unusable, required};
 use outrigger_proto::xds::cluster::cluster::DnsLookupFamily;
 use outrigger_proto::xds::{core, endpoint as wire_endpoint};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::EndpointsHandle;
 use crate::endpoint::{Assignment, EndpointSettings};
+
+/// How long no other lookup follows one that failed (RFC 9520 section 3.2: at least a second).
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// How long after its beginning a lookup is waited for if addresses are known.
+const REFRESHED_WITHIN: Duration = Duration::from_millis(100);
 
 /// The endpoints of a name.
 #[derive(Debug)]
@@ -21,14 +31,67 @@ pub struct DnsEndpoints {
     /// One endpoint, which stands for each address.
     template: Assignment,
     settings: EndpointSettings,
+    endpoints: EndpointsHandle,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Those of the last answer. Empty before the first one.
+    addresses: Vec<IpAddr>,
+    /// Until when no lookup is made. `None` before the first one.
+    valid_until: Option<Instant>,
+    /// Why the last lookup failed, if it did.
+    failure: Option<Arc<str>>,
+    /// The lookup that is being made.
+    current: Option<(Instant, watch::Receiver<Outcome>)>,
+}
+
+/// `None` until the lookup has ended.
+type Outcome = Option<Result<(), Arc<str>>>;
+
+/// What DNS says of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The addresses of the name.
+    pub addresses: Vec<IpAddr>,
+    /// When the name must be resolved again.
+    pub valid_until: Instant,
+}
+
+/// The addresses of a name, for somebody who wants to use them.
+#[derive(Debug)]
+pub enum Resolution {
+    /// The endpoints can be used as they are.
+    Known,
+    /// A lookup is being made.
+    Awaited(Awaited),
+    /// The last lookup failed a moment ago, for this reason, and there are no endpoints.
+    Failed(Arc<str>),
+}
+
+/// A lookup that is being made.
+#[derive(Debug)]
+pub struct Awaited {
+    /// When the known endpoints are to be used without its answer. `None` if there are none.
+    pub until: Option<Instant>,
+    outcome: watch::Receiver<Outcome>,
+}
+
+/// A lookup to make. Dropped without an answer, it has failed.
+#[derive(Debug)]
+pub struct Lookup {
+    of: Arc<DnsEndpoints>,
+    outcome: watch::Sender<Outcome>,
 }
 
 impl DnsEndpoints {
-    /// Decodes the only endpoint of a cluster, whose address is a name.
+    /// Decodes the only endpoint of a cluster, whose address is a name. What `before` knows of the same name stays in use.
     pub(super) fn decode(
         wire: Option<wire_endpoint::ClusterLoadAssignment>,
         family: i32,
         settings: &EndpointSettings,
+        before: Option<&Self>,
     ) -> Result<Self, Unusable> {
         let mut wire = required("load_assignment", wire)?;
         let host = take_host(&mut wire).ok_or_else(|| {
@@ -43,7 +106,20 @@ impl DnsEndpoints {
         let family = DnsLookupFamily::try_from(family)
             .map_err(|_| Unusable::new("dns_lookup_family", "is unknown"))?;
         let template = Assignment::decode(wire).map_err(|bad| bad.within("load_assignment"))?;
-        Ok(Self { host: host.into(), family, template, settings: settings.clone() })
+        let (settings, endpoints) = (settings.clone(), EndpointsHandle::default());
+        let state = Mutex::default();
+        let new = Self { host: host.into(), family, template, settings, endpoints, state };
+        if let Some(before) = before.filter(|before| before.host == new.host) {
+            let State { addresses, valid_until, failure, current: _ } = &*before.state();
+            *new.state() = State {
+                addresses: addresses.clone(),
+                valid_until: *valid_until,
+                failure: failure.clone(),
+                current: None,
+            };
+            new.apply(addresses);
+        }
+        Ok(new)
     }
 
     /// Returns the name to resolve.
@@ -51,12 +127,102 @@ impl DnsEndpoints {
         &self.host
     }
 
-    /// Replaces the endpoints of the cluster by those at `addresses`, if they differ. The order of addresses does not matter.
-    pub fn store(&self, endpoints: &EndpointsHandle, addresses: &[IpAddr]) {
+    /// Returns the endpoints. Unlike those of other clusters, they belong to one version of the cluster.
+    pub(super) fn endpoints(&self) -> &EndpointsHandle {
+        &self.endpoints
+    }
+
+    /// Prepares the endpoints for use. A lookup that is returned must be made; it ends without the caller too.
+    ///
+    /// If endpoints are known, the first lookup after the end of their validity is waited for, but not those that follow a failure.
+    pub fn resolve(self: &Arc<Self>) -> (Resolution, Option<Lookup>) {
+        let mut state = self.state();
+        let (now, mut lookup) = (Instant::now(), None);
+        let is_known = !self.endpoints.load().list.is_empty();
+        if state.current.is_none() && state.valid_until.is_some_and(|until| now < until) {
+            let failure = state.failure.as_ref().filter(|_| !is_known);
+            return (failure.map_or(Resolution::Known, |why| Resolution::Failed(Arc::clone(why))), None);
+        }
+        let (began, outcome) = state.current.get_or_insert_with(|| {
+            let (outcome, awaited) = watch::channel(None);
+            lookup = Some(Lookup { of: Arc::clone(self), outcome });
+            (now, awaited)
+        });
+        let (until, outcome) = (is_known.then_some(*began + REFRESHED_WITHIN), outcome.clone());
+        let resolution = match until {
+            Some(until) if state.failure.is_some() || until <= now => Resolution::Known,
+            until => Resolution::Awaited(Awaited { until, outcome }),
+        };
+        (resolution, lookup)
+    }
+
+    /// Replaces the endpoints by those at `addresses`, if they differ. The order of addresses does not matter.
+    fn apply(&self, addresses: &[IpAddr]) {
         let addresses = of_family(self.family, addresses);
-        let version = endpoints.load().version + 1;
+        let version = self.endpoints.load().version + 1;
         let at = |port| addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
-        endpoints.update(&self.template.copies(at), &self.settings, || version);
+        self.endpoints.update(&self.template.copies(at), &self.settings, || version);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Awaited {
+    /// Waits until the lookup has ended. Returns why it failed if it did.
+    pub async fn end(mut self) -> Result<(), Arc<str>> {
+        match self.outcome.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(outcome)) => outcome.clone(),
+            _ => Err(ABANDONED.into()),
+        }
+    }
+}
+
+/// Why there is no answer of a lookup that was dropped.
+const ABANDONED: &str = "the lookup was given up";
+
+impl Lookup {
+    /// Returns the name to resolve.
+    pub fn host(&self) -> &str {
+        &self.of.host
+    }
+
+    /// Ends the lookup. If it failed, the known addresses stay in use. Returns whether the one before failed, and this one did not, or the other
+    /// way round.
+    pub fn end(self, answer: Result<Answer, String>) -> bool {
+        self.finish(answer)
+    }
+
+    fn finish(&self, answer: Result<Answer, String>) -> bool {
+        let mut state = self.of.state();
+        state.current = None;
+        let failed_before = state.failure.is_some();
+        let outcome = match answer {
+            Ok(Answer { addresses, valid_until }) => {
+                self.of.apply(&addresses);
+                state.addresses = addresses;
+                state.valid_until = Some(valid_until);
+                Ok(())
+            }
+            Err(why) => {
+                state.valid_until = Some(Instant::now() + AFTER_FAILURE);
+                Err(Arc::from(why))
+            }
+        };
+        state.failure = outcome.clone().err();
+        let changed = failed_before != outcome.is_err();
+        drop(state);
+        self.outcome.send_replace(Some(outcome));
+        changed
+    }
+}
+
+impl Drop for Lookup {
+    fn drop(&mut self) {
+        if self.outcome.borrow().is_none() {
+            self.finish(Err(ABANDONED.into()));
+        }
     }
 }
 

@@ -97,6 +97,16 @@ pub enum Discovery {
     Dns(Arc<DnsEndpoints>),
 }
 
+impl Discovery {
+    /// Returns the name of a cluster in DNS.
+    pub fn dns(&self) -> Option<&Arc<DnsEndpoints>> {
+        match self {
+            Self::Dns(dns) => Some(dns),
+            _ => None,
+        }
+    }
+}
+
 /// A load balancing policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Balancing {

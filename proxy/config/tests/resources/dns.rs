@@ -1,9 +1,10 @@
 //! Clusters whose endpoints are the addresses of a name, reached over TLS that verifies the name.
 
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use outrigger_config::cluster::{Cluster, Discovery};
+use outrigger_config::cluster::Cluster;
+use outrigger_config::cluster::dns::{Answer, Resolution};
 use outrigger_config::endpoint::Transport;
 use outrigger_proto::xds::cluster as wire;
 use outrigger_proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily};
@@ -12,6 +13,7 @@ use outrigger_proto::xds::endpoint::lb_endpoint::HostIdentifier;
 use outrigger_proto::xds::tls::common_tls_context::ValidationContextType;
 use outrigger_proto::xds::{core, matcher, tls, type_url};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use tokio::time::{Instant, advance};
 
 use crate::fixture::*;
 
@@ -76,23 +78,103 @@ fn addresses(cluster: &Cluster) -> Vec<String> {
     cluster.endpoints.load().list.iter().map(|endpoint| endpoint.address.to_string()).collect()
 }
 
+/// Ends the lookup that is due with these addresses, which are valid for `valid` seconds.
+fn answer(cluster: &Cluster, addresses: &[&str], valid: u64) {
+    let (_, lookup) = cluster.discovery.dns().unwrap().resolve();
+    let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+    lookup.unwrap().end(Ok(Answer { addresses, valid_until: Instant::now() + Duration::from_secs(valid) }));
+}
+
 #[test]
-fn the_endpoints_of_a_name_are_the_addresses_that_are_stored() {
-    let ips = |texts: &[&str]| texts.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
+fn the_endpoints_of_a_name_are_the_addresses_of_the_answer() {
     for kind in [DiscoveryType::StrictDns, DiscoveryType::LogicalDns] {
         let cluster = decoded(named(kind, "issuer.example"));
-        let Discovery::Dns(dns) = &cluster.discovery else { panic!("{cluster:?}") };
-        assert_eq!((dns.host(), addresses(&cluster).len()), ("issuer.example", 0));
-        dns.store(&cluster.endpoints, &ips(&["10.0.0.2", "fd00::1", "10.0.0.1"]));
+        assert_eq!(cluster.discovery.dns().unwrap().host(), "issuer.example");
+        assert_eq!(addresses(&cluster).len(), 0);
+        answer(&cluster, &["10.0.0.2", "fd00::1", "10.0.0.1"], 0);
         assert_eq!(addresses(&cluster), ["10.0.0.1:8443", "10.0.0.2:8443"]);
         let before = Arc::clone(&cluster.endpoints.load());
-        dns.store(&cluster.endpoints, &ips(&["10.0.0.1", "10.0.0.2"]));
+        answer(&cluster, &["10.0.0.1", "10.0.0.2"], 0);
         assert!(Arc::ptr_eq(&before, &cluster.endpoints.load()), "the order of an answer is no change");
-        dns.store(&cluster.endpoints, &ips(&["10.0.0.3", "10.0.0.2"]));
+        answer(&cluster, &["10.0.0.3", "10.0.0.2"], 0);
         let after = Arc::clone(&cluster.endpoints.load());
         assert_eq!(addresses(&cluster), ["10.0.0.2:8443", "10.0.0.3:8443"]);
         assert!(Arc::ptr_eq(&before.list[1], &after.list[0]) && after.version > before.version);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_lookup_is_made_at_a_time_and_again_when_its_answer_is_no_longer_valid() {
+    let cluster = decoded(named(DiscoveryType::StrictDns, "issuer.example"));
+    let dns = cluster.discovery.dns().unwrap();
+    let (Resolution::Awaited(first), Some(lookup)) = dns.resolve() else { panic!("no lookup") };
+    let (Resolution::Awaited(second), None) = dns.resolve() else { panic!("another lookup") };
+    assert!(first.until.is_none() && second.until.is_none(), "nothing is known");
+    let valid_until = Instant::now() + Duration::from_secs(30);
+    lookup.end(Ok(Answer { addresses: vec!["10.0.0.1".parse().unwrap()], valid_until }));
+    assert_eq!((first.end().await, second.end().await), (Ok(()), Ok(())));
+
+    advance(Duration::from_secs(29)).await;
+    assert!(matches!(dns.resolve(), (Resolution::Known, None)));
+    advance(Duration::from_secs(1)).await;
+    let (Resolution::Awaited(third), Some(lookup)) = dns.resolve() else { panic!("no lookup") };
+    assert_eq!(third.until, Some(Instant::now() + Duration::from_millis(100)));
+    advance(Duration::from_millis(100)).await;
+    assert!(matches!(dns.resolve(), (Resolution::Known, None)), "it is waited for shortly");
+    assert_eq!(addresses(&cluster), ["10.0.0.1:8443"]);
+    drop(lookup);
+    assert!(third.end().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn known_addresses_stay_in_use_while_lookups_fail() {
+    let cluster = decoded(named(DiscoveryType::StrictDns, "issuer.example"));
+    let dns = cluster.discovery.dns().unwrap();
+    answer(&cluster, &["10.0.0.1"], 0);
+    let (Resolution::Awaited(awaited), Some(lookup)) = dns.resolve() else { panic!("no lookup") };
+    assert!(lookup.end(Err("SERVFAIL".into())), "the first one that fails");
+    assert_eq!(&*awaited.end().await.unwrap_err(), "SERVFAIL");
+    assert!(matches!(dns.resolve(), (Resolution::Known, None)), "the next one waits");
+    advance(Duration::from_secs(1)).await;
+    let (Resolution::Known, Some(lookup)) = dns.resolve() else { panic!("it is not waited for") };
+    assert!(!lookup.end(Err("SERVFAIL".into())), "the second one that fails");
+    assert_eq!(addresses(&cluster), ["10.0.0.1:8443"]);
+    advance(Duration::from_secs(1)).await;
+    let (Resolution::Known, Some(lookup)) = dns.resolve() else { panic!("it is not waited for") };
+    let valid_until = Instant::now();
+    assert!(lookup.end(Ok(Answer { addresses: vec!["10.0.0.2".parse().unwrap()], valid_until })));
+    assert_eq!(addresses(&cluster), ["10.0.0.2:8443"]);
+    assert!(matches!(dns.resolve(), (Resolution::Awaited(_), Some(_))), "that one is waited for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_without_addresses_is_remembered_for_a_second() {
+    let cluster = decoded(named(DiscoveryType::StrictDns, "issuer.example"));
+    let dns = cluster.discovery.dns().unwrap();
+    drop(dns.resolve());
+    let (Resolution::Failed(why), None) = dns.resolve() else { panic!("no failure") };
+    assert_eq!(&*why, "the lookup was given up");
+    advance(Duration::from_secs(1)).await;
+    assert!(matches!(dns.resolve(), (Resolution::Awaited(_), Some(_))));
+}
+
+#[test]
+fn a_changed_cluster_keeps_the_addresses_of_its_name_and_of_no_other() {
+    let mut builder = Mesh::default();
+    let mut current = |wire: wire::Cluster| {
+        accept(&mut builder, CART, "1", cluster_body(wire));
+        Arc::clone(build(&mut builder).cluster(CART).unwrap())
+    };
+    let first = current(named(DiscoveryType::StrictDns, "issuer.example"));
+    answer(&first, &["10.0.0.2", "fd00::1"], 60);
+    let v6 = DnsLookupFamily::V6Only.into();
+    let changed = named(DiscoveryType::StrictDns, "issuer.example");
+    let second = current(wire::Cluster { dns_lookup_family: v6, ..changed });
+    assert_eq!(addresses(&second), ["[fd00::1]:8443"]);
+    assert!(matches!(second.discovery.dns().unwrap().resolve(), (Resolution::Known, None)));
+    assert_eq!(addresses(&first), ["10.0.0.2:8443"], "requests in flight use the version that they have");
+    let third = current(named(DiscoveryType::StrictDns, "other.example"));
+    assert_eq!(addresses(&third).len(), 0);
 }
 
 #[test]
@@ -101,8 +183,7 @@ fn a_host_outside_the_mesh_is_verified_by_its_name() {
     wire.transport_socket_matches.clear();
     wire.transport_socket = socket(type_url::UPSTREAM_TLS_CONTEXT, &host_tls(validation()));
     let cluster = decoded(wire);
-    let Discovery::Dns(dns) = &cluster.discovery else { panic!("{cluster:?}") };
-    dns.store(&cluster.endpoints, &["10.0.0.1".parse().unwrap()]);
+    answer(&cluster, &["10.0.0.1"], 0);
     let endpoint = Arc::clone(&cluster.endpoints.load().list[0]);
     let Transport::Host(tls) = &endpoint.transport else { panic!("{endpoint:?}") };
     assert_eq!((&*tls.name, tls.roots.len(), tls.accepts_tls12), ("issuer.example", 1, true));

@@ -6,9 +6,11 @@
 use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Version;
+use outrigger_config::cluster::Cluster as ClusterConfig;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::peer::PeerKey;
@@ -40,8 +42,9 @@ pub(super) async fn ask(
     snapshot: &Snapshot,
     cx: &RequestContext<'_>,
 ) -> Result<ServiceReply, Failure> {
-    let cluster = cluster(&question, snapshot, &cx.on.context).await?;
+    let cluster = cluster(&question, snapshot)?;
     let mut asked = Asked::new(question, deadline);
+    let cluster = asked.in_time(cx.on.context.cluster(cluster)).await?;
     // No span of its own is exported.
     cx.trace.write(&mut asked.head.headers, cx.trace.context.span);
     asked.reply(&cluster, &cx.on.client.key).await
@@ -49,20 +52,17 @@ pub(super) async fn ask(
 
 /// Returns the reply to a question that the proxy has for itself.
 pub(super) async fn ask_alone(question: Question, context: &Context) -> Result<ServiceReply, Failure> {
-    let cluster = cluster(&question, &context.view.snapshot(), context).await?;
+    let cluster = Arc::clone(cluster(&question, &context.view.snapshot())?);
+    let asked = Asked::new(question, None);
+    let cluster = asked.in_time(context.cluster(&cluster)).await?;
     let own = PeerKey::Address(Ipv4Addr::UNSPECIFIED.into());
-    Asked::new(question, None).reply(&cluster, &own).await
+    asked.reply(&cluster, &own).await
 }
 
-async fn cluster(
-    question: &Question,
-    snapshot: &Snapshot,
-    context: &Context,
-) -> Result<Rc<Cluster>, Failure> {
-    let cluster = snapshot.cluster(&question.cluster).ok_or_else(|| {
+fn cluster<'s>(question: &Question, snapshot: &'s Snapshot) -> Result<&'s Arc<ClusterConfig>, Failure> {
+    snapshot.cluster(&question.cluster).ok_or_else(|| {
         Failure::local(Reason::NoClusterFound, format!("there is no cluster {}", question.cluster))
-    })?;
-    context.cluster(cluster).await
+    })
 }
 
 /// A question as it is sent.

@@ -87,7 +87,8 @@ impl Forwarding<'_> {
     pub(super) async fn run(&self, admitted: Admitted<'_, '_>) -> Result<Reply, Failure> {
         let cx = admitted.into_context();
         let (body, _clock) = self.timed_body(cx);
-        cx.on.context.lookup(&self.cluster).await?;
+        let lookup = TimeLimit { idle: None, ..self.limit }.run(cx.on.context.lookup(&self.cluster), || 0);
+        lookup.await.unwrap_or_else(|which| Err(attempt::late(which, Reached::NotWritten)))?;
         let permit = self.cluster.admit(&cx.on.client.key).await?;
         // What an upgrade opens is no work for the application.
         let mut running = match cx.head.upgrade {

@@ -6,6 +6,7 @@
 
 pub mod frames;
 pub mod hedged;
+pub mod names;
 pub mod sidecar;
 pub mod tls;
 
@@ -56,6 +57,8 @@ pub struct World {
     pub traced: bool,
     /// Whether there is an access log; [`Proxy::record`] reads it.
     pub logged: bool,
+    /// Knows `localhost` only, unless it is replaced.
+    resolver: Resolver,
 }
 
 /// A running worker.
@@ -82,12 +85,18 @@ impl World {
             connections: ConnectionBudget::new(20_000, u32::MAX),
             traced: false,
             logged: true,
+            resolver: names::localhost(),
         }
     }
 
     /// Without an access log.
     pub fn unlogged(self) -> Self {
         Self { logged: false, ..self }
+    }
+
+    /// Asks this name server.
+    pub fn resolving(self, names: &names::NameServer) -> Self {
+        Self { resolver: names.resolver(), ..self }
     }
 
     /// Exports spans; the records from which they are made come from [`Proxy::record`] as well.
@@ -187,13 +196,7 @@ impl World {
             on_demand,
             secrets: self.secrets,
             listeners: receiver,
-            resolver: Resolver::new(|host| async move {
-                if host == "localhost" {
-                    Ok(vec!["127.0.0.1".parse().unwrap()])
-                } else {
-                    Err("no such host".into())
-                }
-            }),
+            resolver: self.resolver,
             drain: drains.guards(),
             registry: Arc::clone(&registry),
             sinks: Sinks { log: self.logged.then_some(log), spans, ..Sinks::default() },

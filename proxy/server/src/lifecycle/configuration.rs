@@ -4,9 +4,11 @@
 //! It fails only on errors that retrying cannot fix.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use outrigger_config::binding::{BindRequests, binder};
 use outrigger_config::build::Builder;
+use outrigger_config::cluster::dns::Answer;
 use outrigger_config::listener::Listener;
 use outrigger_config::on_demand::{OnDemand, OnDemandLimits, Resolution};
 use outrigger_config::publish::Published;
@@ -14,8 +16,9 @@ use outrigger_config::secrets::SecretStore;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::Name;
 use outrigger_dataplane::Resolver;
-use outrigger_discovery::dns::Dns;
+use outrigger_discovery::dns::{Addresses, Dns};
 use outrigger_discovery::{Config, Discovery, Handle, Mode, StartError, Wiring, WorkloadPort};
+use tokio::time::Instant;
 
 use crate::args::{self, Args};
 use crate::error::Error;
@@ -82,12 +85,17 @@ impl Configuration {
     }
 }
 
+/// How long a literal address is used without being parsed again.
+const LITERAL: Duration = Duration::from_secs(24 * 60 * 60);
+
 fn resolver(dns: Dns) -> Resolver {
     Resolver::new(move |host| {
         let dns = dns.clone();
         async move {
-            let found = dns.resolve(&host).await.map_err(|error| error.to_string())?;
-            Ok(found.addresses)
+            let Addresses { addresses, valid_until } =
+                dns.resolve(&host).await.map_err(|error| error.to_string())?;
+            let valid_until = valid_until.map_or_else(|| Instant::now() + LITERAL, Instant::from_std);
+            Ok(Answer { addresses, valid_until })
         }
     })
 }

@@ -6,9 +6,10 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_config::cluster::dns::DnsEndpoints;
-use outrigger_config::cluster::{Balancing, Cluster as Config, Discovery};
+use outrigger_config::cluster::{Balancing, Discovery};
 use outrigger_config::endpoint::HealthStatus;
 use outrigger_config::endpoint::groups::Group;
 use outrigger_core::error::{Failure, Reached};
@@ -76,11 +77,10 @@ enum OfSession {
 }
 
 impl Cluster {
-    /// Returns its configuration if its endpoints are the addresses of a name.
-    pub(crate) fn of_dns(&self) -> Option<(Arc<Config>, Arc<DnsEndpoints>)> {
+    /// Returns its name in DNS and its `connect_timeout` if its endpoints are the addresses of a name.
+    pub(crate) fn of_dns(&self) -> Option<(Arc<DnsEndpoints>, Duration)> {
         let config = self.config.borrow();
-        let Discovery::Dns(dns) = &config.discovery else { return None };
-        Some((Arc::clone(&config), Arc::clone(dns)))
+        Some((Arc::clone(config.discovery.dns()?), config.connect_timeout))
     }
 
     /// Calls `hash` with the cluster's hash policies or, if it has none, those of the route. Returns `None` if the cluster does not
