@@ -167,6 +167,8 @@ fn of_kind<S: Meaning>(
     let (namespace, root) = (&service.service.key.namespace, ROOT_NAMESPACE.into());
     let found = |policy: &Policy<S>, width, attached_to, whole| {
         let (stage, effect, rules, refused) = describe(&policy.spec);
+        let unasked = policy.unasked.iter().any(|port| port.service == service.service.key);
+        let effect = if unasked && kind == Kind::ExternalAuthorizationPolicy { "Deny" } else { effect };
         let (kind, name, effect) = (kind.name().to_owned(), policy.name.to_string(), effect.to_owned());
         Found { stage, width, whole, line: AppliedPolicy { kind, name, effect, attached_to, rules, refused } }
     };

@@ -135,6 +135,8 @@ codes! {
     ZeroWeights "zero-weights" Warning,
     /// A retry that the time limit of the request does not permit.
     RetryBeyondTimeout "retry-beyond-timeout" Warning,
+    /// Services that policies ask about each other's requests.
+    QuestionCycle "question-cycle" Warning,
     /// An `appProtocol` that is probably misspelled.
     UnknownAppProtocol "unknown-app-protocol" Warning,
     /// A port of an EndpointSlice whose name no port of the Service has.

@@ -39,6 +39,7 @@ pub(super) fn all(inventory: &Inventory, mesh: &Mesh, statuses: &Statuses) -> Ve
                 problems.extend(policies::of(inventory, mesh, &resource.metadata, spec));
                 let status = statuses.get(&resource.metadata.id);
                 problems.extend(status.into_iter().flat_map(|status| policies::conflicts(status)));
+                problems.extend(policies::unasked(mesh, &resource.metadata.id));
             }
             Body::Policy(_) => {}
             Body::EndpointSlice(slice) => problems.extend(services::of_slice(inventory, slice)),

@@ -17,6 +17,7 @@ use super::findings::{self, Finding};
 use super::inventory::{Inventory, Route, Touched};
 use super::mesh::{Mesh, ServiceEntry};
 use super::policies;
+use super::question_cycles::QuestionCycles;
 use super::resource::{Resource, ResourceId};
 use super::service::{Service, ServiceKey, ServiceType};
 use super::status::{RouteStatus, Statuses};
@@ -29,6 +30,7 @@ pub(crate) struct MeshBuilder {
     automatic: AutomaticAddresses,
     mesh: Mesh,
     statuses: Statuses,
+    question_cycles: QuestionCycles,
 }
 
 impl MeshBuilder {
@@ -39,7 +41,7 @@ impl MeshBuilder {
             self.inventory.change(&id, new, &mut touched);
         }
         self.inventory.touch_granted(&mut touched);
-        let Self { inventory, automatic, mesh, statuses } = self;
+        let Self { inventory, automatic, mesh, statuses, question_cycles } = self;
         let others: Vec<_> =
             touched.services.iter().flat_map(|key| automatic.update(key, inventory.service(key))).collect();
         touched.services.extend(others);
@@ -49,7 +51,7 @@ impl MeshBuilder {
         let mut attachments = Attachments::new(inventory);
         rebuild_services(inventory, automatic, mesh, &touched, &mut attachments);
         let mut judged = judge_routes(inventory, &touched, &mut attachments);
-        judged.extend(rebuild_policies(inventory, mesh, touched.policies));
+        judged.extend(rebuild_policies(inventory, mesh, question_cycles, touched.policies));
         for (id, status) in judged {
             if statuses.get(&id).is_none_or(|old| **old != status) {
                 statuses.insert(id, Arc::new(status));
@@ -128,15 +130,26 @@ fn judge_routes<'a>(
     routes.map(judge).collect()
 }
 
-/// Replaces the policies of namespaces, and returns their statuses.
+/// Replaces the policies of namespaces, and of those in which they change what is asked. Returns their statuses.
 fn rebuild_policies(
     inventory: &Inventory,
     mesh: &mut Mesh,
+    question_cycles: &mut QuestionCycles,
     namespaces: BTreeSet<Name>,
 ) -> Vec<(ResourceId, RouteStatus)> {
+    let of = |namespace: &Name| policies::of_namespace(inventory, namespace);
+    let mut rebuilt: BTreeMap<_, _> =
+        namespaces.into_iter().map(|namespace| (namespace.clone(), of(&namespace))).collect();
+    for (namespace, (policies, _)) in &rebuilt {
+        question_cycles.set(namespace, policies);
+    }
+    let affected = if rebuilt.is_empty() { BTreeSet::new() } else { question_cycles.update(mesh) };
+    for namespace in affected {
+        rebuilt.entry(namespace).or_insert_with_key(of);
+    }
     let mut all = Vec::new();
-    for namespace in namespaces {
-        let (policies, statuses) = policies::of_namespace(inventory, &namespace);
+    for (namespace, (mut policies, mut statuses)) in rebuilt {
+        question_cycles.mark(&mut policies, &mut statuses);
         mesh.set_policies(namespace, policies);
         all.extend(statuses);
     }

@@ -7,6 +7,7 @@ pub(crate) mod mesh_builder;
 pub(crate) mod findings;
 mod conditions;
 mod unverified_claims;
+mod question_cycles;
 pub(crate) mod policies;
 mod both_kinds;
 mod needed_service;

@@ -72,7 +72,7 @@ pub(super) fn of_namespace(
 }
 
 fn policy<S>(name: PolicyName, places: Vec<Place>, spec: &Arc<S>) -> Policy<S> {
-    Policy { name, places, spec: Arc::clone(spec) }
+    Policy { name, places, spec: Arc::clone(spec), unasked: Vec::new() }
 }
 
 /// The policies by kind and target, of those kinds of which one applies. None is the namespace.

@@ -16,6 +16,7 @@ use super::fault_injection::FaultInjection;
 use super::gateway_traffic::GatewayTraffic;
 use super::rate_limit::RateLimit;
 use super::registration::{WorkloadEntry, WorkloadPort};
+use super::route::BackendTarget;
 use super::service::ServiceKey;
 
 /// The root namespace: a policy of it that has no targets applies to the whole mesh.
@@ -97,6 +98,20 @@ pub struct Policy<S> {
     pub places: Vec<Place>,
     /// What it means.
     pub spec: Arc<S>,
+    /// The ports about whose requests its service is not asked, because the answer would need such an answer itself.
+    pub unasked: Vec<BackendTarget>,
+}
+
+impl<S> Policy<S> {
+    /// Returns true if its service is not asked about the requests to these ports of a workload, which share a port of the application.
+    pub fn is_unasked_at(&self, ports: &[&WorkloadPort]) -> bool {
+        let is_here = |target: &BackendTarget| {
+            ports
+                .iter()
+                .any(|port| port.service_port == target.port && port.services.contains(&target.service))
+        };
+        self.unasked.iter().any(is_here)
+    }
 }
 
 /// The namespace and name of a policy.

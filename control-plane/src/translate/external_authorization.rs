@@ -1,7 +1,7 @@
 //! The ExternalAuthorizationPolicies that apply to a port of a workload, as filters: one refuses where the service cannot be asked, then one for
 //! each different configuration asks. Of several policies, that of the narrowest place applies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use outrigger_proto::xds::hcm::{HttpFilter, http_filter};
 use outrigger_proto::xds::listener::Filter;
@@ -29,6 +29,8 @@ pub(super) struct Asked<'a> {
     services: ExternalAuths<'a>,
     /// The ports of Services that lead here.
     here: Vec<BackendTarget>,
+    /// The policies whose services are not asked here, because the answers would need answers about requests to here.
+    unasked: BTreeSet<&'a PolicyName>,
     /// The domain of the names of services.
     domain: &'a str,
 }
@@ -43,14 +45,16 @@ impl<'a> Asked<'a> {
     ) -> Self {
         let of_routes = routes.iter().filter_map(|route| policies.narrowest_at_route(route));
         let used = policies.narrowest().into_iter().chain(of_routes);
-        let used = used.map(|policy| (&policy.name, policy)).collect();
+        let used: BTreeMap<_, _> = used.map(|policy| (&policy.name, policy)).collect();
+        let unasked = used.values().filter(|policy| policy.is_unasked_at(ports)).map(|policy| &policy.name);
+        let unasked = unasked.collect();
         let target = |port: &&WorkloadPort| {
             let port_of =
                 |service: &ServiceKey| BackendTarget { service: service.clone(), port: port.service_port };
             port.services.iter().map(port_of).collect::<Vec<_>>()
         };
         let here = ports.iter().flat_map(target).collect();
-        let mut asked = Self { policies, used, services: ExternalAuths::default(), here, domain };
+        let mut asked = Self { policies, used, services: ExternalAuths::default(), here, unasked, domain };
         asked.services = ExternalAuths::among(asked.used.values().filter_map(|policy| asked.auth(policy)));
         asked
     }
@@ -60,7 +64,7 @@ impl<'a> Asked<'a> {
         let whole = self.policies.narrowest();
         let refusing = self.refuses().then(|| HttpFilter {
             name: REFUSED.into(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(refused(whole, Form::Filter))),
+            config_type: Some(http_filter::ConfigType::TypedConfig(self.refused(whole, Form::Filter))),
             ..Default::default()
         });
         let asking = self.services.filters(self.domain, whole.and_then(|policy| self.auth(policy)));
@@ -70,7 +74,7 @@ impl<'a> Asked<'a> {
     /// Returns the configuration of the filters for a route, by their names. Empty if it is no target.
     pub(super) fn of_route(&self, route: &Route) -> Vec<(String, Any)> {
         let Some(policy) = self.policies.narrowest_at_route(route) else { return Vec::new() };
-        let refusing = self.refuses().then(|| (REFUSED.into(), refused(Some(policy), Form::Route)));
+        let refusing = self.refuses().then(|| (REFUSED.into(), self.refused(Some(policy), Form::Route)));
         let (whole, own) =
             (self.policies.narrowest().and_then(|policy| self.auth(policy)), self.auth(policy));
         let asking = match whole == own {
@@ -91,7 +95,8 @@ impl<'a> Asked<'a> {
             policy.places.iter().any(|place| matches!(place, Place::Service { port: Some(_), .. }))
         };
         let refusing = self.used.values().find(|policy| {
-            let asks = self.auth(policy).is_some() && (beside_requests || of_port(policy));
+            let asks = self.auth(policy).is_some() || self.unasked.contains(&policy.name);
+            let asks = asks && (beside_requests || of_port(policy));
             asks || *policy.spec == ExternalAuthorization::StandIn
         })?;
         let config = refusal(Form::Connection(stat), Some(&refusing.name.to_string()));
@@ -101,6 +106,7 @@ impl<'a> Asked<'a> {
     /// Returns what is asked in the name of a policy. A service is not asked about the questions that it is asked itself, which would have no end.
     fn auth(&self, policy: &'a Policy<ExternalAuthorization>) -> Option<&'a ExternalAuth> {
         match &*policy.spec {
+            _ if self.unasked.contains(&policy.name) => None,
             ExternalAuthorization::Ask(ExternalAuth { target: Ok(target), .. })
                 if self.here.contains(target) =>
             {
@@ -113,12 +119,16 @@ impl<'a> Asked<'a> {
 
     /// Returns true if the port has the filter that refuses.
     fn refuses(&self) -> bool {
-        self.used.values().any(|policy| policy.spec.refuses())
+        self.used.values().any(|policy| self.is_refusing(policy))
     }
-}
 
-/// Returns what refuses everything if the policy does, and nothing otherwise.
-fn refused(policy: Option<&Policy<ExternalAuthorization>>, form: Form<'_>) -> Any {
-    let refusing = policy.filter(|policy| policy.spec.refuses());
-    refusal(form, refusing.map(|policy| format!("{} (refused)", policy.name)).as_deref())
+    fn is_refusing(&self, policy: &Policy<ExternalAuthorization>) -> bool {
+        policy.spec.refuses() || self.unasked.contains(&policy.name)
+    }
+
+    /// Returns what refuses everything if the policy does, and nothing otherwise.
+    fn refused(&self, policy: Option<&Policy<ExternalAuthorization>>, form: Form<'_>) -> Any {
+        let refusing = policy.filter(|policy| self.is_refusing(policy));
+        refusal(form, refusing.map(|policy| format!("{} (refused)", policy.name)).as_deref())
+    }
 }

@@ -106,7 +106,9 @@ impl<'a> Limits<'a> {
             ports.iter().any(|port| port.services.iter().any(|key| name(port, key) == asked.cluster))
         };
         let mut services = Vec::new();
-        let asked = all.iter().filter_map(|policy| service(policy, cluster_domain));
+        // Nor is one that could not answer without the answer to this question.
+        let asking = all.iter().filter(|policy| !policy.is_unasked_at(ports));
+        let asked = asking.filter_map(|policy| service(policy, cluster_domain));
         for service in asked.filter(|asked| !is_here(asked)) {
             if !services.contains(&service) && services.len() < GLOBAL.len() {
                 services.push(service);

@@ -1,15 +1,18 @@
-//! Targets of policies that do not exist, or cannot have one, Services that policies need and that do not exist, checks that do not suit a port,
-//! and claims of tokens that nothing verifies.
+//! Targets of policies that do not exist, or cannot have one, Services that policies need and that do not exist or need each other, checks that do
+//! not suit a port, and claims of tokens that nothing verifies.
 
 use super::{add_grant, ports_of, where_is};
 use crate::model::diagnostic::{Code, Problem};
+use crate::model::external_authorization::ExternalAuthorization;
 use crate::model::health_check::HealthCheck;
 use crate::model::inventory::Inventory;
 use crate::model::mesh::Mesh;
 use crate::model::needed_service::{Unresolved, unresolved};
 use crate::model::policies::places;
+use crate::model::question_cycles;
+use crate::model::rate_limit::RateLimit;
 use crate::model::resource::policy::{PolicyRules, PolicySpec, TargetRef};
-use crate::model::resource::{Metadata, ResourceId};
+use crate::model::resource::{Kind, Metadata, ResourceId};
 use crate::model::route::InvalidBackend;
 use crate::model::service::{ServiceKey, ServicePort};
 use crate::model::status::{CONFLICTED, ParentStatus, RouteStatus};
@@ -71,6 +74,21 @@ fn unsuited(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> Ve
         unsuited.map(problem).collect()
     };
     spec.targets.iter().flat_map(of_target).collect()
+}
+
+/// Returns the problem of a policy whose service is not asked about the requests to some ports.
+pub(super) fn unasked(mesh: &Mesh, id: &ResourceId) -> Option<Problem> {
+    let (namespace, name) = (&id.namespace, &id.name);
+    let of_limits = || mesh.policies::<RateLimit>(namespace).iter().find(|of| of.name.name == *name);
+    let of_decisions =
+        || mesh.policies::<ExternalAuthorization>(namespace).iter().find(|of| of.name.name == *name);
+    let (field, ports) = match id.kind {
+        Kind::RateLimitPolicy => ("spec.global.service", &of_limits()?.unasked),
+        Kind::ExternalAuthorizationPolicy => ("spec.backendRef", &of_decisions()?.unasked),
+        _ => return None,
+    };
+    let message = || question_cycles::message(id.kind, ports);
+    (!ports.is_empty()).then(|| Problem::of(Code::QuestionCycle, field, message()))
 }
 
 fn needed(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> impl Iterator<Item = Problem> {

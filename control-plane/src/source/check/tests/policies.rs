@@ -55,3 +55,28 @@ pub(super) fn cases() -> Vec<(Files, Vec<&'static str>)> {
         ),
     ]
 }
+
+/// Two services that are asked about each other's requests.
+pub(super) fn asking_each_other() -> Files {
+    let policy = |service: &str, asks: &str| {
+        format!(
+            "---\napiVersion: outrigger.dev/v1alpha1\nkind: ExternalAuthorizationPolicy\nmetadata: {{name: {service}, namespace: shop}}\n\
+             spec: {{targetRefs: [{{group: '', kind: Service, name: {service}}}], protocol: HTTP, backendRef: {{name: {asks}, port: 80}}}}\n"
+        )
+    };
+    let both = policy("cart", "catalog") + &policy("catalog", "cart");
+    vec![("a.yaml", services()), ("b.yaml", both)]
+}
+
+#[test]
+fn services_that_are_asked_about_each_other_are_reported() {
+    let files = asking_each_other();
+    let found = check_texts(&files.iter().map(|(name, text)| (*name, &**text)).collect::<Vec<_>>());
+    let message = |at, service| {
+        format!(
+            "b.yaml:{at} question-cycle ExternalAuthorizationPolicy shop/{service}, spec.backendRef: the answers about requests to \
+             shop/{service}:80 would need questions that lead back to it: they are refused"
+        )
+    };
+    assert_eq!(found, [message("5:78", "cart"), message("10:81", "catalog")]);
+}
