@@ -76,6 +76,19 @@ async fn a_retry_is_not_made_sooner_because_the_other_attempt_fails_too() {
 }
 
 #[tokio::test]
+async fn a_hedge_whose_failure_is_retried_has_not_won() {
+    let applications = Applications::start(3, &[Does::HoldsAndCloses, Does::HoldsAndFails]).await;
+    let mut proxy = proxy(hedged(&applications), retries(2));
+    let mut client = held(&proxy, "GET", "").await;
+    applications.have(2).await;
+    applications.release.send_replace(true);
+    assert_eq!(answer(&mut client).await, (200, "2 GET ".into()));
+    assert_eq!(statuses(&*proxy.record().await), [(0, 0), (1, 503), (2, 200)]);
+    let of = totals(&proxy);
+    assert_eq!((of.hedges, of.hedges_won, of.retries), (1, 0, 2));
+}
+
+#[tokio::test]
 async fn a_planned_hedge_remains_if_none_can_begin_when_the_endpoint_is_found_silent() {
     let (stop, stopped) = watch::channel(false);
     let stoppable = Application::raw(move |mut connection| {

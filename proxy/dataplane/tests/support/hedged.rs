@@ -37,6 +37,8 @@ pub enum Does {
     Closes,
     /// Answers with 103 at once, and closes the connection when it is released.
     HoldsAndCloses,
+    /// Answers with 103 at once, and with 503 a moment after it is released.
+    HoldsAndFails,
 }
 
 /// Applications that do with their requests, which are numbered in the order of their arrival at any of them, what a script says.
@@ -69,7 +71,7 @@ impl Applications {
                             Does::Closes => return,
                             Does::Answers(status) => status,
                             Does::PushesBack => 503,
-                            Does::Holds | Does::HoldsAndCloses => {
+                            Does::Holds | Does::HoldsAndCloses | Does::HoldsAndFails => {
                                 connection.send("HTTP/1.1 103 Early Hints\r\n\r\n").await.unwrap();
                                 let mut byte = [0];
                                 tokio::select! {
@@ -83,7 +85,13 @@ impl Applications {
                                         return;
                                     }
                                 }
-                                200
+                                match does {
+                                    Does::HoldsAndFails => {
+                                        tokio::time::sleep(Duration::from_millis(200)).await;
+                                        503
+                                    }
+                                    _ => 200,
+                                }
                             }
                         };
                         let method = asked.head.split(' ').next().unwrap();

@@ -141,8 +141,9 @@ impl Forwarding<'_> {
             match race.event().await {
                 Event::Ended(at, answered) => {
                     let Some((leg, permits, answered)) = race.ended(at, answered) else { continue };
-                    let decided = if race.is_good(&answered) { None } else { race.decided() };
-                    race.settle(&leg, permits.hedges && decided.is_none(), answered.is_ok());
+                    let is_good = race.is_good(&answered);
+                    let decided = if is_good { None } else { race.decided() };
+                    race.settle(&leg, permits.hedges && is_good, answered.is_ok());
                     let ended = leg.ended(answered, race.journal, responder).await;
                     return Ended { paid: permits.paid, decided, ..ended };
                 }
@@ -356,8 +357,8 @@ impl<'h> Race<'h> {
     }
 
     /// Cancels the attempts that are still in flight. The record of `ended`, whose outcome is the request's, becomes the current
-    /// one.
-    fn settle(&mut self, ended: &Leg<'_>, is_hedge: bool, is_answered: bool) {
+    /// one. `has_won` is whether it is a hedge whose outcome is not retried.
+    fn settle(&mut self, ended: &Leg<'_>, has_won: bool, is_answered: bool) {
         for (leg, _) in std::mem::take(&mut self.legs) {
             self.journal.attempt_resumes(leg.number);
             leg.note_connection(self.journal);
@@ -369,7 +370,7 @@ impl<'h> Race<'h> {
                 }
             }
         }
-        if is_hedge && is_answered {
+        if has_won && is_answered {
             self.forwarding.cluster.series.hedges_won.increment();
         }
         self.journal.attempt_resumes(ended.number);
