@@ -77,10 +77,12 @@ fn explain(args: ExplainArgs) -> Result<(), String> {
 fn text(ServicePolicies { service, unmatched, policies }: &ServicePolicies) -> String {
     let mut table = Table::new(&["ORDER", "EFFECT", "KIND", "POLICY", "ATTACHED TO", "RULES"]);
     for (at, policy) in policies.iter().enumerate() {
-        let AppliedPolicy { kind, name, effect, attached_to, rules, refused } = policy;
-        let (tone, rules) = match refused {
-            true => (Tone::Error, "refused: denies everything".to_owned()),
-            false => (Tone::Plain, rules.to_string()),
+        let AppliedPolicy { kind, name, effect, attached_to, rules, refused, denies } = policy;
+        // A control plane of the previous release does not say why.
+        let denies = denies.as_deref().or(refused.then_some("refused"));
+        let (tone, rules) = match denies {
+            Some(why) => (Tone::Error, format!("{why}: denies everything")),
+            None => (Tone::Plain, rules.to_string()),
         };
         table.row(tone, [&(at + 1).to_string(), effect, kind, name, attached_to, &rules]);
     }
@@ -101,6 +103,7 @@ mod tests {
             attached_to: "namespace shop".into(),
             rules: 2,
             refused,
+            denies: None,
         };
         let policies = vec![policy("shop/a", "Deny", true), policy("shop/b", "Allow", false)];
         let of =

@@ -47,6 +47,9 @@ pub struct AppliedPolicy {
     pub rules: usize,
     /// It was refused and has no good version, so that it denies everything.
     pub refused: bool,
+    /// Why it denies everything: `refused`, or `no API key` in the policy and its Secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denies: Option<String>,
 }
 
 /// Fetches the policies of a service from a running control plane.
@@ -76,7 +79,7 @@ pub(crate) fn explain(mesh: &Mesh, key: &ServiceKey) -> Option<ServicePolicies> 
     let service = mesh.service(key)?;
     let mut found = of_kind(mesh, service, Kind::AuthenticationPolicy, |spec: &Authentication| {
         let rules = spec.issuers.len() + usize::from(spec.api_keys.is_some());
-        (0, spec.mode.name(), rules, spec.stands_in)
+        (0, spec.mode.name(), rules, spec.refuses_all())
     });
     found.extend(of_kind(mesh, service, Kind::AuthorizationPolicy, |spec: &Authorization| {
         let stage = match spec.action {
@@ -84,20 +87,23 @@ pub(crate) fn explain(mesh: &Mesh, key: &ServiceKey) -> Option<ServicePolicies> 
             Action::Allow => 2,
             Action::Audit => 3,
         };
-        (stage, spec.action.name(), spec.rules.len(), spec.stands_in)
+        (stage, spec.action.name(), spec.rules.len(), spec.stands_in.then_some(REFUSED))
     }));
     found.extend(of_kind(
         mesh,
         service,
         Kind::ExternalAuthorizationPolicy,
-        |spec: &ExternalAuthorization| (4, spec.effect(), 1, *spec == ExternalAuthorization::StandIn),
+        |spec: &ExternalAuthorization| {
+            let stands_in = *spec == ExternalAuthorization::StandIn;
+            (4, spec.effect(), 1, stands_in.then_some(REFUSED))
+        },
     ));
     found.extend(of_kind(mesh, service, Kind::RateLimitPolicy, |spec: &RateLimit| {
         let global = spec.global.as_ref().map_or(0, |global| global.descriptors.len());
-        (5, "Limit", spec.local.len() + global, false)
+        (5, "Limit", spec.local.len() + global, None)
     }));
     found.extend(of_kind(mesh, service, Kind::FaultInjectionPolicy, |spec: &FaultInjection| {
-        (LAST, "Inject", spec.count(), false)
+        (LAST, "Inject", spec.count(), None)
     }));
     found.sort_by_key(|found| (found.stage, found.width));
     let denies = found.iter().any(|found| found.whole && found.line.effect == Action::Allow.name());
@@ -107,6 +113,9 @@ pub(crate) fn explain(mesh: &Mesh, key: &ServiceKey) -> Option<ServicePolicies> 
         policies: found.into_iter().map(|found| found.line).chain(of_callers(mesh, key)).collect(),
     })
 }
+
+/// What a policy is that stands for a refused one.
+const REFUSED: &str = "refused";
 
 /// The stage of what happens to requests that nothing has refused.
 const LAST: u8 = u8::MAX;
@@ -137,6 +146,7 @@ fn attached<S: Meaning>(
                 attached_to: place.to_string(),
                 rules: settings.len(),
                 refused: false,
+                denies: None,
             };
             all.push((Reverse(place.width()), line));
         }
@@ -156,21 +166,22 @@ struct Found {
     line: AppliedPolicy,
 }
 
-/// Returns the policies of one kind. `describe` returns the stage, the effect, the number of rules, and whether a policy stands for a refused
-/// one.
+/// Returns the policies of one kind. `describe` returns the stage, the effect, the number of rules, and why everything is denied, if it is.
 fn of_kind<S: Meaning>(
     mesh: &Mesh,
     service: &ServiceEntry,
     kind: Kind,
-    describe: impl Fn(&S) -> (u8, &'static str, usize, bool),
+    describe: impl Fn(&S) -> (u8, &'static str, usize, Option<&'static str>),
 ) -> Vec<Found> {
     let (namespace, root) = (&service.service.key.namespace, ROOT_NAMESPACE.into());
     let found = |policy: &Policy<S>, width, attached_to, whole| {
-        let (stage, effect, rules, refused) = describe(&policy.spec);
+        let (stage, effect, rules, denies) = describe(&policy.spec);
         let unasked = policy.unasked.iter().any(|port| port.service == service.service.key);
         let effect = if unasked && kind == Kind::ExternalAuthorizationPolicy { "Deny" } else { effect };
         let (kind, name, effect) = (kind.name().to_owned(), policy.name.to_string(), effect.to_owned());
-        Found { stage, width, whole, line: AppliedPolicy { kind, name, effect, attached_to, rules, refused } }
+        let (refused, denies) = (denies == Some(REFUSED), denies.map(str::to_owned));
+        let line = AppliedPolicy { kind, name, effect, attached_to, rules, refused, denies };
+        Found { stage, width, whole, line }
     };
     let of_mesh = mesh.policies::<S>(&root).iter().filter(|_| *namespace != root);
     let of_mesh = of_mesh.filter(|policy| policy.places.contains(&Place::Namespace));
@@ -278,6 +289,8 @@ mod tests {
             &policy("elsewhere", "office", "action: Allow"),
             &policy("off", "shop", &format!("mode: 'Off', {}", to("HTTPRoute", "r")))
                 .replace("AuthorizationPolicy", "AuthenticationPolicy"),
+            &policy("keys", "shop", "apiKeys: {secrets: [{name: none}], from: [{header: x}]}")
+                .replace("AuthorizationPolicy", "AuthenticationPolicy"),
             &policy("limit", "shop", "local: [{requests: 1, per: Day}]")
                 .replace("AuthorizationPolicy", "RateLimitPolicy"),
         ]);
@@ -291,6 +304,7 @@ mod tests {
         assert_eq!(
             lines,
             [
+                "Required shop/keys by namespace shop",
                 "Off shop/off by route httproute/shop/r",
                 "Deny outrigger-system/mesh by mesh",
                 "Deny shop/route by route httproute/shop/r",
@@ -299,6 +313,9 @@ mod tests {
                 "Limit shop/limit by namespace shop",
             ]
         );
+        let denying =
+            payments.policies.iter().filter_map(|policy| Some((&*policy.name, policy.denies.as_deref()?)));
+        assert_eq!(denying.collect::<Vec<_>>(), [("shop/keys", "no API key")]);
         assert_eq!((&*payments.unmatched, &*explained("other").unmatched), ("denied", "allowed"));
         assert_eq!(explain(&builder.mesh(), &ServiceKey::new("shop", "none")), None);
         assert_eq!(service_of("service=shop/payments"), Some(ServiceKey::new("shop", "payments")));

@@ -2,7 +2,7 @@
 //!
 //! [`source`] starts one reflector for each kind, and feeds what they report to the assembler, as the watched directory does on
 //! Linux. [`pod_watch`] makes workloads of the pods. The API server may be away for any time: what was read stays, and the
-//! reflectors list again when it is back. [`status`] writes the status of routes. [`replica`] starts what the replicas share: the
+//! reflectors list again when it is back. [`secret_watch`] reads the Secrets that policies refer to. [`status`] writes the status of routes. [`replica`] starts what the replicas share: the
 //! election ([`lease`]), and the CA with its trust roots ([`authority`]). [`cni`] replaces pods that the CNI plugin has missed.
 //! [`check`] is for `outrigger check`, [`replica_status`] for `outrigger status`, and [`scrape`] for `outrigger policy denials`.
 
@@ -23,6 +23,7 @@ mod pod_name;
 mod objects;
 pub(crate) mod events;
 pub(crate) mod status;
+mod secret_watch;
 mod reflector;
 mod discovery;
 pub mod client;

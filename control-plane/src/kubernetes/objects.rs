@@ -11,10 +11,10 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use super::reflector::Report;
+use super::secret_watch::SecretReport;
 use super::status::last_good::LastGood;
 use super::status::route::{RouteObject, RouteObjects};
 use crate::model::diagnostic::{Code, Problem};
-use crate::model::policies::STANDS_IN;
 use crate::model::resource::{Kind, Resource, ResourceId};
 use crate::source::change::{Diagnostic, IgnoredField, ResourceChange, Update};
 use crate::source::object;
@@ -81,6 +81,42 @@ impl Objects {
                 }
             }
         }
+    }
+
+    /// Applies what is known of a Secret that a policy refers to.
+    pub(super) fn apply_secret(&mut self, id: &ResourceId, report: SecretReport) {
+        match report {
+            SecretReport::Current(object) => self.set(Kind::Secret, id, *object),
+            SecretReport::Missing => self.remove(id),
+            SecretReport::Unreadable(_) if self.known.contains_key(id) => {}
+            SecretReport::Unreadable(reason) => {
+                let resource = Some(Arc::new(Resource::unreadable_secret(id.clone(), &reason)));
+                let (namespace, name) = (id.namespace.to_string(), id.name.to_string());
+                let (uid, resource_version) = (String::new(), String::new());
+                let origin = Origin::Object { namespace, name, uid, resource_version };
+                let known = KnownObject {
+                    origin: origin.clone(),
+                    version: String::new(),
+                    resource: resource.clone(),
+                    text: None,
+                    refusals: Vec::new(),
+                    ignored: Vec::new(),
+                };
+                self.known.insert(id.clone(), known);
+                self.changes.push(ResourceChange { id: id.clone(), origin, version: None, resource });
+            }
+        }
+    }
+
+    /// Returns the Secrets that policies refer to.
+    pub(super) fn secrets_of_policies(&self) -> BTreeSet<ResourceId> {
+        let kind = Kind::AuthenticationPolicy;
+        let first = ResourceId { kind, namespace: "".into(), name: "".into() };
+        let policies = self.known.range(first..).take_while(|(id, _)| id.kind == kind);
+        policies
+            .filter_map(|(_, known)| known.resource.as_ref())
+            .flat_map(|policy| policy.secrets())
+            .collect()
     }
 
     fn apply_event(&mut self, kind: Kind, event: Event<DynamicObject>) {
@@ -167,8 +203,12 @@ impl Objects {
                 text
             }),
         };
-        if let Some(stand_in) = update.stand_in.take().filter(|_| text.is_none()) {
-            update.refusals.push(stands_in(&origin, &stand_in));
+        let last_good = old.and_then(|old| old.resource.clone());
+        if let Some(mut stand_in) = update.stand_in.take().filter(|_| text.is_none()) {
+            match last_good.as_ref().and_then(|good| although_refused(good, &stand_in)) {
+                Some(kept) => stand_in.resource = Some(kept),
+                None => update.refusals.push(stands_in(&origin, &stand_in)),
+            }
             update.changes = vec![stand_in];
         }
         if let Some(route) = route {
@@ -183,7 +223,6 @@ impl Objects {
             Some(old) => old.refusals.clone(),
             None => refusals,
         };
-        let last_good = old.and_then(|old| old.resource.clone());
         let had_remarks = old.is_some_and(|old| !old.refusals.is_empty() || !old.ignored.is_empty());
         self.remarks_changed |= had_remarks || !refusals.is_empty() || !ignored.is_empty();
         let mut resource = last_good.clone();
@@ -209,10 +248,16 @@ impl Objects {
     }
 }
 
-/// Returns what is said about a refused policy that something stands for.
+/// Returns the last good version of a Secret, with why the current one is refused.
+fn although_refused(good: &Resource, stand_in: &ResourceChange) -> Option<Arc<Resource>> {
+    let kept = good.although_refused(stand_in.resource.as_deref()?)?;
+    (!good.stands_in()).then(|| Arc::new(kept))
+}
+
+/// Returns what is said about a refused policy or Secret that something stands for.
 fn stands_in(origin: &Origin, stand_in: &ResourceChange) -> Diagnostic {
     let resource = Some(stand_in.id.to_string());
-    let problem = Problem::of(Code::InvalidValue, "", STANDS_IN);
+    let problem = Problem::of(Code::InvalidValue, "", stand_in.id.kind.stand_in_notice());
     Diagnostic { origin: origin.clone(), resource, problem }
 }
 

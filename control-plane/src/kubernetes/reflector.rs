@@ -21,14 +21,14 @@ use crate::source::sync::SyncStatus;
 
 /// The time after which the API server ends a watch, which then continues. It bounds how long a connection that is dead, but was
 /// not closed, can hide changes.
-const WATCH_SECONDS: u32 = 60;
+pub(super) const WATCH_SECONDS: u32 = 60;
 /// How often a missing kind is looked up.
 const LOOK_UP: Duration = Duration::from_secs(10);
 
 /// The pauses after failures. Then the objects are listed again: a watch that has begun says nothing until there is an event, so
 /// that only a list shows that the kind is read again.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What a reflector reports.
 #[derive(Debug, Clone)]
@@ -223,7 +223,7 @@ pub(super) fn status_code(error: &watcher::Error) -> Option<u16> {
 }
 
 /// Returns the message of the API server, which names the account and the permission, or the error with its causes.
-fn explain(error: &watcher::Error) -> String {
+pub(super) fn explain(error: &watcher::Error) -> String {
     match error {
         watcher::Error::WatchError(status) => status.message.clone(),
         watcher::Error::InitialListFailed(kube::Error::Api(status))

@@ -17,10 +17,11 @@ use super::objects::Objects;
 use super::pod::ApiPod;
 use super::pod_watch::{self, PodEvent, PodWatch};
 use super::reflector::{Reflector, Report};
+use super::secret_watch::{SecretReport, SecretWatches};
 use super::status::last_good;
 use super::status::route::RouteObjects;
 use super::workloads::ApiNode;
-use crate::model::resource::Kind;
+use crate::model::resource::{Kind, ResourceId};
 use crate::source::assembler::SourceHandle;
 use crate::source::sync::SyncStatus;
 
@@ -30,6 +31,19 @@ const QUEUE: usize = 1024;
 const POD: WatchedKind = WatchedKind { name: "Pod", group: "", versions: &["v1"], optional: false };
 /// For the zones of pods alone.
 const NODE: WatchedKind = WatchedKind { name: "Node", group: "", versions: &["v1"], optional: true };
+
+/// What the thread that applies reports receives.
+enum Message {
+    /// A report of the reflector of a kind.
+    OfKind(Kind, Report<DynamicObject>),
+    /// A report about a Secret that a policy refers to.
+    OfSecret(ResourceId, SecretReport),
+}
+
+/// Returns the kinds of which every object is read. Of Secrets, only those are read that policies refer to.
+fn kinds() -> impl Iterator<Item = Kind> {
+    Kind::all().filter(|kind| *kind != Kind::Secret)
+}
 
 /// The reflectors. Dropping it stops them.
 #[derive(Debug)]
@@ -51,14 +65,14 @@ impl ClusterSource {
     ) -> io::Result<(Self, PodWatch)> {
         let (reports, received) = mpsc::channel(QUEUE);
         let mut reflectors = JoinSet::new();
-        for kind in Kind::all() {
-            sync.add(kind.name());
+        Kind::all().for_each(|kind| sync.add(kind.name()));
+        for kind in kinds() {
             let reflector: Reflector<DynamicObject, _> = Reflector {
                 client: client.clone(),
                 kind: WatchedKind::of(kind),
                 sync: sync.clone(),
                 reports: reports.clone(),
-                convert: Box::new(move |report| (kind, report)),
+                convert: Box::new(move |report| Message::OfKind(kind, report)),
             };
             reflectors.spawn(reflector.run());
         }
@@ -82,11 +96,13 @@ impl ClusterSource {
         reflectors.spawn(node_reflector.run());
         let (objects, (send_saved, saved)) = (Objects::default(), oneshot::channel());
         let routes = objects.routes();
-        let client = client.clone();
+        let secrets =
+            SecretWatches::new(client.clone(), sync.clone(), reports.downgrade(), Message::OfSecret);
+        let (client, sync) = (client.clone(), sync.clone());
         reflectors.spawn(async move { drop(send_saved.send(last_good::read(client).await)) });
         let applier = move || {
             let Ok(saved) = saved.blocking_recv() else { return };
-            apply(received, objects.with_saved(saved), &assembler);
+            apply(received, objects.with_saved(saved), secrets, &assembler, &sync);
         };
         thread::Builder::new().name("source".into()).spawn(applier)?;
         let source = Self { routes, _reflectors: reflectors };
@@ -96,27 +112,39 @@ impl ClusterSource {
 
 /// Applies reports until every reflector has ended.
 fn apply(
-    mut reports: mpsc::Receiver<(Kind, Report<DynamicObject>)>,
+    mut reports: mpsc::Receiver<Message>,
     mut objects: Objects,
+    mut secrets: SecretWatches<Message>,
     assembler: &SourceHandle,
+    sync: &SyncStatus,
 ) {
     let mut waiting = Vec::new();
-    let mut unlisted: Vec<Kind> = Kind::all().collect();
+    let (mut unlisted, mut synced) = (kinds().collect::<Vec<_>>(), false);
     while reports.blocking_recv_many(&mut waiting, QUEUE) > 0 {
-        let synced = unlisted.is_empty();
-        for (kind, report) in waiting.drain(..) {
-            if report.is_complete() {
-                unlisted.retain(|other| *other != kind);
+        for message in waiting.drain(..) {
+            match message {
+                Message::OfKind(kind, report) => {
+                    if report.is_complete() {
+                        unlisted.retain(|other| *other != kind);
+                    }
+                    objects.apply(kind, report);
+                }
+                Message::OfSecret(id, report) if secrets.is_current(&id) => objects.apply_secret(&id, report),
+                Message::OfSecret(..) => {}
             }
-            objects.apply(kind, report);
         }
-        // Nothing is published before every kind was listed, so that all of it is assembled once.
-        if unlisted.is_empty()
-            && let Some(update) = objects.update()
-        {
+        let ended = secrets.follow(&objects.secrets_of_policies());
+        ended.iter().for_each(|id| objects.apply_secret(id, SecretReport::Missing));
+        // Nothing is published before every kind was listed, so that all of it is assembled once. A policy waits for its Secrets, so
+        // that it never refuses requests because they are not read yet.
+        if !unlisted.is_empty() || !secrets.is_complete() {
+            continue;
+        }
+        if let Some(update) = objects.update() {
             assembler.apply(update);
         }
-        if !synced && unlisted.is_empty() {
+        if !std::mem::replace(&mut synced, true) {
+            sync.synced(Kind::Secret.name());
             assembler.synced();
         }
     }

@@ -114,8 +114,11 @@ pub enum CredentialPlace {
 /// API keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKeys {
-    /// Each client with the SHA-256 of its key, in hexadecimal digits.
+    /// Each client with the SHA-256 of its key, in hexadecimal digits. With those in Secrets, if it is the meaning of an active policy. A
+    /// policy without any refuses everything.
     pub clients: Vec<(Name, Name)>,
+    /// The Secrets that have more of them.
+    pub secrets: Vec<SecretRef>,
     /// Where requests have them.
     pub places: Vec<CredentialPlace>,
     /// The header in lower case that gets the name of the client.
@@ -124,7 +127,25 @@ pub struct ApiKeys {
     pub forwards: bool,
 }
 
+/// A reference to a Secret.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SecretRef {
+    /// The namespace. None: that of the policy.
+    pub namespace: Option<Name>,
+    /// The name.
+    pub name: Name,
+}
+
 impl Authentication {
+    /// Returns why everything is refused, whatever credentials a request has. Returns None if requests can have valid ones.
+    pub fn refuses_all(&self) -> Option<&'static str> {
+        match &self.api_keys {
+            _ if self.stands_in => Some("refused"),
+            Some(keys) if keys.clients.is_empty() => Some("no API key"),
+            _ => None,
+        }
+    }
+
     /// Returns the policy of a namespace in which ports of Services that do not exist, as `missing` says, are marked as such.
     pub fn without(&self, namespace: &Name, missing: impl Fn(&ServiceKey, u16) -> bool) -> Self {
         let mut marked = self.clone();

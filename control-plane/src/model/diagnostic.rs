@@ -111,6 +111,12 @@ codes! {
     UnsupportedTarget "unsupported-target" Error,
     /// A policy that does not apply to a target because another one does.
     ConflictingPolicy "conflicting-policy" Error,
+    /// A Secret in another namespace without a ReferenceGrant.
+    SecretNotPermitted "secret-not-permitted" Error,
+    /// A Secret that a policy needs, and whose current version is refused.
+    UnusableSecret "unusable-secret" Error,
+    /// A client or key that a policy has in several places.
+    DuplicateClient "duplicate-client" Error,
     /// An EndpointSlice of a Service that does not exist.
     UnknownService "unknown-service" Error,
     /// Two Services with the same cluster IP.
@@ -141,6 +147,8 @@ codes! {
     UnknownAppProtocol "unknown-app-protocol" Warning,
     /// A port of an EndpointSlice whose name no port of the Service has.
     UnknownSlicePort "unknown-slice-port" Warning,
+    /// A Secret that a policy needs and that does not exist, or has no API keys.
+    UnknownSecret "unknown-secret" Warning,
     /// A field that has no effect in the mesh.
     IgnoredField "ignored-field" Warning,
     /// A claim that a policy uses where no AuthenticationPolicy verifies tokens.

@@ -34,7 +34,7 @@ pub(super) fn all(inventory: &Inventory, mesh: &Mesh, statuses: &Statuses) -> Ve
     for resource in inventory.resources() {
         let mut problems = resource.remarks.clone();
         match &resource.body {
-            Body::Namespace(_) | Body::ReferenceGrant(_) | Body::Service(_) => {}
+            Body::Namespace(_) | Body::ReferenceGrant(_) | Body::Secret(_) | Body::Service(_) => {}
             Body::Policy(spec) if !spec.stands_in() => {
                 problems.extend(policies::of(inventory, mesh, &resource.metadata, spec));
                 let status = statuses.get(&resource.metadata.id);
@@ -78,9 +78,10 @@ fn where_is(inventory: &Inventory, missing: &ServiceKey) -> Option<String> {
     }
 }
 
-/// Returns the next step where no ReferenceGrant permits a reference.
-fn add_grant(kind: Kind, of: &Name, to: &ServiceKey) -> String {
-    format!("add a ReferenceGrant to namespace {}: from {kind} of {of}, to Service {}", to.namespace, to.name)
+/// Returns the next step where no ReferenceGrant permits a reference to a Service or a Secret.
+fn add_grant(kind: Kind, of: &Name, to: (Kind, &Name, &Name)) -> String {
+    let (to, namespace, name) = to;
+    format!("add a ReferenceGrant to namespace {namespace}: from {kind} of {of}, to {to} {name}")
 }
 
 /// Returns the ports of a Service: `cart has the ports 80 (http), 9090 (metrics)`.

@@ -10,7 +10,9 @@ use super::registration::NamespaceLabels;
 use super::resource::policy::{PolicyRules, PolicySpec};
 use super::resource::reference::{BackendRef, ParentRef};
 use super::resource::rule::RouteSpec;
-use super::resource::{Body, EndpointSlice, Kind, Metadata, ReferenceGrantSpec, Resource, ResourceId};
+use super::resource::{
+    ApiKeySecret, Body, EndpointSlice, Kind, Metadata, ReferenceGrantSpec, Resource, ResourceId,
+};
 use super::service::{Service, ServiceKey};
 
 /// The resources of the mesh.
@@ -22,13 +24,15 @@ pub(super) struct Inventory {
     attached: BTreeMap<ServiceKey, BTreeSet<ResourceId>>,
     /// The routes that name a service as backend.
     referring: BTreeMap<ServiceKey, BTreeSet<ResourceId>>,
-    /// The number of grants by target namespace, kind and namespace of the routes, and target service; None stands for every
-    /// service.
-    grants: BTreeMap<(Name, Name, Name), BTreeMap<Option<Name>, usize>>,
+    /// The number of grants by target namespace and kind, kind and namespace of the routes or policies, and target; None stands for every
+    /// object of the kind.
+    grants: BTreeMap<(Name, Kind, Name, Name), BTreeMap<Option<Name>, usize>>,
     /// The policies of a namespace.
     policies: BTreeMap<Name, BTreeSet<ResourceId>>,
     /// The policies that need a service.
     needing: BTreeMap<ServiceKey, BTreeSet<ResourceId>>,
+    /// The policies that refer to a Secret.
+    needing_secrets: BTreeMap<ResourceId, BTreeSet<ResourceId>>,
 }
 
 /// What must be rebuilt after a change.
@@ -127,6 +131,10 @@ impl Inventory {
                     update(&mut self.referring, &backend_key(metadata, backend), id, enter);
                 }
             }
+            Body::Secret(_) => {
+                let needing = self.needing_secrets.get(id).into_iter().flatten();
+                touched.policies.extend(needing.map(|policy| policy.namespace.clone()));
+            }
             Body::ReferenceGrant(grant) => self.index_grant(id, grant, enter, touched),
         }
     }
@@ -135,6 +143,9 @@ impl Inventory {
         update(&mut self.policies, &id.namespace, id, enter);
         for needed in spec.needs(&id.namespace) {
             update(&mut self.needing, &needed.service, id, enter);
+        }
+        for secret in spec.secrets(&id.namespace) {
+            update(&mut self.needing_secrets, &secret, id, enter);
         }
         touched.policies.insert(id.namespace.clone());
         if let PolicyRules::Authentication(_) = spec.rules {
@@ -156,10 +167,10 @@ impl Inventory {
         touched: &mut Touched,
     ) {
         touched.granted.insert(id.namespace.clone());
-        for (kind, namespace, service) in grant.permissions() {
-            let place = (id.namespace.clone(), kind.clone(), namespace.clone());
+        for (kind, namespace, to, name) in grant.permissions() {
+            let place = (id.namespace.clone(), to, kind.clone(), namespace.clone());
             let counts = self.grants.entry(place.clone()).or_default();
-            let count = counts.entry(service.cloned()).or_default();
+            let count = counts.entry(name.cloned()).or_default();
             *count = if enter { *count + 1 } else { count.saturating_sub(1) };
             counts.retain(|_, count| *count > 0);
             if counts.is_empty() {
@@ -177,6 +188,10 @@ impl Inventory {
                 touch_parents(self.resources.get(route), touched);
             }
             let into = self.needing.range(first..).take_while(|(key, _)| key.namespace == namespace);
+            for policy in into.flat_map(|(_, policies)| policies) {
+                touched.policies.insert(policy.namespace.clone());
+            }
+            let into = self.needing_secrets.iter().filter(|(secret, _)| secret.namespace == namespace);
             for policy in into.flat_map(|(_, policies)| policies) {
                 touched.policies.insert(policy.namespace.clone());
             }
@@ -250,12 +265,29 @@ impl Inventory {
         self.attached.get(key).into_iter().flatten().filter_map(|id| self.route(id))
     }
 
+    /// Returns the Secret of this name, if it has API keys.
+    pub(super) fn secret(&self, id: &ResourceId) -> Option<&ApiKeySecret> {
+        match &self.resources.get(id)?.body {
+            Body::Secret(secret) => Some(secret),
+            _ => None,
+        }
+    }
+
     /// Returns true if a ReferenceGrant lets routes of this kind and namespace refer to a service of another namespace.
     pub(super) fn permits(&self, kind: Kind, namespace: &Name, to: &ServiceKey) -> bool {
-        let place = (to.namespace.clone(), kind.name().into(), namespace.clone());
+        self.permits_any(kind, namespace, (&to.namespace, Kind::Service, &to.name))
+    }
+
+    /// Returns true if a ReferenceGrant lets policies of this kind and namespace refer to a Secret of another namespace.
+    pub(super) fn permits_secret(&self, kind: Kind, namespace: &Name, to: &ResourceId) -> bool {
+        self.permits_any(kind, namespace, (&to.namespace, Kind::Secret, &to.name))
+    }
+
+    fn permits_any(&self, kind: Kind, namespace: &Name, to: (&Name, Kind, &Name)) -> bool {
+        let place = (to.0.clone(), to.1, kind.name().into(), namespace.clone());
         let granted = self.grants.get(&place);
         granted.is_some_and(|to_which| {
-            to_which.contains_key(&None) || to_which.contains_key(&Some(to.name.clone()))
+            to_which.contains_key(&None) || to_which.contains_key(&Some(to.2.clone()))
         })
     }
 }

@@ -11,6 +11,7 @@ mod question_cycles;
 pub(crate) mod policies;
 mod both_kinds;
 mod needed_service;
+mod needed_secret;
 mod backend_message;
 mod attachment;
 mod automatic_addresses;

@@ -8,6 +8,7 @@ use super::authentication::Authentication;
 use super::backend_message::not_permitted;
 use super::diagnostic::Code;
 use super::inventory::Inventory;
+use super::needed_secret;
 use super::resource::Metadata;
 use super::resource::needed::Needed;
 use super::resource::policy::PolicySpec;
@@ -32,15 +33,19 @@ pub(super) struct Unresolved {
     pub(super) message: String,
 }
 
-/// Returns the condition `ResolvedRefs` of a policy. Returns None if it needs no Service.
+/// Returns the condition `ResolvedRefs` of a policy. Returns None if it needs neither a Service nor a Secret.
 pub(super) fn condition(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> Option<Condition> {
-    if spec.needs(&metadata.id.namespace).is_empty() {
+    let namespace = &metadata.id.namespace;
+    if spec.needs(namespace).is_empty() && spec.secrets(namespace).is_empty() {
         return None;
     }
-    let failures = unresolved(inventory, metadata, spec);
-    let mut messages: Vec<_> = failures.iter().map(|failure| failure.message.as_str()).collect();
+    let services = unresolved(inventory, metadata, spec).into_iter();
+    let secrets = needed_secret::unusable(inventory, metadata, spec).into_iter();
+    let failures = services.map(|failure| (failure.why.reason(), failure.message));
+    let failures: Vec<_> = failures.chain(secrets.map(|failure| (failure.reason, failure.message))).collect();
+    let mut messages: Vec<_> = failures.iter().map(|(_, message)| message.as_str()).collect();
     messages.dedup();
-    let reason = failures.first().map(|failure| failure.why.reason());
+    let reason = failures.first().map(|(reason, _)| *reason);
     Some(Condition {
         kind: ConditionKind::ResolvedRefs,
         status: reason.is_none(),

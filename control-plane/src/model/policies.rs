@@ -11,6 +11,7 @@ use super::attachment::{id_prefix, selects};
 use super::both_kinds::OfBothKinds;
 use super::gateway_traffic::GatewayTraffic;
 use super::inventory::{Inventory, seniority};
+use super::needed_secret;
 use super::needed_service::{self, unresolved};
 use super::policy::{NamespacePolicies, Place, Policy, PolicyName};
 use super::resource::policy::{PolicyRules, PolicySpec, TargetRef};
@@ -47,6 +48,7 @@ pub(super) fn of_namespace(
         match &spec.rules {
             PolicyRules::Authentication(of) => {
                 let of = needed_service::mark_missing(inventory, metadata, spec, of);
+                let (of, _) = needed_secret::resolved(inventory, metadata, spec, &of);
                 active.authentication.push(policy(name, places, &of));
             }
             PolicyRules::Authorization(of) => active.authorization.push(policy(name, places, of)),
@@ -234,7 +236,7 @@ fn status(
             continue;
         }
         let (status, reason, message) = match outcome {
-            _ if spec.stands_in() => (false, "Invalid", STANDS_IN.into()),
+            _ if spec.stands_in() => (false, "Invalid", metadata.id.kind.stand_in_notice().into()),
             Ok(_) => (true, "Accepted", String::new()),
             Err(NotAttached { reason, message }) => (false, reason, message),
         };
@@ -247,10 +249,6 @@ fn status(
     }
     RouteStatus { parents }
 }
-
-/// What a policy says that was refused and has no good version.
-pub(crate) const STANDS_IN: &str =
-    "no version of it was ever accepted: until one is, what it is attached to denies everything";
 
 /// Returns the reference of an entry in the status.
 pub(super) fn ancestor(metadata: &Metadata, target: Option<&TargetRef>) -> ParentRef {

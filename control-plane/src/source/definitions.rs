@@ -110,7 +110,11 @@ impl Definitions {
             let good = |definition: &Definition| definition.retained && !definition.resource.stands_in();
             for (id, definition) in file.definitions.iter().filter(|(_, definition)| good(definition)) {
                 let (file, resource) = (path.clone(), id.to_string());
-                all.push(RetainedVersion { file, resource, text: definition.text.to_string() });
+                all.push(RetainedVersion {
+                    file,
+                    resource,
+                    text: definition.text_without_keys().to_string(),
+                });
             }
         }
         all

@@ -10,7 +10,6 @@ use super::change::Diagnostic;
 use super::document;
 use super::origin::Origin;
 use crate::model::diagnostic::{Code, Problem};
-use crate::model::policies::STANDS_IN;
 use crate::model::resource::{Decoded, Outcome, Resource, ResourceId};
 
 /// The definitions of a file, and its refusals.
@@ -92,9 +91,24 @@ pub(super) fn field_of_item(item: Option<usize>, field: &str) -> String {
 }
 
 impl Definition {
+    /// Returns its text as it may be stored: without the keys of a Secret.
+    pub(super) fn text_without_keys(&self) -> Arc<str> {
+        self.resource.text_without_keys().map_or_else(|| Arc::clone(&self.text), Into::into)
+    }
+
+    /// Returns the last good version of a Secret whose current one is refused, for the reason that `stand_in` has.
+    fn although_refused(&self, stand_in: &Resource) -> Option<Self> {
+        let resource = Arc::new(self.resource.although_refused(stand_in)?);
+        Some(Self { resource, retained: true, ..self.clone() })
+    }
+
     /// Returns the digest of its text for the change log.
     pub(super) fn version(&self) -> String {
-        Sha256::digest(self.text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        Sha256::digest(self.text_without_keys().as_bytes())
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// Decodes the definitions in a saved document.
@@ -152,17 +166,21 @@ impl ConfigFile {
                     (_, Outcome::Refused(problems)) => {
                         unidentified |= id.is_none();
                         problems.iter().cloned().for_each(&mut refuse);
-                        let is_good = |old: &Definition| !old.resource.stands_in();
                         let cut_short = completeness == Completeness::Partial && number == last;
-                        if let (Some(id), Some(resource)) = (id, stand_in)
+                        if let (Some(id), Some(stand_in)) = (id, stand_in)
                             && !cut_short
-                            && !old.definitions.get(id).is_some_and(is_good)
                         {
-                            refuse(Problem::of(Code::InvalidValue, "", STANDS_IN));
-                            let (resource, text) = (Arc::clone(resource), Arc::clone(&shared));
-                            let definition =
-                                Definition { document: number, item: None, resource, text, retained: true };
-                            new.definitions.insert(id.clone(), definition);
+                            let good = old.definitions.get(id).filter(|old| !old.resource.stands_in());
+                            let definition = match good {
+                                Some(good) => good.although_refused(stand_in),
+                                None => {
+                                    refuse(Problem::of(Code::InvalidValue, "", id.kind.stand_in_notice()));
+                                    let (resource, text) = (Arc::clone(stand_in), Arc::clone(&shared));
+                                    let (document, item) = (number, None);
+                                    Some(Definition { document, item, resource, text, retained: true })
+                                }
+                            };
+                            new.definitions.extend(definition.map(|definition| (id.clone(), definition)));
                         }
                     }
                     (None, Outcome::Accepted(_)) => {}
@@ -198,6 +216,7 @@ impl ConfigFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::resource::Kind;
 
     /// Reads texts of one file in turn. Returns, for the last, each definition and the messages of its refusals.
     fn read(texts: &[String], completeness: Completeness) -> (Vec<String>, Vec<String>) {
@@ -229,7 +248,8 @@ mod tests {
         let (active, why) = complete(&[&good, &refused]);
         assert_eq!((active, why.len()), (vec!["a good".into()], 1));
         let (active, why) = complete(&[&refused]);
-        assert_eq!((active, &*why[1]), (vec!["a stands in".into()], STANDS_IN));
+        let notice = Kind::AuthorizationPolicy.stand_in_notice();
+        assert_eq!((active, &*why[1]), (vec!["a stands in".into()], notice));
         assert_eq!(complete(&[&refused, &refused]).0, ["a stands in"]);
         assert_eq!(complete(&[&refused, &good]).0, ["a good"]);
         assert_eq!(complete(&[&refused, &audit]), (vec![], vec!["unknown field".into()]));
@@ -239,5 +259,25 @@ mod tests {
     #[test]
     fn nothing_stands_for_a_policy_whose_text_may_be_cut_short() {
         assert_eq!(read(&[policy("Al")], Completeness::Partial).0, [""; 0]);
+    }
+
+    #[test]
+    fn a_refused_secret_keeps_its_good_keys_and_says_why_it_is_refused() {
+        let secret = |entries: &str| {
+            format!(
+                "{{apiVersion: v1, kind: Secret, metadata: {{name: a, labels: {{outrigger.dev/api-keys: 'true'}}}}, \
+                   stringData: {{{entries}}}}}"
+            )
+        };
+        let (good, refused) = (secret("acme: first-key-of-acme"), secret("acme: short"));
+        let complete = |texts: &[&String]| {
+            read(&texts.iter().map(|text| (*text).clone()).collect::<Vec<_>>(), Completeness::Complete)
+        };
+        let (active, why) = complete(&[&refused]);
+        assert_eq!((active, &*why[1]), (vec!["a stands in".into()], Kind::Secret.stand_in_notice()));
+        assert_eq!(complete(&[&good, &refused]).0, ["a good"]);
+        assert_eq!(complete(&[&refused, &good]).0, ["a good"]);
+        // Without its label it is no longer read.
+        assert_eq!(complete(&[&good, &good.replace("'true'", "'no'")]).0, [""; 0]);
     }
 }

@@ -142,15 +142,21 @@ impl<'a> Authenticated<'a> {
         self.used.values().any(|policy| what(&policy.spec))
     }
 
-    /// Returns true if everything is refused: the policy stands for a refused one, or cannot be enforced by this proxy.
+    /// Returns true if everything is refused: the policy stands for a refused one, has no key, or cannot be enforced by this proxy.
     fn refuses(&self, spec: &Authentication) -> bool {
-        spec.stands_in || spec.api_keys.is_some() && !self.knows_hashes
+        self.refusal_reason(spec).is_some()
+    }
+
+    /// Returns why everything is refused, for `denied_by` of the access log.
+    fn refusal_reason(&self, spec: &Authentication) -> Option<&'static str> {
+        let unsupported = spec.api_keys.is_some() && !self.knows_hashes;
+        spec.refuses_all().or(unsupported.then_some("refused"))
     }
 
     /// Returns what denies everything if the policy does, and nothing otherwise.
     fn refusal(&self, policy: Option<&Policy<Authentication>>, form: Form<'_>) -> Any {
-        let refusing = policy.filter(|policy| self.refuses(&policy.spec));
-        refusal(form, refusing.map(|policy| format!("{} (refused)", policy.name)).as_deref())
+        let refusing = policy.and_then(|policy| Some((&policy.name, self.refusal_reason(&policy.spec)?)));
+        refusal(form, refusing.map(|(name, reason)| format!("{name} ({reason})")).as_deref())
     }
 
     /// Returns the filter for tokens, with the issuers of every policy.
@@ -180,7 +186,9 @@ fn listener_keys(keys: &ApiKeys) -> ApiKeyAuth {
 }
 
 /// The hash of a key stands in its place, which our own proxy knows.
-fn route_keys(ApiKeys { clients, places, client_header, forwards }: &ApiKeys) -> ApiKeyAuthPerRoute {
+fn route_keys(
+    ApiKeys { clients, secrets: _, places, client_header, forwards }: &ApiKeys,
+) -> ApiKeyAuthPerRoute {
     let credential = |(client, hash): &(Name, Name)| Credential {
         key: format!("sha256:{hash}"),
         client: client.to_string(),

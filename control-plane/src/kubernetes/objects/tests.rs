@@ -218,3 +218,48 @@ fn a_refused_policy_falls_back_or_denies_and_is_not_withdrawn_while_it_cannot_be
     objects.apply(kind, Report::Unavailable);
     assert!(objects.update().is_none());
 }
+
+fn secret(version: u32, key: &str) -> Box<DynamicObject> {
+    let object = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": {"acme": key},
+        "metadata": {"name": "s", "namespace": "keys", "uid": "u", "resourceVersion": version.to_string(),
+            "labels": {"outrigger.dev/api-keys": "true"},
+            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "partner-key-of-acme"}},
+    });
+    Box::new(serde_json::from_value(object).unwrap())
+}
+
+#[test]
+fn a_secret_of_a_policy_is_read_and_keeps_its_good_keys_while_it_is_refused() {
+    let mut objects = Objects::default();
+    let spec =
+        json!({"apiKeys": {"secrets": [{"name": "s", "namespace": "keys"}], "from": [{"header": "x"}]}});
+    let mut policy = policy(1, "Allow");
+    (policy.data["kind"], policy.data["spec"]) = ("AuthenticationPolicy".into(), spec);
+    assert!(objects.secrets_of_policies().is_empty());
+    apply_event(&mut objects, Kind::AuthenticationPolicy, Event::Apply(policy.clone()));
+    objects.update().unwrap();
+    let id = ResourceId { kind: Kind::Secret, namespace: "keys".into(), name: "s".into() };
+    assert_eq!(objects.secrets_of_policies(), [id.clone()].into());
+    let mut next = |report| {
+        objects.apply_secret(&id, report);
+        let update = objects.update()?;
+        assert!(!format!("{update:?} {:?}", objects.known).contains("partner-key"));
+        let resource = update
+            .changes
+            .into_iter()
+            .last()
+            .map(|change| change.resource.as_deref().map(Resource::stands_in));
+        Some((resource, update.refusals.len()))
+    };
+    let good = "cGFydG5lci1rZXktb2YtYWNtZQo=";
+    assert_eq!(next(SecretReport::Unreadable("forbidden".into())), Some((Some(Some(true)), 0)));
+    assert_eq!(next(SecretReport::Current(secret(1, good))), Some((Some(Some(false)), 0)));
+    assert_eq!(next(SecretReport::Unreadable("forbidden".into())), None, "what was read is used");
+    assert_eq!(next(SecretReport::Current(secret(2, "!"))), Some((Some(Some(false)), 1)), "with the problem");
+    assert_eq!(next(SecretReport::Current(secret(3, good))), Some((Some(Some(false)), 0)));
+    assert_eq!(next(SecretReport::Missing), Some((Some(None), 0)));
+    assert_eq!(next(SecretReport::Current(secret(4, "!"))), Some((Some(Some(true)), 2)));
+    apply_event(&mut objects, Kind::AuthenticationPolicy, Event::Delete(policy));
+    assert!(objects.secrets_of_policies().is_empty());
+}

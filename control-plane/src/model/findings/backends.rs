@@ -5,6 +5,7 @@ use crate::model::attachment::resolve;
 use crate::model::backend_message::backend_message;
 use crate::model::diagnostic::{Code, Problem};
 use crate::model::inventory::{Inventory, Route, backend_key};
+use crate::model::resource::Kind;
 use crate::model::resource::reference::BackendRef;
 use crate::model::resource::rule::{NamedBackend, RuleSpec};
 use crate::model::route::InvalidBackend;
@@ -74,7 +75,11 @@ fn problem(
     let (code, of, help) = match (why, inventory.service(&key)) {
         (InvalidBackend::RefNotPermitted, _) => {
             let (kind, own) = (route.metadata.id.kind, &route.metadata.id.namespace);
-            (Code::BackendNotPermitted, "", Some(add_grant(kind, own, &key)))
+            (
+                Code::BackendNotPermitted,
+                "",
+                Some(add_grant(kind, own, (Kind::Service, &key.namespace, &key.name))),
+            )
         }
         (InvalidBackend::BackendNotFound, None) => (Code::UnknownBackend, ".name", where_is(inventory, &key)),
         (InvalidBackend::BackendNotFound, Some(service)) => {

@@ -7,6 +7,7 @@ use crate::model::external_authorization::ExternalAuthorization;
 use crate::model::health_check::HealthCheck;
 use crate::model::inventory::Inventory;
 use crate::model::mesh::Mesh;
+use crate::model::needed_secret::{UnusableSecret, unusable};
 use crate::model::needed_service::{Unresolved, unresolved};
 use crate::model::policies::places;
 use crate::model::question_cycles;
@@ -15,6 +16,7 @@ use crate::model::resource::policy::{PolicyRules, PolicySpec, TargetRef};
 use crate::model::resource::{Kind, Metadata, ResourceId};
 use crate::model::route::InvalidBackend;
 use crate::model::service::{ServiceKey, ServicePort};
+use crate::model::similar::similar;
 use crate::model::status::{CONFLICTED, ParentStatus, RouteStatus};
 use crate::model::unverified_claims;
 
@@ -38,7 +40,8 @@ pub(super) fn of(inventory: &Inventory, mesh: &Mesh, metadata: &Metadata, spec: 
         })
     };
     let targets = spec.targets.iter().enumerate().filter_map(one);
-    let needed = needed(inventory, metadata, spec).chain(unsuited(inventory, metadata, spec));
+    let secrets = unusable(inventory, metadata, spec).into_iter().map(|one| secret(inventory, metadata, one));
+    let needed = needed(inventory, metadata, spec).chain(secrets).chain(unsuited(inventory, metadata, spec));
     targets.chain(needed).chain(unverified_claims::problems(inventory, mesh, metadata, spec)).collect()
 }
 
@@ -97,7 +100,9 @@ fn needed(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> impl
         let ResourceId { kind, namespace, .. } = &metadata.id;
         let problem = Problem::of(code, field, message);
         let help = match (why, inventory.service(&service)) {
-            (InvalidBackend::RefNotPermitted, _) => Some(add_grant(*kind, namespace, &service)),
+            (InvalidBackend::RefNotPermitted, _) => {
+                Some(add_grant(*kind, namespace, (Kind::Service, &service.namespace, &service.name)))
+            }
             (_, Some(service)) => Some(ports_of(service)),
             (_, None) => where_is(inventory, &service),
         };
@@ -106,4 +111,26 @@ fn needed(inventory: &Inventory, metadata: &Metadata, spec: &PolicySpec) -> impl
             None => problem,
         }
     })
+}
+
+/// Returns the problem of a Secret that a policy refers to.
+fn secret(inventory: &Inventory, metadata: &Metadata, unusable: UnusableSecret) -> Problem {
+    let UnusableSecret { secret, reason: _, code, field, message } = unusable;
+    let problem = Problem::of(code, field, message);
+    let others = || {
+        let ids = inventory.resources().map(|resource| &resource.metadata.id);
+        let same = ids.filter(|id| id.kind == Kind::Secret && id.namespace == secret.namespace);
+        similar(&secret.name, same.map(|id| &*id.name))
+    };
+    match code {
+        Code::SecretNotPermitted => {
+            let ResourceId { kind, namespace, .. } = &metadata.id;
+            problem.help(add_grant(*kind, namespace, (Kind::Secret, &secret.namespace, &secret.name)))
+        }
+        Code::UnknownSecret => match &*others() {
+            [] => problem,
+            near => problem.help(format!("did you mean {}?", near.join(" or "))),
+        },
+        _ => problem,
+    }
 }

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_core::Name;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
+use super::api_keys::WireApiKeys;
 use super::claim::claim_path;
 use super::credential_place::{Places, settable};
 use super::jwks::InlineKeys;
@@ -15,7 +14,7 @@ use super::key_uri::{HttpsUri, RootCertificates};
 use super::policy::{PolicyRules, PolicySpec, TargetRefs};
 use super::strict::at;
 use super::value::{
-    GepDuration, HeaderName, HeaderValue, List, NamespaceName, Port, ReplacementPath, Text, refuse_repeated,
+    GepDuration, HeaderName, List, NamespaceName, Port, ReplacementPath, Text, refuse_repeated,
 };
 use crate::model::authentication::{ApiKeys, Authentication, AuthenticationMode, Issuer, KeySource};
 
@@ -249,62 +248,6 @@ impl TryFrom<WireKeys> for Keys {
             _ => Err("needs one of inline, service and uri".into()),
         }
     }
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct WireApiKeys {
-    clients: List<WireClient, 1, 256>,
-    from: Places,
-    client_header: Option<HeaderName>,
-    #[serde(default)]
-    forward: bool,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct WireClient {
-    name: HeaderValue,
-    key: Option<HeaderValue>,
-    sha256: Option<Text<64>>,
-}
-
-impl TryFrom<WireApiKeys> for ApiKeys {
-    type Error = (String, String);
-
-    fn try_from(wire: WireApiKeys) -> Result<Self, (String, String)> {
-        let WireApiKeys { clients, from, client_header, forward } = wire;
-        let mut hashed: Vec<(Name, Name)> = Vec::new();
-        for (index, WireClient { name, key, sha256 }) in clients.0.into_iter().enumerate() {
-            let bad = |inner: &str, reason: &str| (format!("clients[{index}]{inner}"), reason.to_owned());
-            let hash = match (key, sha256) {
-                (Some(HeaderValue(key)), None) => hash_of(&key),
-                (None, Some(Text(digits))) => {
-                    let legal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-                    if digits.len() != 64 || !digits.bytes().all(legal) {
-                        return Err(bad(".sha256", "is not 64 hexadecimal digits in lower case"));
-                    }
-                    digits
-                }
-                _ => return Err(bad("", "needs one of key and sha256")),
-            };
-            if hashed.iter().any(|(_, other)| *other == hash) {
-                return Err(bad("", "has the key of another client"));
-            }
-            hashed.push((name.0, hash));
-        }
-        let client_header = client_header
-            .map(|header| settable(&header))
-            .transpose()
-            .map_err(|reason| ("clientHeader".to_owned(), reason))?;
-        from.check_for_keys().map_err(|(index, reason)| (format!("from[{index}]"), reason))?;
-        Ok(Self { clients: hashed, places: from.0, client_header, forwards: forward })
-    }
-}
-
-/// Returns the SHA-256 of a key in hexadecimal digits: from here on, nothing has the key itself.
-fn hash_of(key: &str) -> Name {
-    Sha256::digest(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 
 #[cfg(test)]

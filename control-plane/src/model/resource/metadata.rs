@@ -44,6 +44,8 @@ pub enum Kind {
     FaultInjectionPolicy,
     /// `outrigger.dev/v1alpha1` RateLimitPolicy.
     RateLimitPolicy,
+    /// `v1` Secret with the label `outrigger.dev/api-keys: "true"`. Others are never read.
+    Secret,
 }
 
 /// Annotation of a Service: the service accounts that may register for it, separated by commas.
@@ -54,6 +56,9 @@ pub(super) const OVERLOAD: &str = "outrigger.dev/overload";
 
 /// Annotation of an EndpointSlice: its endpoints have a sidecar with this SPIFFE ID. If absent, they are reached in plaintext.
 pub(super) const SPIFFE_ID: &str = "outrigger.dev/spiffe-id";
+
+/// Label of a Secret that has API keys: its value is `true`.
+pub(crate) const API_KEYS: &str = "outrigger.dev/api-keys";
 
 /// Label of a Namespace: whether its pods require mTLS.
 const MTLS: &str = "outrigger.dev/mtls";
@@ -92,6 +97,7 @@ impl Kind {
             Self::ExternalAuthorizationPolicy => "ExternalAuthorizationPolicy",
             Self::FaultInjectionPolicy => "FaultInjectionPolicy",
             Self::RateLimitPolicy => "RateLimitPolicy",
+            Self::Secret => "Secret",
         }
     }
 
@@ -147,7 +153,7 @@ impl Kind {
     }
 
     /// Every kind, with its group and versions; those of Gateway API as the CRDs of 1.6 serve them.
-    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 14] = [
+    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 15] = [
         (Self::Namespace, "", &["v1"]),
         (Self::Service, "", &["v1"]),
         (Self::EndpointSlice, "discovery.k8s.io", &["v1"]),
@@ -162,9 +168,10 @@ impl Kind {
         (Self::ExternalAuthorizationPolicy, OWN, &["v1alpha1"]),
         (Self::FaultInjectionPolicy, OWN, &["v1alpha1"]),
         (Self::RateLimitPolicy, OWN, &["v1alpha1"]),
+        (Self::Secret, "", &["v1"]),
     ];
 
-    /// Returns the kind of a document. Returns None for a kind that the mesh does not read. A misspelled kind is an error, and
+    /// Returns the kind of a document. Returns None for a kind that the mesh does not read, and for a Secret without API keys. A misspelled kind is an error, and
     /// so is one that attaches to a Service: it would silently have no effect.
     pub(super) fn of(document: &Value) -> Result<Option<Self>, Problem> {
         if !document.is_object() {
@@ -182,6 +189,9 @@ impl Kind {
         else {
             return Self::not_handled(document, group, kind).map(|()| None);
         };
+        if *found == Self::Secret && !has_api_keys(document) {
+            return Ok(None);
+        }
         if !versions.contains(&version) {
             let versions = versions.join(" or ");
             let message = format!("{kind} has no version {version}: write {versions}");
@@ -287,8 +297,12 @@ impl Metadata {
                 return Err(Problem::new("metadata.namespace", format!("{namespace:?} is not a DNS label")));
             }
         };
-        let annotations = names(meta.annotations);
+        let mut annotations = names(meta.annotations);
         check_annotations(kind, &annotations)?;
+        if kind == Kind::Secret {
+            // kubectl writes the whole object into one.
+            annotations.clear();
+        }
         Ok(Self {
             id: ResourceId { kind, namespace, name: name.into() },
             created: meta.creation_timestamp.map(|time| time.0),
@@ -300,6 +314,11 @@ impl Metadata {
 }
 
 impl Metadata {
+    /// Returns the metadata of a resource of which only the name is known.
+    pub(super) fn of(id: ResourceId) -> Self {
+        Self { id, created: None, generation: None, labels: BTreeMap::new(), annotations: BTreeMap::new() }
+    }
+
     /// Returns the labels of a namespace. An mTLS mode that is not known is strict: a misspelled `strict` must not let clients without mTLS
     /// in.
     pub(super) fn namespace_labels(&self) -> NamespaceLabels {
@@ -316,6 +335,11 @@ impl Metadata {
         let problem = Problem::new(format!("metadata.labels.{MTLS}"), message);
         Some(problem.help("write permissive or strict"))
     }
+}
+
+/// Returns true if a Secret has the label of those with API keys.
+fn has_api_keys(secret: &Value) -> bool {
+    secret["metadata"]["labels"][API_KEYS] == "true"
 }
 
 /// Returns the mTLS mode of this name.

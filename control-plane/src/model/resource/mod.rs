@@ -13,6 +13,9 @@ mod service;
 mod grpc_route;
 mod http_route;
 mod authentication_policy;
+mod api_keys;
+mod api_key_secret;
+mod api_key;
 mod authorization_policy;
 mod backend_traffic_policy;
 mod x_backend_traffic_policy;
@@ -57,6 +60,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+pub(super) use self::api_key_secret::ApiKeySecret;
 use self::authentication_policy::AuthenticationPolicySpec;
 use self::authorization_policy::AuthorizationPolicySpec;
 use self::backend_traffic_policy::BackendTrafficPolicySpec;
@@ -65,8 +69,8 @@ use self::external_authorization_policy::ExternalAuthorizationPolicySpec;
 use self::fault_injection_policy::FaultInjectionPolicySpec;
 use self::grpc_route::GrpcRouteSpec;
 use self::http_route::HttpRouteSpec;
+pub(crate) use self::metadata::{API_KEYS, Metadata, known_mtls_mode};
 pub use self::metadata::{Kind, ResourceId};
-pub(crate) use self::metadata::{Metadata, known_mtls_mode};
 pub(super) use self::mirror::MirrorSpec;
 use self::policy::PolicySpec;
 use self::rate_limit_policy::RateLimitPolicySpec;
@@ -99,12 +103,48 @@ pub(super) enum Body {
     ReferenceGrant(ReferenceGrantSpec),
     /// A policy; the metadata has its kind.
     Policy(PolicySpec),
+    /// A Secret with API keys.
+    Secret(ApiKeySecret),
 }
 
 impl Resource {
-    /// Returns true if it stands for a policy that was refused, and denies what it is attached to.
+    /// Returns true if it stands for a policy that was refused, and denies what it is attached to, or for a Secret that was refused, and has no
+    /// keys.
     pub(crate) fn stands_in(&self) -> bool {
-        matches!(&self.body, Body::Policy(spec) if spec.stands_in())
+        match &self.body {
+            Body::Policy(spec) => spec.stands_in(),
+            Body::Secret(secret) => secret.keys.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// Returns the last good version of a Secret, with why the current one is refused: as what would stand for it without a good version says.
+    /// Returns None for other kinds.
+    pub(crate) fn although_refused(&self, stand_in: &Self) -> Option<Self> {
+        let (Body::Secret(good), Body::Secret(refused)) = (&self.body, &stand_in.body) else { return None };
+        let body = Body::Secret(ApiKeySecret { problem: refused.problem.clone(), ..good.clone() });
+        Some(Self { body, ..self.clone() })
+    }
+
+    /// Returns what stands for a Secret that the control plane cannot read.
+    pub(crate) fn unreadable_secret(id: ResourceId, reason: &str) -> Self {
+        let problem = Some(format!("cannot be read: {reason}"));
+        let body = Body::Secret(ApiKeySecret { keys: Vec::new(), problem });
+        Self { metadata: Metadata::of(id), body, remarks: Vec::new() }
+    }
+
+    /// Returns the Secrets with API keys that a policy refers to.
+    pub(crate) fn secrets(&self) -> Vec<ResourceId> {
+        match &self.body {
+            Body::Policy(spec) => spec.secrets(&self.metadata.id.namespace),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Returns the text of a Secret with hashes in place of its keys. Returns None for other kinds, whose text is not secret.
+    pub(crate) fn text_without_keys(&self) -> Option<String> {
+        let Body::Secret(secret) = &self.body else { return None };
+        Some(secret.document(&self.metadata).to_string())
     }
 }
 
@@ -116,7 +156,8 @@ pub(crate) struct Decoded {
     /// The resource whose last good version is retained if this one is refused.
     pub(crate) id: Option<ResourceId>,
     pub(crate) outcome: Outcome,
-    /// What a refused policy is replaced with if it fails closed and has no good version, so that it never admits more than the author meant.
+    /// What a refused policy is replaced with if it fails closed and has no good version, so that it never admits more than the author meant. For a
+    /// refused Secret: one without keys.
     pub(crate) stand_in: Option<Arc<Resource>>,
     /// The index and the text of an item of a List. None if the resource is a document of its own.
     pub(crate) item: Option<(usize, Arc<str>)>,
@@ -222,7 +263,7 @@ fn decode_with(
         Ok(Some(kind)) => match read(kind, document) {
             Ok(resource) => Outcome::Accepted(resource.into()),
             Err((first, document)) => {
-                stand_in = stand_in_for(kind, &document);
+                stand_in = stand_in_for(kind, &document, &first);
                 let problems = field_errors::all(first, document, |document| decode_kind(kind, document));
                 let with_help = |problem| schema::with_known_fields(kind, problem);
                 Outcome::Refused(problems.into_iter().map(with_help).collect())
@@ -236,11 +277,13 @@ fn decode_with(
     Decoded { title, id, outcome, stand_in, item: None }
 }
 
-/// Returns what a refused policy is replaced with, if it fails closed.
-fn stand_in_for(kind: Kind, document: &Value) -> Option<Arc<Resource>> {
-    let spec = policy::stand_in(kind, document)?;
+/// Returns what a refused policy is replaced with, if it fails closed, or a refused Secret.
+fn stand_in_for(kind: Kind, document: &Value, problem: &Problem) -> Option<Arc<Resource>> {
+    let body = match kind {
+        Kind::Secret => Body::Secret(ApiKeySecret::stand_in(problem)),
+        _ => Body::Policy(policy::stand_in(kind, document)?),
+    };
     let metadata = Metadata::decode(kind, document).ok()?;
-    let body = Body::Policy(spec);
     Some(Arc::new(Resource { metadata, body, remarks: Vec::new() }))
 }
 
@@ -274,6 +317,7 @@ fn decode_body(kind: Kind, metadata: &Metadata, document: &Value) -> Result<Body
         }
         Kind::FaultInjectionPolicy => Body::Policy(spec::<FaultInjectionPolicySpec>(document)?.0),
         Kind::RateLimitPolicy => Body::Policy(spec::<RateLimitPolicySpec>(document)?.0),
+        Kind::Secret => Body::Secret(ApiKeySecret::decode(document)?),
     })
 }
 

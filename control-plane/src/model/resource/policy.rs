@@ -9,12 +9,12 @@ use outrigger_core::Name;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Kind;
 use super::external_auth::AuthorizerSpec;
 use super::needed::Needed;
 use super::strict::at;
 use super::value::{Group, KindName, List, ObjectName, SectionName};
-use crate::model::authentication::{Authentication, Issuer};
+use super::{Kind, ResourceId};
+use crate::model::authentication::{Authentication, Issuer, SecretRef};
 use crate::model::authorization::Authorization;
 use crate::model::backend_traffic::BackendTraffic;
 use crate::model::fault_injection::FaultInjection;
@@ -76,6 +76,25 @@ impl PolicySpec {
             PolicyRules::Authorization(_) | PolicyRules::FaultInjection(_) => Vec::new(),
             PolicyRules::BackendTraffic(_) | PolicyRules::GatewayTraffic(_) => Vec::new(),
         }
+    }
+}
+
+impl PolicySpec {
+    /// Returns the meaning of an AuthenticationPolicy. Returns None for other kinds.
+    pub(crate) fn authentication(&self) -> Option<&Arc<Authentication>> {
+        if let PolicyRules::Authentication(spec) = &self.rules { Some(spec) } else { None }
+    }
+
+    /// Returns the Secrets with API keys that a policy of this namespace refers to, in its order.
+    pub(crate) fn secrets(&self, namespace: &Name) -> Vec<ResourceId> {
+        let Some(spec) = self.authentication() else { return Vec::new() };
+        let all = spec.api_keys.iter().flat_map(|keys| &keys.secrets);
+        let id = |SecretRef { namespace: of, name }: &SecretRef| ResourceId {
+            kind: Kind::Secret,
+            namespace: of.as_ref().unwrap_or(namespace).clone(),
+            name: name.clone(),
+        };
+        all.map(id).collect()
     }
 }
 
@@ -205,6 +224,18 @@ pub(super) fn stand_in(kind: Kind, document: &serde_json::Value) -> Option<Polic
     let targets = document.pointer("/spec/targetRefs").map(|targets| serde_json::from_value(targets.clone()));
     let TargetRefs(targets) = targets.and_then(Result::ok).unwrap_or_default();
     Some(PolicySpec { targets, rules })
+}
+
+impl Kind {
+    /// Returns what is said about a refused resource of this kind that has no good version, and that something stands for.
+    pub(crate) fn stand_in_notice(self) -> &'static str {
+        match self {
+            Self::Secret => {
+                "no version of it was ever accepted: until one is, the policies that refer to it have no keys of it"
+            }
+            _ => "no version of it was ever accepted: until one is, what it is attached to denies everything",
+        }
+    }
 }
 
 #[cfg(test)]

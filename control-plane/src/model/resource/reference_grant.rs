@@ -4,7 +4,7 @@ use outrigger_core::Name;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::metadata::{GATEWAY, OWN};
+use super::metadata::{GATEWAY, Kind, OWN};
 use super::value::{Group, KindName, List, NamespaceName, ObjectName};
 
 /// The `spec` of a ReferenceGrant.
@@ -33,17 +33,22 @@ struct To {
 }
 
 impl ReferenceGrantSpec {
-    /// Returns what is permitted: the kind and namespace of routes or policies, and the name of a Service in the namespace of the grant.
-    /// Without a name, every Service.
-    pub(crate) fn permissions(&self) -> impl Iterator<Item = (&Name, &Name, Option<&Name>)> {
+    /// Returns what is permitted: the kind and namespace of routes or policies, and the kind (Service or Secret) and the name of an object in the
+    /// namespace of the grant. Without a name, every object of the kind.
+    pub(crate) fn permissions(&self) -> impl Iterator<Item = (&Name, &Name, Kind, Option<&Name>)> {
         let known = |from: &&From| match &*from.kind.0 {
-            "ExternalAuthorizationPolicy" => *from.group.0 == *OWN,
+            "AuthenticationPolicy" | "ExternalAuthorizationPolicy" => *from.group.0 == *OWN,
             _ => *from.group.0 == *GATEWAY,
         };
-        let service = |to: &&To| to.group.0.is_empty() && &*to.kind.0 == "Service";
+        let object = |to: &'_ To| {
+            let kinds = [Kind::Service, Kind::Secret];
+            kinds.into_iter().find(|kind| to.group.0.is_empty() && kind.name() == &*to.kind.0)
+        };
         self.from.0.iter().filter(known).flat_map(move |from| {
-            let to = self.to.0.iter().filter(service);
-            to.map(move |to| (&from.kind.0, &from.namespace.0, to.name.as_ref().map(|name| &name.0)))
+            self.to.0.iter().filter_map(move |to| {
+                let name = to.name.as_ref().map(|name| &name.0);
+                Some((&from.kind.0, &from.namespace.0, object(to)?, name))
+            })
         })
     }
 }

@@ -4,7 +4,7 @@
 //! limits; what only code can decide (regular expressions, fields that exclude each other) it leaves to the decoder. Draft 7,
 //! which editors know best.
 
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
@@ -163,6 +163,7 @@ fn of_kind(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
         }
         Kind::FaultInjectionPolicy => (route_fields::<FaultInjectionPolicySpec>(generator), vec!["spec"]),
         Kind::RateLimitPolicy => (route_fields::<RateLimitPolicySpec>(generator), vec!["spec"]),
+        Kind::Secret => (fields_of::<Secret>(generator), vec![]),
     };
     let metadata = json!({ "allOf": [generator.subschema_for::<ObjectMeta>()], "required": ["name"] });
     fields.insert("metadata".into(), metadata);

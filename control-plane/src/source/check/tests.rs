@@ -54,7 +54,7 @@ type Files = Vec<(&'static str, String)>;
 
 /// Each case: the files, and the problems that are reported.
 fn cases() -> Vec<(Files, Vec<&'static str>)> {
-    [of_services_and_routes(), policies::cases()].concat()
+    [of_services_and_routes(), policies::cases(), policies::of_secrets()].concat()
 }
 
 fn of_services_and_routes() -> Vec<(Files, Vec<&'static str>)> {

@@ -1,7 +1,7 @@
 use super::super::testing::{check_table, read};
 use super::super::{Body, Outcome};
 use super::*;
-use crate::model::authentication::CredentialPlace;
+use crate::model::authentication::{CredentialPlace, SecretRef};
 
 const POLICY: &str =
     "{apiVersion: outrigger.dev/v1alpha1, kind: AuthenticationPolicy, metadata: {name: a}, spec: {@}}";
@@ -55,7 +55,7 @@ fn a_key_is_kept_as_its_hash_only() {
     let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
     assert_eq!(keys.clients, [("ann".into(), hash.into())]);
     assert_eq!(keys.client_header.as_deref(), Some("x-client"));
-    assert!(!format!("{of:?}").contains("secret"));
+    assert!(!format!("{of:?}").contains("\"secret\""));
 }
 
 #[test]
@@ -131,6 +131,11 @@ fn api_keys_that_could_not_be_enforced_are_refused_and_not_shown() {
     let digits = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
     let table = [
         (with("", from), "spec.apiKeys.clients", "0 items"),
+        (
+            "apiKeys: {from: [{header: x-key}]}".into(),
+            "spec.apiKeys.clients",
+            "write clients, secrets or both",
+        ),
         (with("{name: a, key: k}", ""), "spec.apiKeys", "missing field `from`"),
         (with("{name: a}", from), "spec.apiKeys.clients[0]", "one of key and sha256"),
         (with("{name: a, sha256: '12'}", from), "spec.apiKeys.clients[0].sha256", "64 hexadecimal digits"),
@@ -155,4 +160,35 @@ fn api_keys_that_could_not_be_enforced_are_refused_and_not_shown() {
     check_table(POLICY, &[&with(&format!("{{name: a, sha256: '{digits}'}}"), from)], &table);
     let decoded = read(&POLICY.replace('@', &with("{name: a, key: \"s\\u0001ecret\"}", from)));
     assert!(!format!("{:?}", decoded[0].problems()).contains("ecret"));
+}
+
+#[test]
+fn secrets_with_api_keys_are_named() {
+    let of = authentication(
+        "apiKeys: {secrets: [{name: a}, {name: b.c, namespace: keys}], from: [{header: x-key}]}",
+    );
+    let keys = of.api_keys.as_ref().unwrap();
+    let reference = |namespace: Option<&str>, name: &str| SecretRef {
+        namespace: namespace.map(Into::into),
+        name: name.into(),
+    };
+    assert_eq!(keys.secrets, [reference(None, "a"), reference(Some("keys"), "b.c")]);
+    assert_eq!(of.refuses_all(), Some("no API key"));
+    let with = |secrets: &str| format!("apiKeys: {{secrets: [{secrets}], from: [{{header: x-key}}]}}");
+    let table = [
+        (with(""), "spec.apiKeys.secrets", "0 items"),
+        (with("{}"), "spec.apiKeys.secrets[0]", "missing field `name`"),
+        (
+            with("{name: 'a,metadata.namespace=b'}"),
+            "spec.apiKeys.secrets[0].name",
+            "is not the name of a Secret",
+        ),
+        (with("{name: a}, {name: a}"), "spec.apiKeys.secrets[1]", "is the same as another one"),
+        (with("{name: a, key: k}"), "spec.apiKeys.secrets[0].key", "unknown field"),
+        (with("{name: a, namespace: B}"), "spec.apiKeys.secrets[0].namespace", "is not a DNS label"),
+    ];
+    let table: Vec<_> = table.iter().map(|(part, field, reason)| (&**part, *field, *reason)).collect();
+    let both =
+        with("{name: a}, {name: a, namespace: b}").replace("from:", "clients: [{name: c, key: k}], from:");
+    check_table(POLICY, &[&with("{name: a}"), &both], &table);
 }

@@ -80,3 +80,59 @@ fn services_that_are_asked_about_each_other_are_reported() {
     };
     assert_eq!(found, [message("5:78", "cart"), message("10:81", "catalog")]);
 }
+
+fn secret(name: &str, entries: &str) -> String {
+    let (name, namespace) = name.split_once('.').unwrap_or((name, "shop"));
+    format!(
+        "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: {namespace}, \
+         labels: {{outrigger.dev/api-keys: 'true'}}}}\nstringData:\n{entries}\n"
+    )
+}
+
+pub(super) fn of_secrets() -> Vec<(Files, Vec<&'static str>)> {
+    let with = |references: &str, secrets: String| {
+        let policy = format!(
+            "apiVersion: outrigger.dev/v1alpha1\nkind: AuthenticationPolicy\nmetadata: {{name: p, namespace: shop}}\n\
+             spec: {{apiKeys: {{secrets: [{references}], from: [{{header: x}}]}}}}\n"
+        );
+        vec![("a.yaml", policy), ("b.yaml", secrets)]
+    };
+    let good = "  acme: key-of-client-acme";
+    vec![
+        (
+            with("{name: partner}", secret("partners", good)),
+            vec![
+                "a.yaml:4:28 unknown-secret AuthenticationPolicy shop/p, spec.apiKeys.secrets[0]: there is no Secret shop/partner with the label outrigger.dev/api-keys: \"true\"; did you mean partners?",
+            ],
+        ),
+        (
+            with("{name: partners}", secret("partners", "  beta: key-of-client-beta\n  acme: short")),
+            vec![
+                "a.yaml:4:28 unusable-secret AuthenticationPolicy shop/p, spec.apiKeys.secrets[0]: Secret shop/partners is refused: stringData.acme: is shorter than 16 characters",
+                "b.yaml:2:1 invalid-value Secret shop/partners, : no version of it was ever accepted: until one is, the policies that refer to it have no keys of it",
+                "b.yaml:7:3 invalid-value Secret shop/partners, stringData.acme: is shorter than 16 characters",
+            ],
+        ),
+        (
+            with("{name: partners, namespace: keys}", secret("partners.keys", good)),
+            vec![
+                "a.yaml:4:28 secret-not-permitted AuthenticationPolicy shop/p, spec.apiKeys.secrets[0]: no ReferenceGrant in keys permits an AuthenticationPolicy of shop to refer to Secret keys/partners; add a ReferenceGrant to namespace keys: from AuthenticationPolicy of shop, to Secret partners",
+            ],
+        ),
+        (
+            with(
+                "{name: partners}, {name: others}",
+                secret("partners", good) + &secret("others", "  acme: another-key-of-acme"),
+            ),
+            vec![
+                "a.yaml:4:46 duplicate-client AuthenticationPolicy shop/p, spec.apiKeys.secrets[1]: Secret shop/others: client acme is in Secret shop/partners too, whose keys are used",
+            ],
+        ),
+    ]
+}
+
+#[test]
+fn secrets_of_others_are_not_read() {
+    let valid = secret("tls", "  tls.key: x").replace("'true'", "'no'");
+    assert_eq!(check_texts(&[("a.yaml", &services()), ("b.yaml", &valid)]), [""; 0], "others are not read");
+}

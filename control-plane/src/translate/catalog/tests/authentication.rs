@@ -13,6 +13,7 @@ use outrigger_proto::xds::route::{FilterConfig, Route};
 use outrigger_proto::xds::{rbac_filter, type_url};
 
 mod keys;
+mod secrets;
 
 use super::inbound::serving_from;
 use super::*;
