@@ -31,9 +31,9 @@ fn the_chart_renders_to_the_objects_of_install() {
     let defaults = (install(&[]), template(&[]));
     assert_eq!(defaults.0, defaults.1);
     let mut flags: Vec<_> = VALUES.iter().flat_map(|(flag, _, value)| [*flag, *value]).collect();
-    flags.push("--cni-enabled");
+    flags.extend(["--cni-enabled", "--api-key-secrets-enabled"]);
     let mut values: Vec<_> = VALUES.iter().map(|(_, name, value)| format!("{name}={value}")).collect();
-    values.push("cni.enabled=true".to_owned());
+    values.extend(["cni.enabled=true", "apiKeySecrets.enabled=true"].map(str::to_owned));
     let values: Vec<_> = values.iter().flat_map(|value| ["--set", value.as_str()]).collect();
     let changed = (install(&flags), template(&values));
     assert_eq!(changed.0, changed.1);

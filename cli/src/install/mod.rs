@@ -68,6 +68,9 @@ pub(crate) struct InstallArgs {
     /// Where sidecars send traces and metrics by OTLP over gRPC, such as http://jaeger.tracing:4317.
     #[arg(long, value_name = "URL", value_parser = value::endpoint, help_heading = MESH)]
     otlp_endpoint: Option<String>,
+    /// Let the control plane list and watch Secrets in all namespaces, for API keys of policies.
+    #[arg(long, help_heading = MESH)]
+    api_key_secrets_enabled: bool,
     /// Install the CNI plugin on every node: pods need no container with NET_ADMIN.
     #[arg(long, help_heading = CNI)]
     cni_enabled: bool,
@@ -81,10 +84,10 @@ pub(crate) struct InstallArgs {
 
 impl InstallArgs {
     /// Returns the value of the chart that each flag is.
-    fn values(&self) -> [(&'static str, String); 9] {
+    fn values(&self) -> [(&'static str, String); 10] {
         let Self { image_registry, image_tag, replicas, trust_domain, cluster_domain, otlp_endpoint, .. } =
             self.clone();
-        let Self { cni_enabled, cni_bin_dir, cni_conf_dir, .. } = self.clone();
+        let Self { api_key_secrets_enabled, cni_enabled, cni_bin_dir, cni_conf_dir, .. } = self.clone();
         [
             ("imageRegistry", image_registry),
             ("imageTag", image_tag),
@@ -92,6 +95,7 @@ impl InstallArgs {
             ("trustDomain", trust_domain),
             ("clusterDomain", cluster_domain),
             ("otlpEndpoint", otlp_endpoint.unwrap_or_default()),
+            ("apiKeySecrets.enabled", api_key_secrets_enabled.to_string()),
             ("cni.enabled", cni_enabled.to_string()),
             ("cni.binDir", cni_bin_dir),
             ("cni.confDir", cni_conf_dir),

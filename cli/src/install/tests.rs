@@ -114,6 +114,16 @@ fn the_cni_plugin_is_installed_only_if_it_is_enabled() {
 }
 
 #[test]
+fn the_control_plane_may_read_secrets_of_other_namespaces_only_if_that_is_enabled() {
+    for (flags, expected) in [(&[][..], 0), (&["--api-key-secrets-enabled"], 1)] {
+        let rules = one(&objects(flags), "ClusterRole")["rules"].as_array().unwrap().clone();
+        let of_secrets: Vec<_> = rules.iter().filter(|rule| rule["resources"][0] == "secrets").collect();
+        assert_eq!(of_secrets.len(), expected);
+        assert!(of_secrets.iter().all(|rule| rule["verbs"] == serde_json::json!(["list", "watch"])));
+    }
+}
+
+#[test]
 fn a_value_cannot_change_the_structure_of_the_yaml() {
     for flag in
         ["--image-registry=a\"b", "--trust-domain=a b", "--otlp-endpoint=http://a\n", "--image-tag={{ x }}"]
