@@ -7,6 +7,7 @@
 mod exclusive;
 
 mod addresses;
+mod api_keys;
 mod example;
 mod large;
 mod mistakes;
