@@ -98,6 +98,20 @@ pub use envoy::r#type::metadata::v3 as metadata_key;
 /// `envoy.type.v3`: percentages, ranges.
 pub use envoy::r#type::v3 as types;
 
+/// `outrigger.lb.v1`: our own load balancing policy.
+pub mod peak_ewma {
+    use super::lb_common::SlowStartConfig;
+
+    /// `outrigger.lb.v1.PeakEwma`: of two endpoints drawn at random, the one with the lower product of peak EWMA latency and requests in
+    /// flight.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct PeakEwma {
+        /// How an endpoint that is new begins. Without it, with its full weight.
+        #[prost(message, optional, tag = "1")]
+        pub slow_start_config: Option<SlowStartConfig>,
+    }
+}
+
 /// Type URLs: the type of the message in an `Any`, and the type that a discovery request names.
 pub mod type_url {
     /// LDS.

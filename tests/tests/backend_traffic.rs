@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use outrigger_test_support::application::Application;
 use outrigger_test_support::client::Client;
@@ -303,6 +304,46 @@ async fn a_new_endpoint_starts_slowly() {
     // A weight of a tenth beside two whole ones is 29 of 600 requests; a third is 200.
     let by_new = apps[2].requests() - before;
     assert!((1..100).contains(&by_new), "{by_new}");
+}
+
+#[tokio::test]
+async fn a_new_endpoint_starts_slowly_with_the_default_balancer() {
+    let slow = "slowStart: {window: 1h, minWeightPercent: 10}";
+    let mesh = Mesh::start(&[service("app", 80, "http"), policy("app", slow)].concat()).await;
+    // So much longer than anything else that takes time that all endpoints are equally fast.
+    let app = async || {
+        Application::raw(|mut connection| async move {
+            while connection.request().await.is_some() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                if connection.send(ok("app")).await.is_err() {
+                    break;
+                }
+            }
+        })
+        .await
+    };
+    let (one, two, new) = (app().await, app().await, app().await);
+    let serve = async |name: &str, app: &Application| {
+        mesh.sidecar("app").instance(name).serves("app", app.address).start().await
+    };
+    let _served = (serve("one", &one).await, serve("two", &two).await);
+    let web = mesh.sidecar("web").start().await;
+    let load = Load::start(web.outbound(), "app");
+    let asked = async |app: &Application, requests: usize| {
+        let until = app.requests() + requests;
+        eventually("requests", async || (app.requests() >= until).then_some(())).await;
+    };
+    asked(&one, 20).await;
+    asked(&two, 20).await;
+    let _new = serve("new", &new).await;
+    asked(&new, 5).await;
+    let all = || one.requests() + two.requests() + new.requests();
+    let before = (new.requests(), all());
+    asked(&new, 20).await;
+    let (of_new, of_all) = (new.requests() - before.0, all() - before.1);
+    load.finish().await.assert_nothing_lost();
+    // A weight of a tenth beside two whole ones is one of 21 requests, or two for an idle endpoint; a third is one of 3.
+    assert!(of_new * 6 < of_all, "{of_new} of {of_all}");
 }
 
 /// Returns an example of the page, by its index.

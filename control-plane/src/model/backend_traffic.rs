@@ -15,7 +15,7 @@ use super::slow_start::SlowStart;
 pub struct BackendTraffic {
     /// How an endpoint is picked.
     pub load_balancer: Option<LoadBalancer>,
-    /// How an endpoint that is new begins. Only with [`LoadBalancer::RoundRobin`] and [`LoadBalancer::LeastRequest`].
+    /// How an endpoint that is new begins. Not with [`LoadBalancer::Random`] and those that hash.
     pub slow_start: Option<SlowStart>,
     /// The limits of each caller's sidecar.
     pub limits: Limits,

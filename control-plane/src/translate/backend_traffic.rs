@@ -7,6 +7,7 @@ use outrigger_proto::xds::protobuf::UInt32Value;
 use outrigger_proto::xds::types::Percent;
 
 use super::balancing::load_balancing_policy;
+use super::defaults;
 use super::destination::{Target, host};
 use super::health_check;
 use super::hedging;
@@ -64,8 +65,13 @@ fn apply_traffic(scope: Scope<'_>, cluster: &mut Cluster, traffic: &BackendTraff
         overload: _,            // concerns the sidecars of the service itself
         session_persistence: _, // of the routes to the service
     } = traffic;
-    if let Some(balancer) = load_balancer {
-        cluster.load_balancing_policy = Some(load_balancing_policy(balancer, *slow_start, scope.dialect()));
+    if load_balancer.is_some() || slow_start.is_some() {
+        let policy = load_balancing_policy(
+            load_balancer.as_ref().unwrap_or(&defaults::LOAD_BALANCER),
+            *slow_start,
+            scope.dialect(),
+        );
+        cluster.load_balancing_policy = Some(policy);
     }
     if let (Some(hedges), Dialect::Outrigger) = (hedges, scope.dialect()) {
         hedging::apply(cluster, *hedges);

@@ -7,6 +7,7 @@ use outrigger_proto::xds::core::{RuntimeDouble, TypedExtensionConfig};
 use outrigger_proto::xds::lb_common::{ConsistentHashingLbConfig, SlowStartConfig};
 use outrigger_proto::xds::least_request::LeastRequest;
 use outrigger_proto::xds::maglev::Maglev;
+use outrigger_proto::xds::peak_ewma::PeakEwma;
 use outrigger_proto::xds::ring_hash::RingHash;
 use outrigger_proto::xds::round_robin::RoundRobin;
 use outrigger_proto::xds::route::route_action::HashPolicy;
@@ -38,7 +39,9 @@ pub(super) fn load_balancing_policy(
     };
     let policies = match (balancer, dialect) {
         (LoadBalancer::PeakEwma, Dialect::Outrigger) => {
-            vec![policy("outrigger.lb.peak_ewma", type_url::PEAK_EWMA), least_request()]
+            let config = PeakEwma { slow_start_config: slow_start_config.clone() };
+            let config = any(type_url::PEAK_EWMA, &config);
+            vec![configured("outrigger.lb.peak_ewma", config), least_request()]
         }
         (LoadBalancer::PeakEwma, Dialect::Envoy) | (LoadBalancer::LeastRequest, _) => vec![least_request()],
         (LoadBalancer::RoundRobin, _) => {

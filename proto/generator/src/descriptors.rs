@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use prost_reflect::prost::Message as _;
+use prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
 use prost_reflect::prost_types::{
     DescriptorProto, EnumOptions, EnumValueDescriptorProto, FieldDescriptorProto, FieldOptions,
     FileDescriptorProto, FileDescriptorSet, MessageOptions,
@@ -16,7 +17,7 @@ use prost_reflect::prost_types::{
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind};
 
 /// The resources, and the messages that they hold in an `Any`. What these refer to is included.
-const ROOTS: [&str; 43] = [
+const ROOTS: [&str; 44] = [
     "envoy.config.cluster.v3.Cluster",
     "envoy.config.endpoint.v3.ClusterLoadAssignment",
     "envoy.config.listener.v3.Listener",
@@ -58,6 +59,7 @@ const ROOTS: [&str; 43] = [
     "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
     "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+    "outrigger.lb.v1.PeakEwma",
     // The well-known types that Envoy's metadata and tests wrap.
     "google.protobuf.Struct",
     "google.protobuf.StringValue",
@@ -74,7 +76,8 @@ pub struct Descriptors {
 /// Reads the descriptors of the `envoy-types` that the workspace at this path links. Fails if they are missing or lack a root.
 pub fn read(workspace: &Path) -> Result<Descriptors, Box<dyn Error>> {
     let all = std::fs::read(envoy_types(workspace)?.join("src/generated/types.bin"))?;
-    let all = DescriptorPool::decode(all.as_slice())?;
+    let mut all = DescriptorPool::decode(all.as_slice())?;
+    all.add_file_descriptor_proto(own())?;
     let reached = reached(&all)?;
     let sensitive =
         all.get_extension_by_name("udpa.annotations.sensitive").ok_or("no sensitive annotation")?;
@@ -88,6 +91,27 @@ pub fn read(workspace: &Path) -> Result<Descriptors, Box<dyn Error>> {
     let file = file.filter(|file| !(file.message_type.is_empty() && file.enum_type.is_empty()));
     let set = FileDescriptorSet { file: file.collect() }.encode_to_vec();
     Ok(Descriptors { set, sensitive_fields: sensitive_fields.into_iter().collect() })
+}
+
+/// Returns the descriptor of our own load balancing policy. It refers to a message of Envoy's API, whose .proto files we do not have.
+fn own() -> FileDescriptorProto {
+    let field = FieldDescriptorProto {
+        name: Some("slow_start_config".into()),
+        number: Some(1),
+        label: Some(Label::Optional.into()),
+        r#type: Some(Type::Message.into()),
+        type_name: Some(".envoy.extensions.load_balancing_policies.common.v3.SlowStartConfig".into()),
+        ..Default::default()
+    };
+    let message = DescriptorProto { name: Some("PeakEwma".into()), field: vec![field], ..Default::default() };
+    FileDescriptorProto {
+        name: Some("outrigger/lb/v1/peak_ewma.proto".into()),
+        package: Some("outrigger.lb.v1".into()),
+        dependency: vec!["envoy/extensions/load_balancing_policies/common/v3/common.proto".into()],
+        message_type: vec![message],
+        syntax: Some("proto3".into()),
+        ..Default::default()
+    }
 }
 
 /// Returns the full names of the messages and enums that the roots consist of.

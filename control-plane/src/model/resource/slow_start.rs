@@ -21,11 +21,13 @@ pub(super) struct WireSlowStart {
 }
 
 impl WireSlowStart {
-    /// Returns the settings, which have an effect with some balancers only. Returns the error of a field of the policy.
+    /// Returns the settings, which have no effect with balancers that ignore weights. Returns the error of a field of the policy.
     pub(super) fn decode(self, balancer: Option<&LoadBalancer>) -> Result<SlowStart, String> {
         let Self { window: GepDuration(window), min_weight_percent, aggression_percent } = self;
-        if !matches!(balancer, Some(LoadBalancer::RoundRobin | LoadBalancer::LeastRequest)) {
-            return Err(at("slowStart", "needs loadBalancer.type RoundRobin or LeastRequest"));
+        use LoadBalancer::{Maglev, Random, RingHash};
+        if let Some(balancer @ (Random | RingHash(_) | Maglev(_))) = balancer {
+            let name = balancer.name();
+            return Err(at("slowStart", format_args!("has no effect with loadBalancer.type {name}")));
         }
         if window == Duration::ZERO {
             return Err(at("slowStart.window", "is zero"));
@@ -41,20 +43,26 @@ mod tests {
     use super::super::testing::check_table;
 
     #[test]
-    fn slow_start_needs_a_window_and_a_balancer_with_weights() {
+    fn slow_start_needs_a_window_and_a_balancer_by_weight() {
         check_table(
             "{apiVersion: outrigger.dev/v1alpha1, kind: BackendTrafficPolicy, metadata: {name: a}, \
               spec: {targetRefs: [{group: '', kind: Service, name: b}], @}}",
             &[
+                "slowStart: {window: 30s}",
+                "loadBalancer: {type: PeakEWMA}, slowStart: {window: 30s}",
                 "loadBalancer: {type: RoundRobin}, slowStart: {window: 30s}",
                 "loadBalancer: {type: LeastRequest}, slowStart: {window: 1ms, minWeightPercent: 0, aggressionPercent: 10000}",
             ],
             &[
-                ("slowStart: {window: 30s}", "spec.slowStart", "RoundRobin or LeastRequest"),
                 (
                     "loadBalancer: {type: Random}, slowStart: {window: 30s}",
                     "spec.slowStart",
-                    "RoundRobin or LeastRequest",
+                    "no effect with loadBalancer.type Random",
+                ),
+                (
+                    "loadBalancer: {type: Maglev, consistentHash: {type: Source}}, slowStart: {window: 30s}",
+                    "spec.slowStart",
+                    "no effect with loadBalancer.type Maglev",
                 ),
                 ("loadBalancer: {type: RoundRobin}, slowStart: {}", "spec.slowStart", "missing field"),
                 (

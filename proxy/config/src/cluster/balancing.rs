@@ -7,7 +7,7 @@ use outrigger_policy::field::{Unusable, number, required, unpack, unsupported, u
 use outrigger_policy::slow_start::SlowStart;
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{
-    cluster as wire_cluster, core, lb_common, least_request, random, round_robin, type_url, types,
+    cluster as wire_cluster, core, lb_common, least_request, peak_ewma, random, round_robin, type_url, types,
     wrr_locality,
 };
 use wire_cluster::cluster::common_lb_config::ConsistentHashingLbConfig;
@@ -39,7 +39,8 @@ impl Picking {
             Some(list) => first_known(list, |any| Self::known(any, locality_weighted))
                 .map_err(|bad| bad.within("load_balancing_policy")),
             None => {
-                let picking = Self::new(older(lb_policy, lb_config)?, locality_weighted);
+                let (policy, slow_start) = older(lb_policy, lb_config)?;
+                let picking = Self { slow_start, ..Self::new(policy, locality_weighted) };
                 let hashes_names = match picking.policy {
                     Balancing::Hashing(_) => hashing::older_common(consistent_hashing)?,
                     _ => false,
@@ -50,7 +51,7 @@ impl Picking {
         Ok(Self { panic, session_statuses, ..picking? })
     }
 
-    /// Decodes one policy. Returns `None` if it is unknown. `common` applies to our own policy, which has no settings.
+    /// Decodes one policy. Returns `None` if it is unknown. `common` applies to our own policy, which has no such setting.
     fn known(any: &Any, common: bool) -> Option<Result<Self, Unusable>> {
         if any.type_url != type_url::WRR_LOCALITY {
             return Self::leaf(any, common);
@@ -68,7 +69,11 @@ impl Picking {
 
     fn leaf(any: &Any, common: bool) -> Option<Result<Self, Unusable>> {
         match any.type_url.as_str() {
-            type_url::PEAK_EWMA => Some(Ok(Self::new(Balancing::PeakEwma, common))),
+            type_url::PEAK_EWMA => Some(unpack(any, type_url::PEAK_EWMA).and_then(|wire| {
+                let peak_ewma::PeakEwma { slow_start_config } = wire;
+                let slow_start = SlowStart::decode(slow_start_config)?;
+                Ok(Self { slow_start, ..Self::new(Balancing::PeakEwma, common) })
+            })),
             type_url::LEAST_REQUEST => Some(unpack(any, type_url::LEAST_REQUEST).and_then(least_requests)),
             type_url::ROUND_ROBIN => Some(unpack(any, type_url::ROUND_ROBIN).and_then(|wire| {
                 let round_robin::RoundRobin { slow_start_config, locality_lb_config } = wire;
@@ -127,12 +132,13 @@ fn least_requests(wire: least_request::LeastRequest) -> Result<Picking, Unusable
     Ok(Picking { slow_start, ..picking })
 }
 
-fn older(lb_policy: i32, config: Option<LbConfig>) -> Result<Balancing, Unusable> {
-    match (LbPolicy::try_from(lb_policy), config) {
+fn older(lb_policy: i32, config: Option<LbConfig>) -> Result<(Balancing, Option<SlowStart>), Unusable> {
+    let balancing = match (LbPolicy::try_from(lb_policy), config) {
         (Ok(LbPolicy::RoundRobin), Some(LbConfig::RoundRobinLbConfig(config))) => {
             let wire_cluster::cluster::RoundRobinLbConfig { slow_start_config } = config;
-            unsupported("round_robin_lb_config.slow_start_config", slow_start_config.is_some())?;
-            Ok(Balancing::RoundRobin)
+            let slow_start =
+                older_slow_start(slow_start_config).map_err(|bad| bad.within("round_robin_lb_config"))?;
+            return Ok((Balancing::RoundRobin, slow_start));
         }
         (Ok(LbPolicy::LeastRequest), Some(LbConfig::LeastRequestLbConfig(config))) => {
             let wire_cluster::cluster::LeastRequestLbConfig {
@@ -140,11 +146,12 @@ fn older(lb_policy: i32, config: Option<LbConfig>) -> Result<Balancing, Unusable
                 active_request_bias,
                 slow_start_config,
             } = config;
-            let choices = unsupported("slow_start_config", slow_start_config.is_some())
-                .and_then(|()| unbiased(active_request_bias))
-                .and_then(|()| choices(number(choice_count)))
-                .map_err(|bad| bad.within("least_request_lb_config"))?;
-            Ok(Balancing::LeastRequest { choices })
+            let decoded = || {
+                unbiased(active_request_bias)?;
+                let choices = choices(number(choice_count))?;
+                Ok((Balancing::LeastRequest { choices }, older_slow_start(slow_start_config)?))
+            };
+            return decoded().map_err(|bad: Unusable| bad.within("least_request_lb_config"));
         }
         (Ok(LbPolicy::RingHash), Some(LbConfig::RingHashLbConfig(config))) => {
             hashing::older_ring(Some(config))
@@ -160,7 +167,19 @@ fn older(lb_policy: i32, config: Option<LbConfig>) -> Result<Balancing, Unusable
             Err(Unusable::new("load_balancing_policy", "is required"))
         }
         (Err(_), _) => Err(Unusable::new("lb_policy", "is unknown")),
-    }
+    };
+    Ok((balancing?, None))
+}
+
+/// Decodes the slow start of the older fields, which has the same settings (`Cluster.SlowStartConfig`).
+fn older_slow_start(
+    wire: Option<wire_cluster::cluster::SlowStartConfig>,
+) -> Result<Option<SlowStart>, Unusable> {
+    SlowStart::decode(wire.map(|wire| {
+        let wire_cluster::cluster::SlowStartConfig { slow_start_window, aggression, min_weight_percent } =
+            wire;
+        lb_common::SlowStartConfig { slow_start_window, aggression, min_weight_percent }
+    }))
 }
 
 /// Decodes the settings common to all policies.

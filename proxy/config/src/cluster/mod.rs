@@ -59,7 +59,7 @@ pub struct Cluster {
     pub session_statuses: SessionStatuses,
     /// The load balancing policy.
     pub balancing: Balancing,
-    /// How an endpoint that is new begins. Only for [`Balancing::RoundRobin`] and [`Balancing::LeastRequest`].
+    /// How an endpoint that is new begins. Not for [`Balancing::Random`] and [`Balancing::Hashing`].
     pub slow_start: Option<SlowStart>,
     /// The hashes of requests, if they are not those of the route. Only for [`Balancing::Hashing`].
     pub hash_policies: HashPolicies,

@@ -4,12 +4,14 @@ use outrigger_config::cluster::Balancing;
 use outrigger_config::endpoint::hashing::{HashFunction, Hashing};
 use outrigger_proto::xds::cluster::cluster::common_lb_config::LocalityConfigSpecifier;
 use outrigger_proto::xds::cluster::cluster::{
-    CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig, RingHashLbConfig, ring_hash_lb_config,
+    CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig, RingHashLbConfig, RoundRobinLbConfig,
+    SlowStartConfig, ring_hash_lb_config,
 };
 use outrigger_proto::xds::core::RuntimeDouble;
 use outrigger_proto::xds::protobuf::{Any, UInt64Value};
 use outrigger_proto::xds::{
-    cluster, core, lb_common, least_request, maglev, random, ring_hash, round_robin, type_url, wrr_locality,
+    cluster, core, lb_common, least_request, maglev, peak_ewma, random, ring_hash, round_robin, type_url,
+    wrr_locality,
 };
 
 use crate::fixture::*;
@@ -108,8 +110,43 @@ fn settings_in_the_deprecated_fields_apply() {
     };
     let config = LeastRequestLbConfig { choice_count: number(9), ..Default::default() };
     assert_eq!(older(config), Ok((Balancing::LeastRequest { choices: 9 }, None)));
-    let config = LeastRequestLbConfig { slow_start_config: Some(Default::default()), ..Default::default() };
-    assert_eq!(older(config).unwrap_err(), "least_request_lb_config.slow_start_config");
+    let aggression = Some(RuntimeDouble { default_value: 0.0, runtime_key: String::new() });
+    let slow = SlowStartConfig { aggression, ..Default::default() };
+    let config = LeastRequestLbConfig { slow_start_config: Some(slow), ..Default::default() };
+    assert_eq!(older(config).unwrap_err(), "least_request_lb_config.slow_start_config.aggression");
+}
+
+#[test]
+fn slow_start_is_the_same_in_each_form() {
+    let decoded = |change: &dyn Fn(&mut cluster::Cluster)| {
+        let mut wire = cart_cluster();
+        wire.load_balancing_policy = None;
+        change(&mut wire);
+        let mut builder = cart();
+        accept(&mut builder, CART, "2", cluster_body(wire));
+        build(&mut builder).cluster(CART).unwrap().slow_start
+    };
+    let window = || seconds(60);
+    let newer = || Some(lb_common::SlowStartConfig { slow_start_window: window(), ..Default::default() });
+    let older = || Some(SlowStartConfig { slow_start_window: window(), ..Default::default() });
+    let listed = |any: Any| decoded(&|wire| wire.load_balancing_policy = Some(list(vec![any.clone()])));
+    let forms = [
+        listed(packed(type_url::PEAK_EWMA, &peak_ewma::PeakEwma { slow_start_config: newer() })),
+        listed(least_request(|wire| wire.slow_start_config = newer())),
+        decoded(&|wire| {
+            wire.lb_policy = LbPolicy::RoundRobin.into();
+            let slow_start_config = older();
+            wire.lb_config = Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config }));
+        }),
+        decoded(&|wire| {
+            wire.lb_policy = LbPolicy::LeastRequest.into();
+            let config = LeastRequestLbConfig { slow_start_config: older(), ..Default::default() };
+            wire.lb_config = Some(LbConfig::LeastRequestLbConfig(config));
+        }),
+    ];
+    assert!(forms[0].is_some());
+    assert!(forms.iter().all(|form| *form == forms[0]), "{forms:?}");
+    assert_eq!(listed(packed(type_url::PEAK_EWMA, &peak_ewma::PeakEwma::default())), None);
 }
 
 #[test]

@@ -103,7 +103,9 @@ pub fn places() -> Vec<Place> {
                 *of = older(LbPolicy::LeastRequest, Some(LbConfig::LeastRequestLbConfig(config)));
             })
             .probe("round_robin_lb_config", |of: &mut cluster::Cluster| {
-                let slow_start_config = Some(Default::default());
+                let slow_start_window = seconds(60);
+                let slow_start_config =
+                    Some(cluster::cluster::SlowStartConfig { slow_start_window, ..Default::default() });
                 let config = cluster::cluster::RoundRobinLbConfig { slow_start_config };
                 *of = older(LbPolicy::RoundRobin, Some(LbConfig::RoundRobinLbConfig(config)));
             })
@@ -242,21 +244,6 @@ pub fn places() -> Vec<Place> {
                 let locality_config_specifier = Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(of));
                 in_common(CommonLbConfig { locality_config_specifier, ..Default::default() })
             },
-        ),
-        Place::new(
-            "Cluster.LeastRequestLbConfig",
-            "envoy.config.cluster.v3.Cluster.LeastRequestLbConfig",
-            cluster::cluster::LeastRequestLbConfig::default(),
-            |of| in_cluster(older(LbPolicy::LeastRequest, Some(LbConfig::LeastRequestLbConfig(of)))),
-        )
-        .probe("active_request_bias", move |of: &mut cluster::cluster::LeastRequestLbConfig| {
-            of.active_request_bias = Some(bias())
-        }),
-        Place::new(
-            "Cluster.RoundRobinLbConfig",
-            "envoy.config.cluster.v3.Cluster.RoundRobinLbConfig",
-            cluster::cluster::RoundRobinLbConfig::default(),
-            |of| in_cluster(older(LbPolicy::RoundRobin, Some(LbConfig::RoundRobinLbConfig(of)))),
         ),
         Place::new(
             "Cluster.OriginalDstLbConfig",

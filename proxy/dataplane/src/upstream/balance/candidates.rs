@@ -5,6 +5,10 @@ use fastrand::Rng;
 /// How many hosts are drawn before all are visited for a usable one.
 const DRAWS: usize = 3;
 
+/// How often another host is drawn instead of one that starts slowly. Only if nearly all hosts are new, one of them gets more than its
+/// part.
+const REDRAWS: usize = 8;
+
 /// The hosts that may get an attempt: the usable ones of a group. Few are visited where most are usable.
 #[derive(Clone, Copy)]
 pub(in crate::upstream) struct Candidates<'a> {
@@ -16,17 +20,41 @@ pub(in crate::upstream) struct Candidates<'a> {
     pub(in crate::upstream) weight_sums: Option<&'a [u64]>,
     /// Returns whether the host of an index is usable.
     pub(in crate::upstream) usable: &'a dyn Fn(usize) -> bool,
+    /// Returns the part of its weight, from 0 to 1, that the host of an index has while it starts slowly. `None` without slow start.
+    pub(in crate::upstream) part: Option<&'a dyn Fn(usize) -> f64>,
 }
 
 impl Candidates<'_> {
     /// Returns a random host, with a probability in proportion to its weight, and another than `not` if there is one.
     ///
-    /// With weights, `not` may be returned again: otherwise both of two would always be drawn, and their weights would not count.
-    pub(in crate::upstream) fn draw(&self, not: Option<usize>, rng: &mut Rng) -> Option<usize> {
-        match self.weight_sums {
+    /// With weights, `not` may be returned again: otherwise both of two would always be drawn, and their weights would not count. A host
+    /// that starts slowly is returned as often as its part of its weight says. Instead of it another one is drawn; beside `not`,
+    /// none, so that a pair of hosts is drawn as often in either order, and each of equal hosts gets its share.
+    pub(super) fn draw(&self, not: Option<usize>, rng: &mut Rng) -> Option<usize> {
+        let once = |rng: &mut Rng| match self.weight_sums {
             Some(sums) => self.draw_by_weight(sums, rng),
             None => self.draw_evenly(not, rng),
+        };
+        let drawn = once(rng)?;
+        if !self.is_too_new(drawn, rng) {
+            return Some(drawn);
         }
+        if not.is_some() {
+            return None;
+        }
+        let redrawn = (0..REDRAWS).find_map(|_| once(rng).filter(|host| !self.is_too_new(*host, rng)));
+        redrawn.or(Some(drawn))
+    }
+
+    /// Returns `picked`, which was not drawn, or another host if it starts slowly.
+    pub(super) fn unless_new(&self, picked: usize, rng: &mut Rng) -> usize {
+        if self.is_too_new(picked, rng) { self.draw(None, rng).unwrap_or(picked) } else { picked }
+    }
+
+    /// Returns whether an attempt is not for this host, because it starts slowly.
+    fn is_too_new(&self, host: usize, rng: &mut Rng) -> bool {
+        let part = self.part.map_or(1.0, |part| part(host));
+        part < 1.0 && rng.f64() >= part
     }
 
     /// Returns a random host other than `not`, whatever its weight.

@@ -16,7 +16,8 @@ pub(super) fn pick(
 ) -> Option<usize> {
     if choices > 2 && candidates.hosts.len() <= choices as usize {
         let all = candidates.all(rng);
-        return all.into_iter().reduce(|best, other| by.better(best, other, rng));
+        let best = all.into_iter().reduce(|best, other| by.better(best, other, rng))?;
+        return Some(candidates.unless_new(best, rng));
     }
     best_drawn(candidates, choices, by, rng)
 }

@@ -21,8 +21,9 @@ pub(super) fn best_drawn(
 ) -> Option<usize> {
     let mut best = candidates.draw(None, rng)?;
     for _ in 1..choices {
-        let Some(other) = candidates.draw(Some(best), rng) else { break };
-        best = by.better(best, other, rng);
+        if let Some(other) = candidates.draw(Some(best), rng) {
+            best = by.better(best, other, rng);
+        }
     }
     Some(best)
 }

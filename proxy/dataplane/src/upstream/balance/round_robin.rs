@@ -21,7 +21,7 @@ impl RoundRobin {
     ) -> Option<usize> {
         let next = match candidates.weight_sums {
             Some(_) => candidates.draw(None, rng)?,
-            None => self.next(candidates)?,
+            None => candidates.unless_new(self.next(candidates)?, rng),
         };
         Some(by.unless_failing(next, |rng| candidates.draw(Some(next), rng), rng))
     }

@@ -42,7 +42,7 @@ impl Picks {
     /// Returns the index of the host for one more request.
     pub fn pick(&mut self) -> Option<usize> {
         let Self { balancer, loads, hosts, rng, now } = self;
-        let candidates = Candidates { group: 0, hosts, weight_sums: None, usable: &|_| true };
+        let candidates = Candidates { group: 0, hosts, weight_sums: None, usable: &|_| true, part: None };
         balancer.pick(|at| loads[at].cost(*now), |at| &loads[at], &candidates, *now, rng)
     }
 }

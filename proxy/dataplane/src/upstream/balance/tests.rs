@@ -1,3 +1,5 @@
+mod slow_start;
+
 use std::time::Duration;
 
 use super::load::Load;
@@ -17,7 +19,7 @@ fn well(cost: &dyn Fn(usize) -> Option<f64>) -> Comparison<'_> {
 
 /// The usable ones of a group of so many.
 fn alike<'a>(hosts: &'a [usize], usable: &'a dyn Fn(usize) -> bool) -> Candidates<'a> {
-    Candidates { group: 0, hosts, weight_sums: None, usable }
+    Candidates { group: 0, hosts, weight_sums: None, usable, part: None }
 }
 
 /// How often of a thousand `pick` chooses each of so many.

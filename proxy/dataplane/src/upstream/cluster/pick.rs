@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::Cluster;
 use super::availability::Allowed;
 use super::membership::Membership;
+use super::slow_start::part;
 use crate::upstream::balance::Candidates;
 use crate::upstream::host::Host;
 use crate::upstream::shared::Moment;
@@ -264,6 +265,8 @@ impl Cluster {
             return members.of_hash(hash, usable).map(|index| Rc::clone(&hosts[index]));
         }
         let random = || self.rng.borrow_mut().f64();
+        let config = self.config.borrow();
+        let part = config.slow_start.as_ref().map(|slow| move |host: usize| part(slow, &hosts[host], now));
         let picked = members.groups().pick(members.availability().by_group(), random, |group, at| {
             let Group { hosts: of_group, weight_sums, .. } = group;
             let candidates = Candidates {
@@ -271,16 +274,11 @@ impl Cluster {
                 hosts: of_group,
                 weight_sums: weight_sums.as_deref(),
                 usable: &usable,
+                part: part.as_ref().map(|part| part as &dyn Fn(usize) -> f64),
             };
             let (cost, load) = (|at: usize| hosts[at].cost(now.clock), |at: usize| &hosts[at].load);
-            let picked = {
-                let rng = &mut *self.rng.borrow_mut();
-                self.balancer.borrow().pick(cost, load, &candidates, now.clock, rng)?
-            };
-            match &self.config.borrow().slow_start {
-                None => Some(picked),
-                Some(slow) => Some(self.unless_slow(slow, hosts, picked, &candidates, now)),
-            }
+            let rng = &mut *self.rng.borrow_mut();
+            self.balancer.borrow().pick(cost, load, &candidates, now.clock, rng)
         });
         picked.map(|index| Rc::clone(&hosts[index]))
     }

@@ -4,6 +4,7 @@ use outrigger_proto::xds::core::health_check::payload::Payload as Bytes;
 use outrigger_proto::xds::core::health_check::{HealthChecker, HttpHealthCheck, Payload, TcpHealthCheck};
 use outrigger_proto::xds::core::{HealthCheck, RequestMethod};
 use outrigger_proto::xds::least_request::LeastRequest;
+use outrigger_proto::xds::peak_ewma::PeakEwma;
 use outrigger_proto::xds::round_robin::RoundRobin;
 use outrigger_proto::xds::types::{CodecClientType, Int64Range, Percent};
 
@@ -118,18 +119,26 @@ fn a_port_is_not_checked_in_another_protocol_than_its_own() {
 
 #[test]
 fn slow_start_is_a_setting_of_the_balancer() {
-    let config = |kind: &str| {
-        let spec = format!(
-            "loadBalancer: {{type: {kind}}}, slowStart: {{window: 30s, minWeightPercent: 5, aggressionPercent: 150}}"
-        );
+    let configs = |balancer: &str| {
+        let spec =
+            format!("{balancer} slowStart: {{window: 30s, minWeightPercent: 5, aggressionPercent: 150}}");
         let list = super::cluster(&[&policy(&spec)]).load_balancing_policy.unwrap().policies;
-        let [policy] = <[_; 1]>::try_from(list).unwrap();
-        policy.typed_extension_config.unwrap().typed_config.unwrap().value
+        let config = |of: outrigger_proto::xds::cluster::load_balancing_policy::Policy| {
+            of.typed_extension_config.unwrap().typed_config.unwrap().value
+        };
+        list.into_iter().map(config).collect::<Vec<_>>()
     };
+    let config = |kind: &str| configs(&format!("loadBalancer: {{type: {kind}}},")).remove(0);
     let round_robin = RoundRobin::decode(&config("RoundRobin")[..]).unwrap().slow_start_config.unwrap();
     assert_eq!(round_robin.slow_start_window, millis(30_000));
     assert_eq!(round_robin.min_weight_percent, Some(Percent { value: 5.0 }));
     assert_eq!(round_robin.aggression.as_ref().unwrap().default_value, 1.5);
     let least_request = LeastRequest::decode(&config("LeastRequest")[..]).unwrap().slow_start_config.unwrap();
     assert_eq!(least_request, round_robin);
+    for balancer in ["", "loadBalancer: {type: PeakEWMA},"] {
+        let [own, others] = <[_; 2]>::try_from(configs(balancer)).unwrap();
+        let own = PeakEwma::decode(&own[..]).unwrap().slow_start_config.unwrap();
+        let others = LeastRequest::decode(&others[..]).unwrap().slow_start_config.unwrap();
+        assert_eq!((&own, &others), (&round_robin, &round_robin), "{balancer:?}");
+    }
 }

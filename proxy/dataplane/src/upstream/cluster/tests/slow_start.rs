@@ -26,7 +26,13 @@ fn of_third(cluster: &Cluster) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_endpoint_begins_with_a_small_share_which_grows() {
-    for balancing in [Balancing::RoundRobin, Balancing::LeastRequest { choices: 2 }] {
+    let all = u32::MAX;
+    for balancing in [
+        Balancing::PeakEwma,
+        Balancing::RoundRobin,
+        Balancing::LeastRequest { choices: 2 },
+        Balancing::LeastRequest { choices: all },
+    ] {
         let (cluster, endpoints) = slow(balancing);
         let first = share(&cluster, |number| number == 1);
         assert!(
