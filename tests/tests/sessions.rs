@@ -109,6 +109,14 @@ async fn a_client_stays_while_others_come_and_go_and_moves_when_its_endpoint_die
         let new = browser.stays(&web, 20).await;
         assert_ne!(new, own);
         assert_ne!((&browser.cookies, &browser.header), (&before.0, &before.1));
+
+        // Of 110 requests, the first one had no session, and that of an endpoint that has died moved.
+        let counted = async |outcome: &str| {
+            let labels = format!("outcome=\"{outcome}\"");
+            web.metric("outrigger_upstream_sessions_total", &labels).await
+        };
+        assert_eq!((counted("kept").await, counted("moved").await), (108.0, 1.0));
+        assert!(counted("new").await >= 4.0, "those that have looked for the four endpoints too");
     }
 }
 

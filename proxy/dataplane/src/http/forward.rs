@@ -30,6 +30,7 @@ use super::replay::{BufferLimits, ReplayBody};
 use super::reply::{Reply, ResponseGuard};
 use super::request_context::RequestContext;
 use super::request_timeout::{Owe, RequestLimit, RequestTimeout};
+use super::session;
 use super::time_limit::TimeLimit;
 use super::trace_context::Trace;
 use crate::codec::answer::Payload;
@@ -157,6 +158,7 @@ impl Forwarding<'_> {
                         head.headers.insert(ATTEMPT_COUNT, progress.begun.into());
                     }
                     if let Some(session) = &self.session {
+                        session::count(session, host.address, &self.cluster.series);
                         let (of, now) = (&self.cluster.name, SystemTime::now());
                         session.answered_by(host.address, of, now, &mut cx.response_changes);
                     }

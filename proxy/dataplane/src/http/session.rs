@@ -2,6 +2,7 @@
 //!
 //! Called for requests of listeners that have the filter for sessions; other requests only check whether the listener has it.
 
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use outrigger_config::endpoint::HealthStatus;
@@ -15,6 +16,7 @@ use outrigger_policy::stateful_session::Session;
 use outrigger_policy::weighted_cluster::Share;
 
 use crate::codec::head::RequestHead;
+use crate::metrics::ClusterSeries;
 
 /// Returns the session of a request that goes to the cluster of `share`. `None` if it can have none.
 pub(super) fn of<'a>(
@@ -60,6 +62,15 @@ pub(super) fn share<'r>(
         }
     }
     without_endpoint
+}
+
+/// Counts a response by the endpoint at this address, for the cluster that it is of.
+pub(super) fn count(session: &Session<'_>, answered_by: SocketAddr, series: &ClusterSeries) {
+    match session.pinned() {
+        None => series.sessions_new.increment(),
+        Some(pinned) if pinned.address == answered_by => series.sessions_kept.increment(),
+        Some(_) => series.sessions_moved.increment(),
+    }
 }
 
 fn has_filter(manager: &HttpConnectionManager) -> bool {

@@ -114,6 +114,9 @@ fn used(totals: &ClusterTotals, ejections: Value) -> Value {
         checks_failed,
         failing_checks,
         panics,
+        sessions_new,
+        sessions_kept,
+        sessions_moved,
     } = totals;
     json!({
         "attempts": attempts,
@@ -137,6 +140,9 @@ fn used(totals: &ClusterTotals, ejections: Value) -> Value {
         "health_checks_failed": checks_failed,
         "endpoints_failing_checks": failing_checks,
         "panics": panics,
+        "sessions_new": sessions_new,
+        "sessions_kept": sessions_kept,
+        "sessions_moved": sessions_moved,
     })
 }
 

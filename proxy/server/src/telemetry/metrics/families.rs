@@ -156,6 +156,9 @@ pub(super) fn upstream(
             checks_failed: _,
             failing_checks: _,
             panics: _,
+            sessions_new: _,
+            sessions_kept: _,
+            sessions_moved: _,
         } = totals;
     };
     let by_cluster = |value: fn(&ClusterTotals) -> u64| -> Vec<(Labels, f64)> {
@@ -176,6 +179,7 @@ pub(super) fn upstream(
         outcomes.map(|(outcome, count)| (labels([("cluster", &**name), ("outcome", outcome)]), count as f64))
     });
     vec![
+        sessions(clusters),
         counter("outrigger_upstream_attempts_total", "Attempts begun", |of| of.attempts),
         counter("outrigger_upstream_retries_total", "Attempts after the first", |of| of.retries),
         counter(
@@ -251,6 +255,22 @@ pub(super) fn upstream(
             |of| of.pending,
         ),
     ]
+}
+
+/// Sessions, of clusters that have had any.
+fn sessions(clusters: &BTreeMap<Name, ClusterTotals>) -> Family {
+    let series = clusters.iter().flat_map(|(name, of)| {
+        let outcomes = [("new", of.sessions_new), ("kept", of.sessions_kept), ("moved", of.sessions_moved)];
+        let any = outcomes.iter().any(|(_, count)| *count > 0);
+        let series = outcomes
+            .map(|(outcome, count)| (labels([("cluster", &**name), ("outcome", outcome)]), count as f64));
+        any.then_some(series).into_iter().flatten()
+    });
+    Family::counter(
+        "outrigger_upstream_sessions_total",
+        "Responses to requests with session persistence",
+        series,
+    )
 }
 
 /// Telemetry that was delivered and lost.

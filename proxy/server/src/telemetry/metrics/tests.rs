@@ -232,6 +232,7 @@ fn every_metric_is_documented_with_its_kind_and_labels_and_every_documented_metr
     let timed_out = RequestRecord { reason: Some(Reason::UpstreamRequestTimeout), ..failed_call() };
     let sources = sources(1, &[to_cart(), timed_out, audited()]);
     sources.workers.worker().cluster(&"checked".into()).checks_passed.increment();
+    sources.workers.worker().cluster(&"sessions".into()).sessions_kept.increment();
     let application = ApplicationLoad { cluster: "a".into(), limit: Some(8), in_flight: 8, waiting: 2 };
     let all = sources.families().into_iter().chain(overload::families(&[application]));
     // The last one of a name, which has series.
