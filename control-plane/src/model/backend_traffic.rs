@@ -6,6 +6,7 @@ use outrigger_core::Name;
 
 use super::health_check::HealthCheck;
 use super::hedging::Hedging;
+use super::locality::Locality;
 use super::service::Overload;
 use super::session_persistence::SessionPersistence;
 use super::slow_start::SlowStart;
@@ -17,6 +18,8 @@ pub struct BackendTraffic {
     pub load_balancer: Option<LoadBalancer>,
     /// How an endpoint that is new begins. Not with [`LoadBalancer::Random`] and those that hash.
     pub slow_start: Option<SlowStart>,
+    /// Which endpoints are preferred by where they are.
+    pub locality: Option<Locality>,
     /// The limits of each caller's sidecar.
     pub limits: Limits,
     /// How many requests may be retries.
@@ -41,6 +44,7 @@ impl BackendTraffic {
         let Self {
             load_balancer,
             slow_start,
+            locality,
             limits,
             retries,
             hedging,
@@ -69,6 +73,7 @@ impl BackendTraffic {
         let all = [
             load_balancer.as_ref().map(|balancer| format!("loadBalancer {}", balancer.name())),
             slow_start.map(|slow| format!("slowStart {:?}", slow.window)),
+            locality.as_ref().map(|of| format!("locality {}", of.preference.name())),
             number("maxConnections", connections),
             number("maxPendingRequests", pending_requests),
             number("maxRequests", requests),

@@ -30,6 +30,7 @@ pub mod health_check;
 pub mod hedging;
 pub mod external_authorization;
 pub mod slow_start;
+pub mod locality;
 pub mod fault_injection;
 pub mod rate_limit;
 pub mod route;

@@ -56,6 +56,7 @@ fn apply_traffic(scope: Scope<'_>, cluster: &mut Cluster, traffic: &BackendTraff
     let BackendTraffic {
         load_balancer,
         slow_start,
+        locality: _, // of the endpoints
         limits: Limits { connections, pending_requests, requests },
         retries: _, // set by the caller
         hedging: hedges,

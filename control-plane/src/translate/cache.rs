@@ -12,8 +12,8 @@ use crate::model::service::ServiceKey;
 
 /// The kinds that depend on endpoints: clusters have the identities of theirs.
 pub(super) const ENDPOINT_KINDS: [Kind; 2] = [Kind::Cluster, Kind::Endpoints];
-/// The kinds that depend on the policies about callers: clusters, and the sessions of routes.
-pub(super) const CALLER_KINDS: [Kind; 3] = [Kind::Cluster, Kind::Listener, Kind::Route];
+/// The kinds that depend on the policies about callers: clusters, the order of their endpoints, and the sessions of routes.
+pub(super) const CALLER_KINDS: [Kind; 4] = Kind::ALL;
 /// The kinds that depend on routes.
 pub(super) const ROUTE_KINDS: [Kind; 2] = [Kind::Listener, Kind::Route];
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use outrigger_core::Name;
 use outrigger_proto::xds::core::{HealthStatus, Locality};
 use outrigger_proto::xds::endpoint::Endpoint as WireEndpoint;
+use outrigger_proto::xds::endpoint::cluster_load_assignment::Policy;
 use outrigger_proto::xds::metadata;
 use outrigger_proto::xds::protobuf::{UInt32Value, Value};
 use prost::Message;
@@ -16,6 +17,7 @@ use super::destination::Target;
 use super::scope::{Location, Scope};
 use super::wire::{socket_address, text, uint};
 use crate::model::endpoint::{Endpoint, EndpointHealth};
+use crate::model::locality::{Locality as LocalityPolicy, Preference};
 use crate::model::mesh::Mesh;
 use crate::model::service::TrafficPolicy;
 
@@ -39,6 +41,15 @@ pub(super) fn load_assignment(scope: Scope<'_>, target: &Target) -> LoadAssignme
             all.retain(|endpoint| endpoint.node.as_ref() == Some(node));
         }
     }
+    let locality_policy = locality_policy(mesh, target);
+    let traffic = match locality_policy.and_then(|of| of.min_endpoints) {
+        Some(least) => {
+            let near =
+                all.iter().filter(|of| takes(of.health) && of.zone.is_some() && of.zone == location.zone);
+            if near.count() < least as usize { TrafficPolicy::Cluster } else { traffic }
+        }
+        None => traffic,
+    };
     let last_resort = !all.iter().any(|endpoint| takes(endpoint.health));
     let mut zones: BTreeMap<(u32, Option<Name>), Vec<LbEndpoint>> = BTreeMap::new();
     for endpoint in all {
@@ -48,7 +59,8 @@ pub(super) fn load_assignment(scope: Scope<'_>, target: &Target) -> LoadAssignme
             EndpointHealth::Draining => HealthStatus::Draining,
             EndpointHealth::Ready | EndpointHealth::NotReady => continue,
         };
-        let group = (distance(traffic, &location, &endpoint), endpoint.zone.clone());
+        let distance = distance(traffic, locality_policy, &location, &endpoint);
+        let group = (distance, endpoint.zone.clone());
         zones.entry(group).or_default().push(lb_endpoint(&endpoint, health));
     }
     // Priorities have no gaps (`LocalityLbEndpoints.priority`).
@@ -57,13 +69,35 @@ pub(super) fn load_assignment(scope: Scope<'_>, target: &Target) -> LoadAssignme
     let localities = zones
         .into_iter()
         .map(|((distance, zone), endpoints)| locality(zone.as_deref(), priority(distance), endpoints));
-    LoadAssignment { cluster_name: target.name(scope.domain()).to_string(), endpoints: localities.collect() }
+    let overprovisioning = locality_policy.and_then(|of| of.overprovisioning_percent);
+    LoadAssignment {
+        cluster_name: target.name(scope.domain()).to_string(),
+        endpoints: localities.collect(),
+        policy: overprovisioning
+            .map(|percent| Policy { overprovisioning_factor: uint(percent), ..Default::default() }),
+    }
 }
 
 /// Returns which endpoints of a target the viewer calls. The endpoint of a target that is one was chosen by the client.
 pub(super) fn traffic_policy(mesh: &Mesh, target: &Target) -> TrafficPolicy {
     let entry = mesh.service(&target.service).filter(|_| target.only.is_none());
-    entry.map_or(TrafficPolicy::Cluster, |entry| entry.service.traffic)
+    let of_service = entry.map_or(TrafficPolicy::Cluster, |entry| entry.service.traffic);
+    // That no other endpoints are called is more than a preference.
+    if of_service == TrafficPolicy::SameNode {
+        return of_service;
+    }
+    match locality_policy(mesh, target).map(|of| of.preference) {
+        None => of_service,
+        Some(Preference::None) => TrafficPolicy::Cluster,
+        Some(Preference::SameZone) => TrafficPolicy::PreferSameZone,
+        Some(Preference::SameNode) => TrafficPolicy::PreferSameNode,
+    }
+}
+
+/// Returns which endpoints of a target are preferred, as the policy of its port says.
+fn locality_policy<'a>(mesh: &'a Mesh, target: &Target) -> Option<&'a LocalityPolicy> {
+    let traffic = mesh.caller_policies(&target.service, target.port).traffic?;
+    traffic.locality.as_ref().filter(|_| target.only.is_none())
 }
 
 /// A pod of a dual-stack service has an endpoint in each family, and is called by one: else it would count twice.
@@ -75,13 +109,18 @@ fn retain_one_family(mesh: &Mesh, target: &Target, all: &mut Vec<Endpoint>) {
 }
 
 /// Returns how far an endpoint is from the viewer: farther ones are called if no nearer one is available.
-fn distance(traffic: TrafficPolicy, from: &Location, to: &Endpoint) -> u32 {
+fn distance(traffic: TrafficPolicy, policy: Option<&LocalityPolicy>, from: &Location, to: &Endpoint) -> u32 {
     let other_node = from.node.is_none() || to.node != from.node;
-    let other_zone = from.zone.is_some() && to.zone != from.zone;
+    let of_zone = match &from.zone {
+        Some(zone) if to.zone.as_ref() != Some(zone) => {
+            1 + policy.map_or(0, |policy| policy.rank(zone, to.zone.as_ref()))
+        }
+        _ => 0,
+    };
     match traffic {
         TrafficPolicy::Cluster | TrafficPolicy::SameNode => 0,
-        TrafficPolicy::PreferSameZone => other_zone.into(),
-        TrafficPolicy::PreferSameNode if other_node => 1 + u32::from(other_zone),
+        TrafficPolicy::PreferSameZone => of_zone,
+        TrafficPolicy::PreferSameNode if other_node => 1 + of_zone,
         TrafficPolicy::PreferSameNode => 0,
     }
 }
@@ -130,6 +169,8 @@ pub(super) struct LoadAssignment {
     cluster_name: String,
     #[prost(message, repeated, tag = "2")]
     endpoints: Vec<LocalityEndpoints>,
+    #[prost(message, optional, tag = "4")]
+    policy: Option<Policy>,
 }
 
 /// `envoy.config.endpoint.v3.LocalityLbEndpoints`.

@@ -9,6 +9,7 @@ use super::bounded::{LARGEST, number, positive};
 use super::health_check::WireHealthCheck;
 use super::hedging::WireHedging;
 use super::load_balancer::WireLoadBalancer;
+use super::locality::WireLocality;
 use super::outlier_detection::WireOutlierDetection;
 use super::policy::{PolicyRules, PolicySpec};
 use super::retry_budget::WireRetryBudget;
@@ -32,6 +33,7 @@ struct WireSpec {
     target_refs: ServiceTargets,
     load_balancer: Option<WireLoadBalancer>,
     slow_start: Option<WireSlowStart>,
+    locality: Option<WireLocality>,
     limits: Option<WireLimits>,
     retry_budget: Option<WireRetryBudget>,
     hedging: Option<WireHedging>,
@@ -67,6 +69,7 @@ impl TryFrom<WireSpec> for BackendTrafficPolicySpec {
             target_refs,
             load_balancer,
             slow_start,
+            locality,
             limits,
             retry_budget,
             hedging,
@@ -91,6 +94,7 @@ impl TryFrom<WireSpec> for BackendTrafficPolicySpec {
         let traffic = BackendTraffic {
             load_balancer,
             slow_start,
+            locality: locality.map(WireLocality::decode).transpose()?,
             limits: Limits {
                 connections: number(limits.max_connections),
                 pending_requests: number(limits.max_pending_requests),
@@ -132,6 +136,7 @@ mod tests {
         SuccessRate,
     };
     use crate::model::hedging::Hedging;
+    use crate::model::locality::{Failover, Locality, Preference};
     use crate::model::session_persistence::SessionPersistence;
     use crate::model::slow_start::SlowStart;
     use std::time::Duration;
@@ -158,7 +163,8 @@ mod tests {
                consecutive5xxErrors: 5, consecutiveGatewayErrors: 6, consecutiveLocalOriginFailures: 0,
                failurePercentage: {threshold: 7, minimumHosts: 8, requestVolume: 9},
                successRate: {minimumHosts: 10, requestVolume: 11, stdevFactor: 1200}}, overload: Observe, sessionPersistence: {type: Header, sessionName: X-At},
-             hedging: {percentile: 97.5, minDelay: 0s, maxDelay: 300ms}",
+             hedging: {percentile: 97.5, minDelay: 0s, maxDelay: 300ms},
+             locality: {preference: SameZone, failover: [{from: a, to: [b]}], minEndpoints: 2, overprovisioningPercent: 100}",
         );
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         let expected = BackendTraffic {
@@ -167,6 +173,12 @@ mod tests {
                 window: Duration::from_secs(60),
                 min_weight_percent: Some(5),
                 aggression_percent: Some(50),
+            }),
+            locality: Some(Locality {
+                preference: Preference::SameZone,
+                failover: vec![Failover { from: "a".into(), to: vec!["b".into()] }],
+                min_endpoints: Some(2),
+                overprovisioning_percent: Some(100),
             }),
             limits: Limits { connections: Some(1), pending_requests: Some(2), requests: Some(3) },
             retries: Some(RetryLimit::Budget(RetryBudget {

@@ -20,6 +20,7 @@ mod authorization_policy;
 mod backend_traffic_policy;
 mod x_backend_traffic_policy;
 mod slow_start;
+mod locality;
 mod load_balancer;
 mod outlier_detection;
 mod health_check;

@@ -249,7 +249,7 @@ fn a_changed_policy_wakes_the_callers_of_its_service() {
         Dependency::Service(service) => Some((service, kinds)),
         _ => None,
     });
-    let kinds = BTreeSet::from([Kind::Cluster, Kind::Listener, Kind::Route]);
+    let kinds = BTreeSet::from(Kind::ALL);
     let cart = (ServiceKey::new("shop", "cart"), kinds);
     assert_eq!(services.collect::<Vec<_>>(), [cart]);
     let changed: Cluster = read(&catalog, Kind::Cluster, CART);

@@ -4,6 +4,8 @@ use outrigger_proto::xds::endpoint::lb_endpoint;
 use super::*;
 use crate::model::registration::PodNetwork;
 
+mod policies;
+
 /// The viewer's pod, on a node in a zone.
 fn at(node: &str, zone: Option<&str>) -> Registrations {
     let mut all = Registrations::of_cluster();
@@ -24,7 +26,7 @@ fn at(node: &str, zone: Option<&str>) -> Registrations {
     all
 }
 
-/// Returns the addresses of each priority for the viewer.
+/// Returns the addresses of each priority for the viewer, of four endpoints in three zones.
 fn priorities(traffic: TrafficPolicy, pods: Registrations) -> Vec<Vec<String>> {
     let mut entry = plain(AppProtocol::Http);
     Arc::make_mut(&mut entry.service).traffic = traffic;
@@ -37,7 +39,12 @@ fn priorities(traffic: TrafficPolicy, pods: Registrations) -> Vec<Vec<String>> {
     entry.endpoints = Arc::new(Endpoints { ports: vec![(80, endpoints.into())] });
     let catalog = catalog(entry.clone());
     catalog.publish(Arc::new(Mesh::from_iter([entry]).with_registrations(pods)));
-    let assignment: ClusterLoadAssignment = read(&catalog, Kind::Endpoints, CART);
+    by_priority(&catalog)
+}
+
+/// Returns the addresses of each priority for the viewer.
+fn by_priority(catalog: &Catalog) -> Vec<Vec<String>> {
+    let assignment: ClusterLoadAssignment = read(catalog, Kind::Endpoints, CART);
     let mut groups: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     for locality in &assignment.endpoints {
         for endpoint in &locality.lb_endpoints {
