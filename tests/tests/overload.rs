@@ -82,6 +82,10 @@ async fn an_overloaded_application_gets_what_it_can_process_and_the_rest_is_refu
     let waits = async || server.metric("outrigger_upstream_overload_waits_total", "").await;
     let refusals_counted = async || server.metric("outrigger_upstream_overload_refused_total", "").await;
     assert!(waits().await > 0.0 && refusals_counted().await > 0.0);
+    let limit = async || server.metric("outrigger_upstream_overload_limit", "").await;
+    let waiting = async || server.metric("outrigger_upstream_overload_waiting", "").await;
+    eventually("a limit and a queue", async || (limit().await > 0.0 && waiting().await > 0.0).then_some(()))
+        .await;
 
     // Whatever was refused before, nothing is from then on.
     for mode in ["observe", "off"] {
@@ -99,4 +103,5 @@ async fn an_overloaded_application_gets_what_it_can_process_and_the_rest_is_refu
         sleep(Duration::from_secs(1)).await;
         assert_eq!(waits().await > before, mode == "observe", "{mode}");
     }
+    assert_eq!(limit().await, 0.0, "what is not watched has no limit");
 }
