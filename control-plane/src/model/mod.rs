@@ -9,6 +9,7 @@ mod conditions;
 mod unverified_claims;
 mod question_cycles;
 pub(crate) mod policies;
+mod policy_targets;
 mod both_kinds;
 mod needed_service;
 mod needed_secret;

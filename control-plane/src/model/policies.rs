@@ -7,19 +7,18 @@ use std::sync::Arc;
 
 use outrigger_core::Name;
 
-use super::attachment::{id_prefix, selects};
 use super::both_kinds::OfBothKinds;
 use super::gateway_traffic::GatewayTraffic;
 use super::inventory::{Inventory, seniority};
 use super::needed_secret;
 use super::needed_service::{self, unresolved};
 use super::policy::{NamespacePolicies, Place, Policy, PolicyName};
+use super::policy_targets::{NotAttached, places};
 use super::resource::policy::{PolicyRules, PolicySpec, TargetRef};
 use super::resource::reference::ParentRef;
 use super::resource::value::{Group, KindName, ObjectName, SectionName};
 use super::resource::{Kind, Metadata, ResourceId};
 use super::route::InvalidBackend;
-use super::service::{ServiceKey, ServiceType};
 use super::status::{CONFLICTED, Condition, ConditionKind, ParentStatus, RouteStatus};
 
 /// Returns the active policies of a namespace, and the status of each.
@@ -80,15 +79,6 @@ fn policy<S>(name: PolicyName, places: Vec<Place>, spec: &Arc<S>) -> Policy<S> {
 /// The policies by kind and target, of those kinds of which one applies. None is the namespace.
 type Taken = BTreeMap<(Kind, Option<TargetRef>), ResourceId>;
 
-/// Why a policy does not apply to a target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NotAttached {
-    /// A reason of GEP-713: `TargetNotFound`, `Conflicted` or `Invalid`.
-    pub(super) reason: &'static str,
-    /// For users.
-    pub(super) message: String,
-}
-
 type Attached = (Option<TargetRef>, Result<Vec<Place>, NotAttached>);
 
 /// Finds the places of each target of a policy; None is its namespace. If the policies of a target are not `merged`, the first one that
@@ -123,102 +113,6 @@ fn attach(
         [] => vec![one(None)],
         targets => targets.iter().map(|target| one(Some(target))).collect(),
     }
-}
-
-/// Returns the places that a target means.
-pub(super) fn places(
-    inventory: &Inventory,
-    metadata: &Metadata,
-    target: &TargetRef,
-) -> Result<Vec<Place>, NotAttached> {
-    let namespace = &metadata.id.namespace;
-    match target {
-        TargetRef::Pods(labels) => Ok(vec![Place::Pods(labels.clone())]),
-        TargetRef::Route { kind: Kind::TcpRoute, name, .. } if !metadata.id.kind.judges_connections() => {
-            let message = format!("TCPRoute {name} has no requests, to which {} applies", metadata.id.kind);
-            Err(NotAttached { reason: "Invalid", message })
-        }
-        TargetRef::Gateway { name, .. } => Err(NotAttached {
-            reason: "Invalid",
-            message: format!("Gateway {name}: policies of Gateways are not supported yet"),
-        }),
-        TargetRef::Service { name, section } => {
-            let service = ServiceKey { namespace: namespace.clone(), name: name.clone() };
-            let found = inventory.service(&service).ok_or_else(|| not_found("Service", namespace, name))?;
-            let external = matches!(found.service_type, ServiceType::ExternalName(_));
-            if external && metadata.id.kind.concerns_callers() {
-                return Err(NotAttached {
-                    reason: "Invalid",
-                    message: format!("Service {name} is outside of the mesh (ExternalName)"),
-                });
-            }
-            let port = match section {
-                None => None,
-                Some(section) => {
-                    let named = found.ports.iter().find(|port| port.name == *section);
-                    Some(named.ok_or_else(|| no_section("Service", name, "port", section))?.number)
-                }
-            };
-            Ok(vec![Place::Service { service, port }])
-        }
-        TargetRef::Route { kind, name, section } => {
-            route(inventory, namespace, *kind, name, section.as_ref())
-        }
-    }
-}
-
-/// Returns the places of a route: of requests that match it, or of the whole ports that a TCPRoute is attached to. Only Services of the
-/// policy's namespace have them: a policy must not decide about those of others.
-fn route(
-    inventory: &Inventory,
-    namespace: &Name,
-    kind: Kind,
-    name: &Name,
-    section: Option<&Name>,
-) -> Result<Vec<Place>, NotAttached> {
-    let id = ResourceId { kind, namespace: namespace.clone(), name: name.clone() };
-    let route = inventory.route(&id).ok_or_else(|| not_found(kind.name(), namespace, name))?;
-    let rules = match section {
-        None => None,
-        Some(section) => {
-            let rules = route.spec.rules.iter().enumerate();
-            let named: Vec<_> = rules.filter(|(_, rule)| rule.name.as_ref() == Some(section)).collect();
-            if named.is_empty() {
-                return Err(no_section(kind.name(), name, "rule", section));
-            }
-            Some(named.into_iter().map(|(at, _)| at).collect())
-        }
-    };
-    let parents = route.spec.parents.0.iter().filter(|parent| parent.is_service());
-    let own = parents.filter(|parent| route.parent(parent).namespace == *namespace);
-    let services: Vec<_> =
-        own.filter_map(|parent| Some((parent, inventory.service(&route.parent(parent))?))).collect();
-    if services.is_empty() {
-        return Err(NotAttached {
-            reason: "Invalid",
-            message: format!("{kind} {name} is attached to no Service of namespace {namespace}"),
-        });
-    }
-    if kind != Kind::TcpRoute {
-        return Ok(vec![Place::Route { prefix: id_prefix(&id).into(), rules }]);
-    }
-    let of_service = |(parent, service): &(&ParentRef, &super::service::Service)| {
-        let ports: Vec<_> = service.ports.iter().filter(|port| selects(parent, port)).collect();
-        let place = |port: &&super::service::ServicePort| Place::Service {
-            service: service.key.clone(),
-            port: Some(port.number),
-        };
-        ports.iter().map(place).collect::<Vec<_>>()
-    };
-    Ok(services.iter().flat_map(of_service).collect())
-}
-
-fn not_found(kind: &str, namespace: &Name, name: &Name) -> NotAttached {
-    NotAttached { reason: "TargetNotFound", message: format!("there is no {kind} {namespace}/{name}") }
-}
-
-fn no_section(kind: &str, name: &Name, what: &str, section: &Name) -> NotAttached {
-    NotAttached { reason: "TargetNotFound", message: format!("{kind} {name} has no {what} named {section}") }
 }
 
 /// Returns the status: one entry for each target, and one for the namespace if pods are selected.

@@ -9,7 +9,7 @@ use crate::model::inventory::Inventory;
 use crate::model::mesh::Mesh;
 use crate::model::needed_secret::{UnusableSecret, unusable};
 use crate::model::needed_service::{Unresolved, unresolved};
-use crate::model::policies::places;
+use crate::model::policy_targets::places;
 use crate::model::question_cycles;
 use crate::model::rate_limit::RateLimit;
 use crate::model::resource::policy::{PolicyRules, PolicySpec, TargetRef};
