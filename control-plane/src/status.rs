@@ -29,8 +29,8 @@ pub struct Status {
     /// Ignored unknown fields of accepted cluster objects.
     #[serde(default)]
     pub ignored_fields: Vec<String>,
-    /// The conditions of routes and policies that are False: what is attached to nothing, conflicts with another one, or needs
-    /// a Service that cannot be used.
+    /// The conditions of routes and policies that are False, or whose message names a part without effect: what is attached to nothing,
+    /// conflicts with another one, or needs a Service that cannot be used, or a claim of tokens that are not verified.
     #[serde(default)]
     pub unmet_conditions: Vec<String>,
     /// The registered workloads.

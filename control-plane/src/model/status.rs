@@ -20,11 +20,12 @@ pub struct RouteStatus {
 }
 
 impl RouteStatus {
-    /// Returns the conditions that are False, each with the parent or target that it is about: `Service cart: Accepted=False
-    /// (Conflicted): ...`.
+    /// Returns the conditions that are False, and those with a message: a part has no effect. Each has the parent or target that it is about:
+    /// `Service cart: Accepted=False (Conflicted): ...`.
     pub(crate) fn unmet(&self) -> impl Iterator<Item = String> {
         self.parents.iter().flat_map(|ParentStatus { parent, conditions }| {
-            let unmet = conditions.iter().filter(|condition| !condition.status);
+            let unmet =
+                conditions.iter().filter(|condition| !condition.status || !condition.message.is_empty());
             unmet.map(move |condition| format!("{parent}: {condition}"))
         })
     }

@@ -120,6 +120,10 @@ fn the_status_follows_the_policies_of_the_namespace_and_of_the_mesh() {
     let of_mesh = |builder: &MeshBuilder| builder.conditions("RateLimitPolicy outrigger-system/all");
     assert_eq!(own(&builder), [message("Service cart"), message("Service stock")]);
     assert_eq!(of_mesh(&builder), [message("any place of the mesh")]);
+    let listed: Vec<_> =
+        builder.statuses().values().flat_map(|status| status.unmet().collect::<Vec<_>>()).collect();
+    let expected = ["Service cart", "Service stock"].map(|target| format!("{target}: {}", message(target)));
+    assert!(expected.iter().all(|line| listed.contains(line)), "{listed:?}");
 
     builder.with(&[&tokens("t", CART)]);
     assert_eq!(own(&builder), [accepted(), message("Service stock")]);
