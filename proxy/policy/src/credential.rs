@@ -60,7 +60,7 @@ impl Place {
                 });
                 found.extend(values.map(|value| match str::from_utf8(value) {
                     Ok(value) => Cow::Borrowed(unquoted(value)),
-                    Err(_) => String::from_utf8_lossy(value),
+                    Err(_) => String::from_utf8_lossy(value.trim_ascii()),
                 }));
             }
         }

@@ -55,6 +55,12 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn what_fuzzing_found() {
+        // Blanks after a cookie that is not text, at the end of a line from which another one is removed.
+        credentials(b"/\nkey=1; other=\xff ");
+    }
+
     proptest! {
         #[test]
         fn credentials_of_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
