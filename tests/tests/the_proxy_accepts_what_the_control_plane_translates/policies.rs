@@ -135,7 +135,8 @@ pub(crate) fn every_backend_traffic() -> Vec<Value> {
         policy(
             "all",
             None,
-            json!({"loadBalancer": {"type": "PeakEWMA"}, "outlierDetection": ejection, "healthCheck": http,
+            json!({"loadBalancer": {"type": "PeakEWMA"}, "outlierDetection": ejection, "healthCheck": http, "slowStart": {"window": "30s"},
+            "locality": {"preference": "SameNode", "failover": [{"from": "a", "to": ["b", "c"]}], "minEndpoints": 2, "overprovisioningPercent": 10_000},
             "limits": {"maxConnections": 1, "maxPendingRequests": 2, "maxRequests": 3}, "connectTimeout": "250ms", "overload": "Observe",
             "retryBudget": {"percent": 100, "interval": "1h", "minRetryRate": {"count": 4, "interval": "2s"}}}),
         ),
