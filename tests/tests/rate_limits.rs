@@ -197,17 +197,15 @@ async fn a_global_limit_whose_service_does_not_exist_is_reported_and_holds_nothi
 #[tokio::test]
 async fn the_users_of_a_caller_are_counted_by_a_claim_of_their_tokens() {
     let signer = TokenSigner::new("ES256", "k");
-    let issuer = format!("issuer: 'https://idp.example', keys: {{inline: '{}'}}", key_set([&signer]));
-    let authentication = policy("users", &format!("mode: Optional, jwt: {{issuers: [{{{issuer}}}]}}"))
-        .replace("RateLimitPolicy", "AuthenticationPolicy");
-    let mesh = Mesh::start(&(example(1) + &authentication)).await;
+    let inline = format!("keys: {{inline: '{}'}}", key_set([&signer]));
+    let mesh = Mesh::start(&example(1).replace("keys: {uri: https://idp.example/keys}", &inline)).await;
     let orders = Application::echo("orders").await;
     let _served = mesh.sidecar("orders").serves("orders", orders.address).start().await;
     let web = mesh.sidecar("web").start().await;
     let expires =
         (SystemTime::now() + Duration::from_secs(600)).duration_since(UNIX_EPOCH).unwrap().as_secs();
     let token = |more: &str| {
-        let claims = format!(r#"{{"iss":"https://idp.example","exp":{expires}{more}}}"#);
+        let claims = format!(r#"{{"iss":"https://idp.example","aud":"shop","exp":{expires}{more}}}"#);
         format!("Authorization: Bearer {}\r\n", signer.token(&claims))
     };
     let get = async |fields: &str| web.client().await.request("GET", "orders", "/", fields).await;
