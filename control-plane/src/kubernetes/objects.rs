@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
+use outrigger_core::Name;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
@@ -88,9 +89,13 @@ impl Objects {
         match report {
             SecretReport::Current(object) => self.set(Kind::Secret, id, *object),
             SecretReport::Missing => self.remove(id),
-            SecretReport::Unreadable(_) if self.known.contains_key(id) => {}
+            // What was read stays. Another reason replaces the former one.
+            SecretReport::Unreadable(_) if self.known.get(id).is_some_and(|known| !known.is_object("")) => {}
             SecretReport::Unreadable(reason) => {
                 let resource = Some(Arc::new(Resource::unreadable_secret(id.clone(), &reason)));
+                if self.known.get(id).is_some_and(|known| known.resource == resource) {
+                    return;
+                }
                 let (namespace, name) = (id.namespace.to_string(), id.name.to_string());
                 let (uid, resource_version) = (String::new(), String::new());
                 let origin = Origin::Object { namespace, name, uid, resource_version };
@@ -108,15 +113,29 @@ impl Objects {
         }
     }
 
-    /// Returns the Secrets that policies refer to.
+    /// Returns the Secrets that policies refer to: of their own namespace, or permitted by a ReferenceGrant.
     pub(super) fn secrets_of_policies(&self) -> BTreeSet<ResourceId> {
         let kind = Kind::AuthenticationPolicy;
+        let of_policy = |policy: &Arc<Resource>| {
+            let mut secrets = policy.secrets();
+            let namespace = &policy.metadata.id.namespace;
+            secrets.retain(|id| {
+                let mut grants = self.resources(Kind::ReferenceGrant, &id.namespace);
+                id.namespace == *namespace || grants.any(|grant| grant.permits_secret(kind, namespace, id))
+            });
+            secrets
+        };
         let first = ResourceId { kind, namespace: "".into(), name: "".into() };
         let policies = self.known.range(first..).take_while(|(id, _)| id.kind == kind);
-        policies
-            .filter_map(|(_, known)| known.resource.as_ref())
-            .flat_map(|policy| policy.secrets())
-            .collect()
+        policies.filter_map(|(_, known)| known.resource.as_ref()).flat_map(of_policy).collect()
+    }
+
+    /// Returns the resources of a kind and namespace.
+    fn resources(&self, kind: Kind, namespace: &Name) -> impl Iterator<Item = &Arc<Resource>> {
+        let first = ResourceId { kind, namespace: namespace.clone(), name: "".into() };
+        let found = self.known.range(first..);
+        let same = move |id: &ResourceId| id.kind == kind && id.namespace == *namespace;
+        found.take_while(move |(id, _)| same(id)).filter_map(|(_, known)| known.resource.as_ref())
     }
 
     fn apply_event(&mut self, kind: Kind, event: Event<DynamicObject>) {

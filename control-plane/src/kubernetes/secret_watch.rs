@@ -1,10 +1,14 @@
 //! Lists and watches the Secrets with API keys that policies refer to, and no others.
 //!
 //! Each is selected by its name and its label, so that RBAC can permit single names (`resourceNames`), and without such policies no
-//! permission is needed. A Secret that this account may not list is reported as unreadable, and attempted again.
+//! permission is needed.
+//!
+//! The configuration waits for the first list of each Secret, so that a policy never refuses requests because its keys are not read yet. The
+//! wait is bounded: a Secret whose list fails, or takes too long, is reported as unreadable, and attempted again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
@@ -13,13 +17,20 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::WeakSender;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::reflector::{FIRST_PAUSE, LONGEST_PAUSE, WATCH_SECONDS, explain, status_code};
 use crate::model::resource::{API_KEYS, Kind, ResourceId};
 use crate::source::sync::SyncStatus;
+
+/// How long the configuration waits for the first list of a Secret.
+const FIRST_LIST: Duration = Duration::from_secs(5);
+
+/// The number of Secrets that are listed for the first time at once.
+const CONCURRENT_LISTS: usize = 16;
 
 /// What is known of a Secret.
 #[derive(Debug)]
@@ -28,7 +39,7 @@ pub(super) enum SecretReport {
     Current(Box<DynamicObject>),
     /// There is none with this name and the label.
     Missing,
-    /// It was never read, because this account may not.
+    /// It was never read, for this reason.
     Unreadable(String),
 }
 
@@ -48,7 +59,9 @@ struct Watch<T> {
     /// Weak, so that the receiver sees the end of the reflectors.
     reports: WeakSender<T>,
     convert: fn(ResourceId, SecretReport) -> T,
-    failures: Mutex<BTreeMap<ResourceId, String>>,
+    lists: Semaphore,
+    /// By Secret that is watched, with why it cannot be read now.
+    failures: Mutex<BTreeMap<ResourceId, Option<String>>>,
 }
 
 /// The receiver of the reports was dropped.
@@ -62,7 +75,8 @@ impl<T: Send + 'static> SecretWatches<T> {
         reports: WeakSender<T>,
         convert: fn(ResourceId, SecretReport) -> T,
     ) -> Self {
-        let watch = Watch { client, sync, reports, convert, failures: Mutex::default() };
+        let lists = Semaphore::new(CONCURRENT_LISTS);
+        let watch = Watch { client, sync, reports, convert, lists, failures: Mutex::default() };
         Self {
             watch: watch.into(),
             runtime: Handle::current(),
@@ -78,10 +92,11 @@ impl<T: Send + 'static> SecretWatches<T> {
             if let Some((task, _)) = self.watched.remove(id) {
                 task.abort();
             }
-            self.watch.set_failure(id, None);
+            self.watch.forget(id);
         }
         for id in wanted {
             if !self.watched.contains_key(id) {
+                lock(&self.watch.failures).insert(id.clone(), None);
                 let (watch, of) = (Arc::clone(&self.watch), id.clone());
                 let task = self.tasks.spawn_on(async move { drop(watch.run(&of).await) }, &self.runtime);
                 self.watched.insert(id.clone(), (task, false));
@@ -106,6 +121,18 @@ impl<T: Send + 'static> SecretWatches<T> {
 impl<T> Watch<T> {
     /// Lists and watches a Secret until the receiver of the reports is dropped.
     async fn run(&self, id: &ResourceId) -> Result<(), Closed> {
+        let first = FirstList::new();
+        let report_overdue = async {
+            sleep_until(first.overdue).await;
+            match first.missing() {
+                Some(reason) => self.report_unreadable(id, reason).await,
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(self.list_and_watch(id, &first), report_overdue).map(drop)
+    }
+
+    async fn list_and_watch(&self, id: &ResourceId, first: &FirstList) -> Result<(), Closed> {
         let api = Api::<DynamicObject>::namespaced_with(
             self.client.clone(),
             &id.namespace,
@@ -115,42 +142,69 @@ impl<T> Watch<T> {
             .timeout(WATCH_SECONDS)
             .fields(&format!("metadata.name={}", id.name))
             .labels(&format!("{API_KEYS}=true"));
-        let (mut pause, mut listed) = (FIRST_PAUSE, false);
+        let mut pause = FIRST_PAUSE;
         loop {
+            let mut permit = match first.missing() {
+                Some(_) => self.lists.acquire().await.ok(),
+                None => None,
+            };
+            // A list that is not answered does not hold up those of other Secrets.
+            let release = Instant::now() + FIRST_LIST;
             let mut stream = std::pin::pin!(watcher(api.clone(), config.clone()).default_backoff());
             let mut present = false;
-            while let Some(next) = stream.next().await {
+            loop {
+                let next = tokio::select! {
+                    next = stream.next() => next,
+                    () = sleep_until(release), if permit.is_some() => {
+                        permit = None;
+                        continue;
+                    }
+                };
                 match next {
-                    Ok(Event::Init) => present = false,
-                    Ok(Event::InitApply(object) | Event::Apply(object)) => {
+                    None => break,
+                    Some(Ok(Event::Init)) => present = false,
+                    Some(Ok(Event::InitApply(object) | Event::Apply(object))) => {
                         present = true;
                         self.report(id, SecretReport::Current(object.into())).await?;
                     }
-                    Ok(Event::Delete(_)) => self.report(id, SecretReport::Missing).await?,
-                    Ok(Event::InitDone) => {
+                    Some(Ok(Event::Delete(_))) => self.report(id, SecretReport::Missing).await?,
+                    Some(Ok(Event::InitDone)) => {
                         if !present {
                             self.report(id, SecretReport::Missing).await?;
                         }
-                        (pause, listed) = (FIRST_PAUSE, true);
+                        (pause, permit) = (FIRST_PAUSE, None);
+                        first.set_missing(None);
                         self.set_failure(id, None);
                     }
                     // The connection ended. The next attempt follows within a second, and fails if the API server is away.
-                    Err(watcher::Error::WatchFailed(error)) if !matches!(error, kube::Error::Api(_)) => {}
+                    Some(Err(watcher::Error::WatchFailed(error)))
+                        if !matches!(error, kube::Error::Api(_)) => {}
                     // The watch has expired.
-                    Err(error) if status_code(&error) == Some(410) => break,
-                    Err(error) => {
+                    Some(Err(error)) if status_code(&error) == Some(410) => break,
+                    Some(Err(error)) => {
+                        permit = None;
                         let reason = explain(&error);
-                        if status_code(&error) == Some(403) && !listed {
-                            self.report(id, SecretReport::Unreadable(reason.clone())).await?;
+                        if first.missing().is_some() {
+                            first.set_missing(Some(reason.clone()));
+                            // A permission is not given within a moment; what else is wrong may end with the next attempt.
+                            if status_code(&error) == Some(403) || Instant::now() >= first.overdue {
+                                self.report_unreadable(id, reason.clone()).await?;
+                            }
                         }
                         self.set_failure(id, Some(reason));
                         break;
                     }
                 }
             }
+            drop(permit);
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    async fn report_unreadable(&self, id: &ResourceId, reason: String) -> Result<(), Closed> {
+        self.set_failure(id, Some(reason.clone()));
+        self.report(id, SecretReport::Unreadable(reason)).await
     }
 
     async fn report(&self, id: &ResourceId, report: SecretReport) -> Result<(), Closed> {
@@ -158,19 +212,60 @@ impl<T> Watch<T> {
         reports.send((self.convert)(id.clone(), report)).await.map_err(|_| Closed)
     }
 
-    /// Records whether a Secret can be read now. Logs what is new.
+    /// Records whether a Secret can be read now. Logs what is new. A task whose Secret is no longer watched may still run: what it records is
+    /// ignored.
     fn set_failure(&self, id: &ResourceId, failure: Option<String>) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = match &failure {
-            Some(reason) => failures.insert(id.clone(), reason.clone()),
-            None => failures.remove(id),
-        };
+        let mut failures = lock(&self.failures);
+        let Some(known) = failures.get_mut(id) else { return };
+        let old = std::mem::replace(known, failure.clone());
         match (&failure, &old) {
             (Some(reason), _) if failure != old => tracing::warn!(%id, reason, "a Secret cannot be read now"),
-            (None, Some(_)) => tracing::info!(%id, "the Secret is read again, or no longer needed"),
+            (None, Some(_)) => tracing::info!(%id, "the Secret is read again"),
             _ => {}
         }
-        let first = failures.iter().next().map(|(id, reason)| format!("{id}: {reason}"));
+        self.publish(&failures);
+    }
+
+    /// Forgets a Secret that is no longer watched.
+    fn forget(&self, id: &ResourceId) {
+        let mut failures = lock(&self.failures);
+        failures.remove(id);
+        self.publish(&failures);
+    }
+
+    fn publish(&self, failures: &BTreeMap<ResourceId, Option<String>>) {
+        let mut all = failures.iter().filter_map(|(id, reason)| Some((id, reason.as_ref()?)));
+        let first = all.next().map(|(id, reason)| format!("{id}: {reason}"));
         self.sync.set_failure(Kind::Secret.name(), first);
     }
 }
+
+/// The first list of a Secret, for which the configuration waits.
+struct FirstList {
+    /// When the configuration no longer waits.
+    overdue: Instant,
+    /// Why there was none yet. None once there was one.
+    missing: Mutex<Option<String>>,
+}
+
+impl FirstList {
+    fn new() -> Self {
+        let missing = Some(format!("the API server has not answered within {FIRST_LIST:?}"));
+        Self { overdue: Instant::now() + FIRST_LIST, missing: missing.into() }
+    }
+
+    fn missing(&self) -> Option<String> {
+        lock(&self.missing).clone()
+    }
+
+    fn set_missing(&self, missing: Option<String>) {
+        *lock(&self.missing) = missing;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

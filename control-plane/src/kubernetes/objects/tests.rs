@@ -236,8 +236,19 @@ fn a_secret_of_a_policy_is_read_and_keeps_its_good_keys_while_it_is_refused() {
         json!({"apiKeys": {"secrets": [{"name": "s", "namespace": "keys"}], "from": [{"header": "x"}]}});
     let mut policy = policy(1, "Allow");
     (policy.data["kind"], policy.data["spec"]) = ("AuthenticationPolicy".into(), spec);
-    assert!(objects.secrets_of_policies().is_empty());
     apply_event(&mut objects, Kind::AuthenticationPolicy, Event::Apply(policy.clone()));
+    objects.update().unwrap();
+    // A Secret of another namespace is not read before its namespace permits that.
+    for (version, to, permitted) in [(1, "t", false), (2, "s", true)] {
+        let mut grant = service("g", version, 80);
+        grant.metadata.namespace = Some("keys".into());
+        let from = json!({"group": "outrigger.dev", "kind": "AuthenticationPolicy", "namespace": "shop"});
+        let to = json!({"group": "", "kind": "Secret", "name": to});
+        (grant.data["kind"], grant.data["spec"]) =
+            ("ReferenceGrant".into(), json!({"from": [from], "to": [to]}));
+        apply_event(&mut objects, Kind::ReferenceGrant, Event::Apply(grant));
+        assert_eq!(!objects.secrets_of_policies().is_empty(), permitted);
+    }
     objects.update().unwrap();
     let id = ResourceId { kind: Kind::Secret, namespace: "keys".into(), name: "s".into() };
     assert_eq!(objects.secrets_of_policies(), [id.clone()].into());
@@ -253,6 +264,8 @@ fn a_secret_of_a_policy_is_read_and_keeps_its_good_keys_while_it_is_refused() {
         Some((resource, update.refusals.len()))
     };
     let good = "cGFydG5lci1rZXktb2YtYWNtZQo=";
+    assert_eq!(next(SecretReport::Unreadable("away".into())), Some((Some(Some(true)), 0)));
+    assert_eq!(next(SecretReport::Unreadable("away".into())), None, "nothing is new");
     assert_eq!(next(SecretReport::Unreadable("forbidden".into())), Some((Some(Some(true)), 0)));
     assert_eq!(next(SecretReport::Current(secret(1, good))), Some((Some(Some(false)), 0)));
     assert_eq!(next(SecretReport::Unreadable("forbidden".into())), None, "what was read is used");

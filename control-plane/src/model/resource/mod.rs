@@ -58,6 +58,7 @@ pub(super) mod value;
 
 use std::sync::Arc;
 
+use outrigger_core::Name;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -140,6 +141,17 @@ impl Resource {
             Body::Policy(spec) => spec.secrets(&self.metadata.id.namespace),
             _ => Vec::new(),
         }
+    }
+
+    /// Returns true if it is a ReferenceGrant that lets policies of this kind and namespace refer to a Secret.
+    pub(crate) fn permits_secret(&self, policy: Kind, namespace: &Name, to: &ResourceId) -> bool {
+        let Body::ReferenceGrant(grant) = &self.body else { return false };
+        let ResourceId { kind, namespace: of, name } = to;
+        self.metadata.id.namespace == *of
+            && grant.permissions().any(|(from, from_namespace, to_kind, to_name)| {
+                let granted = **from == *policy.name() && from_namespace == namespace && to_kind == *kind;
+                granted && to_name.is_none_or(|to_name| to_name == name)
+            })
     }
 
     /// Returns the text of a Secret with hashes in place of its keys. Returns None for other kinds, whose text is not secret.
