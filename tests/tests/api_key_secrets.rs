@@ -151,6 +151,18 @@ async fn without_a_key_the_target_denies_and_says_why() {
     mesh.write("keys.yaml", &secret(&format!("acme: {FIRST}")));
     becomes(&web, FIRST, 200).await;
     assert_eq!(status(&web, SECOND).await, 401);
+    // Revoked by an edit. A version that is refused gives no key back.
+    mesh.write("keys.yaml", &secret("acme: ''"));
+    becomes(&web, FIRST, 403).await;
+    mesh.write("keys.yaml", &secret("acme: short"));
+    mesh.refusal("stringData.acme: is shorter than 16 characters").await;
+    assert_eq!(status(&web, FIRST).await, 403);
+    mesh.write("keys.yaml", &secret(&format!("acme: {FIRST}")));
+    becomes(&web, FIRST, 200).await;
+    mesh.write("keys.yaml", &secret(""));
+    becomes(&web, FIRST, 403).await;
+    mesh.write("keys.yaml", &secret(&format!("acme: {FIRST}")));
+    becomes(&web, FIRST, 200).await;
     // Deleted with its keys.
     mesh.write("keys.yaml", "");
     becomes(&web, FIRST, 403).await;

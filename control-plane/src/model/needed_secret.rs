@@ -48,6 +48,14 @@ pub(super) fn resolved(
             unusable.push(UnusableSecret { secret: id.clone(), reason, code, field: field.clone(), message });
         }
     }
+    if known.clients.is_empty()
+        && unusable.is_empty()
+        && let Some(secret) = spec.secrets(&metadata.id.namespace).into_iter().next()
+    {
+        let (reason, code, field) = ("InvalidSecret", Code::UnusableSecret, "spec.apiKeys.secrets".into());
+        let message = "neither the policy nor its Secrets have a key: every request is refused".into();
+        unusable.push(UnusableSecret { secret, reason, code, field, message });
+    }
     let api_keys = Some(ApiKeys { clients: known.clients, ..keys.clone() });
     (Arc::new(Authentication { api_keys, ..(**of).clone() }), unusable)
 }
@@ -90,14 +98,19 @@ impl Known {
         };
         let mut unusable = Vec::new();
         if let Some(problem) = &secret.problem {
-            let kept = if secret.keys.is_empty() { "" } else { "; its last good version is used" };
+            let kept = if secret.stands_in { "" } else { "; its last good version is used" };
             unusable.push(("InvalidSecret", Code::UnusableSecret, format!("{id} {problem}{kept}")));
         }
         let mut own = Vec::new();
+        let mut duplicate = |message: String| {
+            unusable.push(("DuplicateClient", Code::DuplicateClient, format!("{id}: {message}")));
+        };
+        for client in &secret.without_keys {
+            if let Some(place) = self.places.get(client) {
+                duplicate(format!("client {client}, without a key, is in {place} too, whose keys are used"));
+            }
+        }
         for (client, hash) in &secret.keys {
-            let mut duplicate = |message: String| {
-                unusable.push(("DuplicateClient", Code::DuplicateClient, format!("{id}: {message}")));
-            };
             if let Some(place) = self.places.get(client) {
                 duplicate(format!("client {client} is in {place} too, whose keys are used"));
             } else if let Some((other, _)) = self.clients.iter().find(|(_, known)| known == hash) {
@@ -106,7 +119,11 @@ impl Known {
                 own.push((client.clone(), hash.clone()));
             }
         }
-        self.places.extend(own.iter().map(|(client, _)| (client.clone(), id.to_string())));
+        // A client without a key is in this place too: a later Secret adds no key to it.
+        let without = secret.without_keys.iter().filter(|client| !self.places.contains_key(*client));
+        let clients = own.iter().map(|(client, _)| client).chain(without);
+        let places: Vec<_> = clients.map(|client| (client.clone(), id.to_string())).collect();
+        self.places.extend(places);
         self.clients.extend(own);
         unusable.dedup();
         unusable
@@ -184,6 +201,27 @@ mod tests {
         builder.with_refused(&secret("a", "acme: short, beta: other"));
         let why = "ResolvedRefs=False (InvalidSecret): Secret shop/a is refused: stringData.acme: is shorter than 16 characters";
         assert_eq!(outcome(&builder), (vec!["acme".into()], why.into()));
+    }
+
+    #[test]
+    fn an_empty_secret_or_entry_revokes_the_keys_also_of_later_secrets() {
+        let mut builder = MeshBuilder::default();
+        builder.with(&[&policy("secrets: [{name: a}, {name: b}]"), &secret("a", ACME)]);
+        builder.with(&[&secret("b", "acme: another-key-of-acme, beta: key-of-client-beta")]);
+        assert_eq!(outcome(&builder).0, ["acme", "beta"]);
+        builder.with(&[&secret("a", "acme: ''")]);
+        let duplicate = "ResolvedRefs=False (DuplicateClient): \
+             Secret shop/b: client acme is in Secret shop/a too, whose keys are used";
+        assert_eq!(outcome(&builder), (vec!["beta".into()], duplicate.into()));
+        builder.with(&[&secret("b", "")]);
+        let none = "ResolvedRefs=False (InvalidSecret): neither the policy nor its Secrets have a key: every request is refused";
+        assert_eq!(outcome(&builder), (vec![], none.into()));
+        builder.with(&[&secret("a", ACME), &secret("b", "acme: ''")]);
+        let revoked = "ResolvedRefs=False (DuplicateClient): \
+             Secret shop/b: client acme, without a key, is in Secret shop/a too, whose keys are used";
+        assert_eq!(outcome(&builder), (vec!["acme".into()], revoked.into()));
+        builder.with(&[&secret("b", "")]);
+        assert_eq!(outcome(&builder), (vec!["acme".into()], RESOLVED.into()));
     }
 
     #[test]

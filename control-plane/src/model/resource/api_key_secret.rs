@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::api_key::{entry_of, hashes_of};
 use super::metadata::{API_KEYS, Metadata};
-use crate::model::diagnostic::{Code, Problem};
+use crate::model::diagnostic::Problem;
 
 /// The maximum number of keys in a Secret: the key of a request is compared with each.
 const MAX_KEYS: usize = 256;
@@ -19,8 +19,12 @@ const MAX_KEYS: usize = 256;
 /// The API keys of a Secret.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ApiKeySecret {
-    /// Each client with the SHA-256 of a key of it, in hexadecimal digits. Empty if no version of the Secret was ever accepted.
+    /// Each client with the SHA-256 of a key of it, in hexadecimal digits.
     pub(crate) keys: Vec<(Name, Name)>,
+    /// The clients without a key.
+    pub(crate) without_keys: Vec<Name>,
+    /// No version of the Secret was ever accepted: it has no clients.
+    pub(crate) stands_in: bool,
     /// What is wrong with the current version, after the Secret's name: `is refused: data.acme: is not Base64`. The keys are then those of the
     /// last good one.
     pub(crate) problem: Option<String>,
@@ -38,7 +42,7 @@ impl ApiKeySecret {
         if fields.get("type").is_some_and(|kind| kind != "Opaque") {
             return Err(Problem::new("type", "is not Opaque, as that of a Secret with API keys is"));
         }
-        let mut keys = Vec::new();
+        let (mut keys, mut without_keys) = (Vec::new(), Vec::new());
         let mut clients: BTreeMap<&str, &str> = BTreeMap::new();
         for list in ["data", "stringData"] {
             for (client, value) in entries(fields, list)? {
@@ -46,7 +50,11 @@ impl ApiKeySecret {
                 if let Some(other) = clients.insert(client, list) {
                     return Err(Problem::new(at, format!("is in {other} too")));
                 }
-                for hash in hashes(list, client, value).map_err(|reason| Problem::new(&at, reason))? {
+                let hashes = hashes(list, client, value).map_err(|reason| Problem::new(&at, reason))?;
+                if hashes.is_empty() {
+                    without_keys.push(client.into());
+                }
+                for hash in hashes {
                     if let Some((other, _)) = keys.iter().find(|(_, known)| *known == hash) {
                         return Err(Problem::new(at, format!("has a key of client {other} again")));
                     }
@@ -55,8 +63,7 @@ impl ApiKeySecret {
             }
         }
         match keys.len() {
-            0 => Err(Problem::of(Code::MissingField, "data", "has no entry: each is a client and its keys")),
-            1..=MAX_KEYS => Ok(Self { keys, problem: None }),
+            ..=MAX_KEYS => Ok(Self { keys, without_keys, stands_in: false, problem: None }),
             more => Err(Problem::new("data", format!("has {more} keys, of which it may have {MAX_KEYS}"))),
         }
     }
@@ -64,12 +71,18 @@ impl ApiKeySecret {
     /// Returns what stands for a Secret that is refused and has no good version.
     pub(super) fn stand_in(problem: &Problem) -> Self {
         let Problem { field, message, .. } = problem;
-        Self { keys: Vec::new(), problem: Some(format!("is refused: {field}: {message}")) }
+        Self::without_clients(format!("is refused: {field}: {message}"))
+    }
+
+    /// Returns what stands for a Secret of which no version was ever accepted.
+    pub(super) fn without_clients(problem: String) -> Self {
+        Self { keys: Vec::new(), without_keys: Vec::new(), stands_in: true, problem: Some(problem) }
     }
 
     /// Returns a document that has the same keys as hashes.
     pub(super) fn document(&self, metadata: &Metadata) -> Value {
-        let mut by_client: BTreeMap<&str, Vec<&Name>> = BTreeMap::new();
+        let without = self.without_keys.iter().map(|client| (&**client, Vec::new()));
+        let mut by_client: BTreeMap<&str, Vec<&Name>> = without.collect();
         for (client, hash) in &self.keys {
             by_client.entry(client).or_default().push(hash);
         }

@@ -110,12 +110,12 @@ pub(super) enum Body {
 }
 
 impl Resource {
-    /// Returns true if it stands for a policy that was refused, and denies what it is attached to, or for a Secret that was refused, and has no
-    /// keys.
+    /// Returns true if it stands for a policy that was refused, and denies what it is attached to, or for a Secret that was refused or cannot be
+    /// read, and has no clients.
     pub(crate) fn stands_in(&self) -> bool {
         match &self.body {
             Body::Policy(spec) => spec.stands_in(),
-            Body::Secret(secret) => secret.keys.is_empty(),
+            Body::Secret(secret) => secret.stands_in,
             _ => false,
         }
     }
@@ -130,8 +130,7 @@ impl Resource {
 
     /// Returns what stands for a Secret that the control plane cannot read.
     pub(crate) fn unreadable_secret(id: ResourceId, reason: &str) -> Self {
-        let problem = Some(format!("cannot be read: {reason}"));
-        let body = Body::Secret(ApiKeySecret { keys: Vec::new(), problem });
+        let body = Body::Secret(ApiKeySecret::without_clients(format!("cannot be read: {reason}")));
         Self { metadata: Metadata::of(id), body, remarks: Vec::new() }
     }
 
@@ -170,7 +169,7 @@ pub(crate) struct Decoded {
     pub(crate) id: Option<ResourceId>,
     pub(crate) outcome: Outcome,
     /// What a refused policy is replaced with if it fails closed and has no good version, so that it never admits more than the author meant. For a
-    /// refused Secret: one without keys.
+    /// refused Secret: one without clients.
     pub(crate) stand_in: Option<Arc<Resource>>,
     /// The index and the text of an item of a List. None if the resource is a document of its own.
     pub(crate) item: Option<(usize, Arc<str>)>,

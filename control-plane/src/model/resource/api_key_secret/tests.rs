@@ -43,12 +43,23 @@ fn each_entry_is_a_client_with_its_keys_of_which_the_hashes_are_kept() {
 }
 
 #[test]
+fn a_secret_or_an_entry_of_it_may_be_empty() {
+    for (part, clients) in [
+        ("type: Opaque", &[][..]),
+        ("data: {}, stringData: {}", &[]),
+        ("data: {acme: ''}, stringData: {beta: \"\\n\\n\"}", &["acme", "beta"]),
+    ] {
+        let secret = secret(part);
+        let without: Vec<_> = secret.without_keys.iter().map(|client| &**client).collect();
+        assert_eq!((&*without, secret.keys.len(), secret.stands_in), (clients, 0, false), "{part}");
+    }
+}
+
+#[test]
 fn an_error_names_the_entry_and_shows_nothing_of_it() {
     let key = "secret-key-of-acme";
     let invalid = STANDARD.encode(b"secret-key-of-acme\xff");
     for (part, expected) in [
-        ("type: Opaque", "data: has no entry: each is a client and its keys [missing-field]"),
-        ("data: {}, stringData: {}", "data: has no entry: each is a client and its keys [missing-field]"),
         ("data: {acme: 'secret-key!'}", "data.acme: is not Base64 [invalid-value]"),
         (&format!("data: {{acme: '{invalid}'}}"), "data.acme: is not UTF-8 [invalid-value]"),
         ("stringData: {acme: secret}", "stringData.acme: is shorter than 16 characters [invalid-value]"),
@@ -113,7 +124,7 @@ fn a_secret_without_the_label_is_not_read() {
 fn the_document_that_is_saved_has_the_same_keys_as_hashes() {
     let yaml = SECRET.replace(
         '@',
-        "stringData: {acme: \"first-key-of-acme\\nsecond-key-of-acme\", beta: key-of-client-beta}",
+        "stringData: {acme: \"first-key-of-acme\\nsecond-key-of-acme\", beta: key-of-client-beta, gamma: ''}",
     );
     let yaml = yaml.replace(
         "labels:",
