@@ -19,6 +19,7 @@ use outrigger_test_support::application::Application;
 use outrigger_test_support::client::Client;
 use outrigger_test_support::http1::ok;
 use outrigger_test_support::token::{TokenSigner, key_set};
+use outrigger_test_support::wait::eventually;
 use prost::Message;
 
 use support::names::{HOUR, NameServer, Says, named, port};
@@ -190,9 +191,10 @@ async fn keys_are_waited_for_within_their_timeout_if_the_name_server_is_silent()
     let answer = client.request("GET", "app", "/", &fields).await;
     assert_eq!((answer.status, answer.reason()), (503, "keys_unavailable"));
     names.says.send_replace(Says::Address("127.0.0.1", HOUR));
-    while client.request("GET", "app", "/", &fields).await.status != 200 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    eventually("keys once the name has an address", async || {
+        (client.request("GET", "app", "/", &fields).await.status == 200).then_some(())
+    })
+    .await;
     assert_eq!((names.asked(), app.requests()), (1, 1));
 }
 
@@ -213,9 +215,10 @@ async fn keys_that_cannot_be_fetched_open_no_door_until_they_can() {
         assert!(proxy.totals().process.key_set_fetches_failed > 0);
         let before = app.requests();
         *text.lock().unwrap() = key_set([&signer]);
-        while client.request("GET", "app", "/", &fields).await.status != 200 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        eventually("the key set", async || {
+            (client.request("GET", "app", "/", &fields).await.status == 200).then_some(())
+        })
+        .await;
         assert_eq!(app.requests(), before + 1);
     }
 }
@@ -233,10 +236,11 @@ async fn the_last_good_keys_stay_while_the_issuer_fails_or_is_gone() {
     let mut failing_for_a_while = async || {
         let failed = || proxy.totals().process.key_set_fetches_failed;
         let before = failed();
-        while failed() < before + 3 {
+        eventually("three failed fetches", async || {
             assert_eq!(client.request("GET", "app", "/", &fields).await.status, 200);
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+            (failed() >= before + 3).then_some(())
+        })
+        .await;
     };
     for bad in ["<html>sign in</html>".to_owned(), " ".repeat(5 << 20)] {
         *text.lock().unwrap() = bad;
