@@ -320,7 +320,7 @@ mod tests {
             &decided("d", &to("limits"), "judge"),
         ]);
         let expected = ["shop/b shop/judge:80", "shop/c shop/jury:80", "shop/d shop/limits:80"];
-        assert_eq!(unasked(&longer), expected, "app asks, because nobody needs it");
+        assert_eq!(unasked(&longer), expected, "app asks, since no answer depends on it");
     }
 
     #[test]
