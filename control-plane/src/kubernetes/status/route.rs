@@ -177,7 +177,9 @@ impl RouteObject {
             return None;
         }
         for accepted in conditions.iter_mut().filter(|one| one.kind == "Accepted" && one.status) {
-            accepted.message = self.notes.join("; ");
+            let of_model = std::mem::take(&mut accepted.message);
+            let notes = self.notes.iter().map(String::as_str).chain([&*of_model]);
+            accepted.message = notes.filter(|note| !note.is_empty()).collect::<Vec<_>>().join("; ");
         }
         Some(conditions)
     }

@@ -185,8 +185,12 @@ fn policy(spec: Value) -> Value {
 
 /// Returns the next `status.ancestors` of a policy that the model has read.
 fn next_of_policy(model: &mut Model, object: &Value) -> Vec<Value> {
+    next_of_kind(Kind::AuthorizationPolicy, model, object)
+}
+
+fn next_of_kind(kind: Kind, model: &mut Model, object: &Value) -> Vec<Value> {
     let update = model.read(object);
-    let id = ResourceId { kind: Kind::AuthorizationPolicy, namespace: "shop".into(), name: "p".into() };
+    let id = ResourceId { kind, namespace: "shop".into(), name: "p".into() };
     let statuses = model.0.statuses();
     let policy = RouteObject::of(&id, object).unwrap().decoded(&update);
     assert_eq!(policy.shape.list, "ancestors");
@@ -214,6 +218,26 @@ fn a_policy_has_an_entry_for_each_target_or_for_its_namespace() {
     );
     let whole = next_of_policy(&mut model, &policy(json!({"action": "Allow"})));
     assert_eq!(whole[0]["ancestorRef"], namespace);
+}
+
+#[test]
+fn a_claim_that_no_token_can_have_is_named_beside_the_fields_without_effect() {
+    let mut model = Model::with_catalog();
+    let catalog = json!([{"group": "", "kind": "Service", "name": "catalog"}]);
+    let limit = json!([{"requests": 1, "per": "Minute", "by": [{"claim": "sub"}]}]);
+    let mut object = policy(json!({"targetRefs": catalog, "local": limit}));
+    object["kind"] = json!("RateLimitPolicy");
+    let mut message = |object: &Value| {
+        let [accepted, _] = &texts(&next_of_kind(Kind::RateLimitPolicy, &mut model, object))[..] else {
+            panic!("not two conditions")
+        };
+        accepted.strip_prefix("Accepted=True (Accepted) at 1: ").unwrap().to_owned()
+    };
+    let claim = message(&object);
+    let start = "spec.local[0].by[0].claim: no request has the claim \"sub\", since no AuthenticationPolicy";
+    assert!(claim.starts_with(start), "{claim}");
+    object["spec"]["later"] = json!(1);
+    assert_eq!(message(&object), format!("spec.later: unknown field, ignored; {claim}"));
 }
 
 #[test]
