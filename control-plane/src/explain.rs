@@ -39,7 +39,8 @@ pub struct AppliedPolicy {
     /// Its namespace and name.
     pub name: String,
     /// What it does: `Deny`, `Allow`, `Audit`, `Ask`, `Limit` or `Inject`; whether requests need credentials: `Required`, `Optional` or `Off`; the
-    /// settings that it has.
+    /// settings that it has. `Limit` is followed by the ports at which its global limit is not asked, since the answers would need questions
+    /// that lead back to it.
     pub effect: String,
     /// What it is attached to: `mesh`, `namespace shop`, `Service payments, port 80`.
     pub attached_to: String,
@@ -176,9 +177,14 @@ fn of_kind<S: Meaning>(
     let (namespace, root) = (&service.service.key.namespace, ROOT_NAMESPACE.into());
     let found = |policy: &Policy<S>, width, attached_to, whole| {
         let (stage, effect, rules, denies) = describe(&policy.spec);
-        let unasked = policy.unasked.iter().any(|port| port.service == service.service.key);
-        let effect = if unasked && kind == Kind::ExternalAuthorizationPolicy { "Deny" } else { effect };
-        let (kind, name, effect) = (kind.name().to_owned(), policy.name.to_string(), effect.to_owned());
+        let unasked = policy.unasked.iter().filter(|port| port.service == service.service.key);
+        let unasked: Vec<_> = unasked.map(|target| format!("port {}", target.port)).collect();
+        let effect = match kind {
+            _ if unasked.is_empty() => effect.to_owned(),
+            Kind::RateLimitPolicy => format!("{effect}, no global limit at {}", unasked.join(", ")),
+            _ => "Deny".to_owned(),
+        };
+        let (kind, name) = (kind.name().to_owned(), policy.name.to_string());
         let (refused, denies) = (denies == Some(REFUSED), denies.map(str::to_owned));
         let line = AppliedPolicy { kind, name, effect, attached_to, rules, refused, denies };
         Found { stage, width, whole, line }
@@ -268,6 +274,38 @@ mod tests {
                 "shop/port loadBalancer Random by Service payments, port 80",
             ]
         );
+    }
+
+    #[test]
+    fn where_a_service_cannot_be_asked_the_effect_says_so() {
+        let mut builder = MeshBuilder::default();
+        let of_kind = |kind: &str, name: &str, spec: &str| {
+            policy(name, "shop", spec).replace("AuthorizationPolicy", kind)
+        };
+        let (judge, limits) = ("{name: judge, port: 80}", "{name: limits, port: 80}");
+        let ask =
+            of_kind("ExternalAuthorizationPolicy", "ask", &format!("protocol: GRPC, backendRef: {judge}"));
+        let limit = format!("global: {{service: {limits}, descriptors: [{{by: [{{caller: {{}}}}]}}]}}");
+        builder.with(&[
+            &service("app", 80, "http"),
+            &service("judge", 80, "grpc"),
+            &service("limits", 80, "grpc"),
+        ]);
+        builder.with(&[&ask, &of_kind("RateLimitPolicy", "limit", &limit)]);
+        let effects = |builder: &MeshBuilder, name: &str| {
+            let found = explain(&builder.mesh(), &ServiceKey::new("shop", name)).unwrap();
+            found.policies.into_iter().map(|policy| policy.effect).collect::<Vec<_>>()
+        };
+        assert_eq!(effects(&builder, "app"), ["Ask", "Limit"]);
+        assert_eq!(effects(&builder, "judge"), ["Ask", "Limit, no global limit at port 80"]);
+        let to_judge = "targetRefs: [{group: '', kind: Service, name: judge}], protocol: GRPC";
+        let back = of_kind(
+            "ExternalAuthorizationPolicy",
+            "back",
+            &format!("{to_judge}, backendRef: {{name: app, port: 80}}"),
+        );
+        builder.with(&[&back]);
+        assert!(effects(&builder, "judge").contains(&"Deny".to_owned()));
     }
 
     #[test]
