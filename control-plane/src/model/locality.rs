@@ -9,7 +9,8 @@ pub struct Locality {
     pub preference: Preference,
     /// The zones that follow the caller's own one; others come last. Not with [`Preference::None`].
     pub failover: Vec<Failover>,
-    /// How many ready endpoints there must be in the caller's zone; with fewer, it has no preference. Not with [`Preference::None`].
+    /// How many ready endpoints the caller's zone must have. With fewer, its rank is that of the next zones. Without it, any number is
+    /// enough. Not with [`Preference::None`].
     pub min_endpoints: Option<u32>,
     /// How much load the endpoints that are left can take, in percent of their share; at least 100. Not with [`Preference::None`].
     pub overprovisioning_percent: Option<u32>,

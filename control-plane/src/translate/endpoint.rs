@@ -42,15 +42,9 @@ pub(super) fn load_assignment(scope: Scope<'_>, target: &Target) -> LoadAssignme
         }
     }
     let locality_policy = locality_policy(mesh, target);
-    let traffic = match locality_policy.and_then(|of| of.min_endpoints) {
-        Some(least) => {
-            let near =
-                all.iter().filter(|of| takes(of.health) && of.zone.is_some() && of.zone == location.zone);
-            if near.count() < least as usize { TrafficPolicy::Cluster } else { traffic }
-        }
-        None => traffic,
-    };
     let last_resort = !all.iter().any(|endpoint| takes(endpoint.health));
+    let is_called = |health| takes(health) || last_resort && health == EndpointHealth::Draining;
+    let own_rank = own_rank(locality_policy, &location, all.iter().filter(|of| is_called(of.health)));
     let mut zones: BTreeMap<(u32, Option<Name>), Vec<LbEndpoint>> = BTreeMap::new();
     for endpoint in all {
         let health = match endpoint.health {
@@ -59,7 +53,11 @@ pub(super) fn load_assignment(scope: Scope<'_>, target: &Target) -> LoadAssignme
             EndpointHealth::Draining => HealthStatus::Draining,
             EndpointHealth::Ready | EndpointHealth::NotReady => continue,
         };
-        let distance = distance(traffic, locality_policy, &location, &endpoint);
+        let rank = match zone_rank(locality_policy, &location, &endpoint) {
+            0 => own_rank,
+            rank => rank,
+        };
+        let distance = distance(traffic, rank, &location, &endpoint);
         let group = (distance, endpoint.zone.clone());
         zones.entry(group).or_default().push(lb_endpoint(&endpoint, health));
     }
@@ -108,19 +106,36 @@ fn retain_one_family(mesh: &Mesh, target: &Target, all: &mut Vec<Endpoint>) {
     }
 }
 
-/// Returns how far an endpoint is from the viewer: farther ones are called if no nearer one is available.
-fn distance(traffic: TrafficPolicy, policy: Option<&LocalityPolicy>, from: &Location, to: &Endpoint) -> u32 {
-    let other_node = from.node.is_none() || to.node != from.node;
-    let of_zone = match &from.zone {
+/// Returns the rank of an endpoint's zone for the viewer. The viewer's own zone is 0, and all zones are if it is not known.
+fn zone_rank(policy: Option<&LocalityPolicy>, from: &Location, to: &Endpoint) -> u32 {
+    match &from.zone {
         Some(zone) if to.zone.as_ref() != Some(zone) => {
             1 + policy.map_or(0, |policy| policy.rank(zone, to.zone.as_ref()))
         }
         _ => 0,
-    };
+    }
+}
+
+/// Returns the rank of the viewer's own zone. It is 0, or that of the next zones that have an endpoint if its own one has fewer than
+/// `locality.minEndpoints`.
+fn own_rank<'a>(
+    policy: Option<&LocalityPolicy>,
+    from: &Location,
+    called: impl Iterator<Item = &'a Endpoint>,
+) -> u32 {
+    let Some(least) = policy.and_then(|policy| policy.min_endpoints) else { return 0 };
+    let (own, others): (Vec<_>, Vec<_>) =
+        called.map(|endpoint| zone_rank(policy, from, endpoint)).partition(|rank| *rank == 0);
+    if own.len() < least as usize { others.into_iter().min().unwrap_or(0) } else { 0 }
+}
+
+/// Returns how far an endpoint in a zone of this rank is from the viewer: farther ones are called if no nearer one is available.
+fn distance(traffic: TrafficPolicy, zone: u32, from: &Location, to: &Endpoint) -> u32 {
+    let other_node = from.node.is_none() || to.node != from.node;
     match traffic {
         TrafficPolicy::Cluster | TrafficPolicy::SameNode => 0,
-        TrafficPolicy::PreferSameZone => of_zone,
-        TrafficPolicy::PreferSameNode if other_node => 1 + of_zone,
+        TrafficPolicy::PreferSameZone => zone,
+        TrafficPolicy::PreferSameNode if other_node => 1 + zone,
         TrafficPolicy::PreferSameNode => 0,
     }
 }

@@ -57,12 +57,26 @@ fn other_zones_follow_in_the_order_for_the_zone_of_the_caller() {
         ("SameZone", "y", vec![vec!["3"], vec!["1", "2", "4", "5"]]),
         ("SameZone", "new", vec![vec!["1", "2", "3", "4", "5"]]),
         ("SameNode", "x", vec![vec!["1"], vec!["2"], vec!["4"], vec!["3", "5"]]),
+        ("SameZone, minEndpoints: 2", "x", vec![vec!["1", "2"], vec!["4"], vec!["3", "5"]]),
+        ("SameZone, minEndpoints: 3", "x", vec![vec!["1", "2", "4"], vec!["3", "5"]]),
+        ("SameZone, minEndpoints: 2", "z", vec![vec!["3", "4"], vec!["1", "2"], vec!["5"]]),
+        ("SameZone, minEndpoints: 2", "y", vec![vec!["1", "2", "3", "4", "5"]]),
+        ("SameNode, minEndpoints: 3", "x", vec![vec!["1"], vec!["2", "4"], vec!["3", "5"]]),
     ] {
         let locality = format!("locality: {{preference: {preference}, {order}}}");
         let mut found = by_priority(&with_policy("", &locality, Some(zone)));
         found.iter_mut().for_each(|group| group.sort());
         assert_eq!(found, expected, "{preference} in {zone}");
     }
+}
+
+#[test]
+fn a_zone_with_too_few_endpoints_is_beside_the_next_one_that_has_any() {
+    let order = "failover: [{from: x, to: [empty, z]}]";
+    let locality = format!("locality: {{preference: SameZone, {order}, minEndpoints: 3}}");
+    let mut found = by_priority(&with_policy("", &locality, Some("x")));
+    found.iter_mut().for_each(|group| group.sort());
+    assert_eq!(found, [vec!["1", "2", "4"], vec!["3", "5"]]);
 }
 
 #[test]
