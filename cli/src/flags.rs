@@ -44,8 +44,7 @@ struct ControlPlaneFlags {
 impl FromArgMatches for ControlPlaneArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let ControlPlaneFlags { admin, state_dir } = ControlPlaneFlags::from_arg_matches(matches)?;
-        let is_typed = |flag| matches.value_source(flag) == Some(ValueSource::CommandLine);
-        match (is_typed("admin"), is_typed("state_dir")) {
+        match (is_typed(matches, "admin"), is_typed(matches, "state_dir")) {
             (true, true) => {
                 let text = "--admin and --state-dir name the same control plane: give one of them\n";
                 Err(clap::Error::raw(ErrorKind::ArgumentConflict, text))
@@ -72,26 +71,69 @@ impl Args for ControlPlaneArgs {
 }
 
 /// The control plane in a Kubernetes cluster, in kubectl's words.
-#[derive(Debug, Args)]
-pub(crate) struct ClusterArgs {
-    /// The control plane in the Kubernetes cluster of the kubeconfig: all of its replicas.
-    #[arg(long, help_heading = "Kubernetes", conflicts_with_all = ["admin", "state_dir"])]
-    kubernetes: bool,
-    /// The kubeconfig, instead of $KUBECONFIG or ~/.kube/config; implies --kubernetes.
-    #[arg(long, value_name = "FILE", help_heading = "Kubernetes", conflicts_with_all = ["admin", "state_dir"])]
-    kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig, instead of its current one; implies --kubernetes.
-    #[arg(long, value_name = "NAME", help_heading = "Kubernetes", conflicts_with_all = ["admin", "state_dir"])]
-    context: Option<String>,
-}
+#[derive(Debug)]
+pub(crate) struct ClusterArgs(Option<ClusterAccess>);
 
 impl ClusterArgs {
     /// Returns the cluster, or None if the control plane is not in one.
     pub(crate) fn access(&self) -> Option<ClusterAccess> {
-        let Self { kubernetes, kubeconfig, context } = self;
-        let is_given = *kubernetes || kubeconfig.is_some() || context.is_some();
-        is_given.then(|| ClusterAccess { kubeconfig: kubeconfig.clone(), context: context.clone() })
+        self.0.clone()
     }
+}
+
+/// The flags of [`ClusterArgs`].
+#[derive(Args)]
+#[group(skip)]
+struct ClusterFlags {
+    /// The control plane in the Kubernetes cluster of the kubeconfig: all of its replicas.
+    #[arg(long, help_heading = "Kubernetes")]
+    kubernetes: bool,
+    /// The kubeconfig, instead of $KUBECONFIG or ~/.kube/config; implies --kubernetes.
+    #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig, instead of its current one; implies --kubernetes.
+    #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
+    context: Option<String>,
+}
+
+impl FromArgMatches for ClusterArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let ClusterFlags { kubernetes, kubeconfig, context } = ClusterFlags::from_arg_matches(matches)?;
+        if !(kubernetes || kubeconfig.is_some() || context.is_some()) {
+            return Ok(Self(None));
+        }
+        no_address_beside_a_cluster(matches, &["admin", "state_dir"])?;
+        Ok(Self(Some(ClusterAccess { kubeconfig, context })))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for ClusterArgs {
+    fn augment_args(command: Command) -> Command {
+        ClusterFlags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        ClusterFlags::augment_args_for_update(command)
+    }
+}
+
+/// Returns true if a flag is on the command line, and not only in the environment.
+pub(crate) fn is_typed(matches: &ArgMatches, flag: &str) -> bool {
+    matches.value_source(flag) == Some(ValueSource::CommandLine)
+}
+
+/// Returns an error if one of these flags is on the command line of a command for a cluster. clap's `conflicts_with` would refuse
+/// variables of the environment too.
+pub(crate) fn no_address_beside_a_cluster(matches: &ArgMatches, flags: &[&str]) -> Result<(), clap::Error> {
+    let Some(flag) = flags.iter().find(|flag| is_typed(matches, flag)) else { return Ok(()) };
+    let text =
+        format!("--{} cannot be used with --kubernetes, --kubeconfig or --context\n", flag.replace('_', "-"));
+    Err(clap::Error::raw(ErrorKind::ArgumentConflict, text))
 }
 
 /// The files of a control plane on this machine.

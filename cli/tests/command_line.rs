@@ -35,6 +35,30 @@ fn a_usage_error_names_the_nearest_command_and_exits_with_2() {
 }
 
 #[test]
+fn a_command_for_a_cluster_ignores_addresses_in_the_environment() {
+    for (line, variables) in [
+        (["policy", "denials"].as_slice(), ["OUTRIGGER_PROXY_ADMIN", "OUTRIGGER_NAMESPACE"]),
+        (&["policy", "explain", "payments"], ["OUTRIGGER_ADMIN", "OUTRIGGER_STATE_DIR"]),
+        (&["status"], ["OUTRIGGER_ADMIN", "OUTRIGGER_STATE_DIR"]),
+    ] {
+        let run = |more: &[&str]| {
+            let mut command = outrigger(&[line, more].concat());
+            let output = command.envs(variables.map(|name| (name, "127.0.0.1:1"))).output().unwrap();
+            (output.status.code(), text(&output.stderr))
+        };
+        let (code, error) = run(&["--kubeconfig", "/nonexistent/kubeconfig"]);
+        assert!(code == Some(1) && error.contains("/nonexistent/kubeconfig"), "{line:?}: {code:?} {error}");
+        let (code, error) = run(&["--kubernetes", "--admin", "127.0.0.1:1"]);
+        assert!(
+            code == Some(2) && error.contains("--admin cannot be used with"),
+            "{line:?}: {code:?} {error}"
+        );
+        let (code, error) = run(&[]);
+        assert!(code == Some(1) && error.contains("127.0.0.1:1"), "{line:?}: {code:?} {error}");
+    }
+}
+
+#[test]
 fn a_reader_that_closes_the_pipe_causes_no_panic_and_no_error() {
     // A warning for each, and so more than a pipe holds: the write fails for certain.
     let directory = tempfile::tempdir().unwrap();

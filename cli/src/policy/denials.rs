@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use outrigger::admin;
 use outrigger_control_plane::kubernetes::client::ClusterAccess;
 use outrigger_control_plane::kubernetes::scrape;
 use serde::Serialize;
 
+use crate::flags::{is_typed, no_address_beside_a_cluster};
 use crate::output::OutputArgs;
 use crate::output::table::{Table, Tone, printable};
 use crate::runtime::block_on;
@@ -24,24 +26,69 @@ pub(super) struct DenialsArgs {
     /// Only those of policies on trial (action: Audit), or only those of enforced policies.
     #[arg(long, value_enum, value_name = "MODE", help_heading = "Filters")]
     mode: Option<Mode>,
+    #[command(flatten)]
+    sidecars: SidecarArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Which sidecars are read: those at addresses, or those of a cluster.
+#[derive(Debug)]
+enum SidecarArgs {
+    At(Vec<SocketAddr>),
+    InCluster(ClusterAccess, Option<String>),
+}
+
+#[derive(Debug, Args)]
+struct SidecarFlags {
     /// In a cluster: only the sidecars of this namespace.
     #[arg(short, long, env = "OUTRIGGER_NAMESPACE", help_heading = "Filters")]
     namespace: Option<String>,
     /// Admin addresses of sidecars. May be repeated.
-    #[arg(long = "admin", value_name = "IP:PORT", env = "OUTRIGGER_PROXY_ADMIN", value_delimiter = ',')]
+    #[arg(long, value_name = "IP:PORT", env = "OUTRIGGER_PROXY_ADMIN", value_delimiter = ',')]
     #[arg(default_value = "127.0.0.1:15000", help_heading = "Proxy")]
-    sidecars: Vec<SocketAddr>,
+    admin: Vec<SocketAddr>,
     /// All sidecars in the Kubernetes cluster of the kubeconfig.
-    #[arg(long, help_heading = "Kubernetes", conflicts_with = "sidecars")]
+    #[arg(long, help_heading = "Kubernetes")]
     kubernetes: bool,
     /// The kubeconfig, instead of $KUBECONFIG or ~/.kube/config; implies --kubernetes.
-    #[arg(long, value_name = "FILE", help_heading = "Kubernetes", conflicts_with = "sidecars")]
+    #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
     kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig, instead of its current one; implies --kubernetes.
-    #[arg(long, value_name = "NAME", help_heading = "Kubernetes", conflicts_with = "sidecars")]
+    #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
     context: Option<String>,
-    #[command(flatten)]
-    output: OutputArgs,
+}
+
+impl FromArgMatches for SidecarArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let SidecarFlags { namespace, admin, kubernetes, kubeconfig, context } =
+            SidecarFlags::from_arg_matches(matches)?;
+        let in_cluster = kubernetes || kubeconfig.is_some() || context.is_some();
+        if in_cluster {
+            no_address_beside_a_cluster(matches, &["admin"])?;
+            return Ok(Self::InCluster(ClusterAccess { kubeconfig, context }, namespace));
+        }
+        if is_typed(matches, "namespace") {
+            let text = "--namespace is a filter of the sidecars in a cluster: add --kubernetes\n";
+            return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, text));
+        }
+        Ok(Self::At(admin))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for SidecarArgs {
+    fn augment_args(command: Command) -> Command {
+        SidecarFlags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        SidecarFlags::augment_args_for_update(command)
+    }
 }
 
 /// Whether a policy is enforced.
@@ -54,10 +101,15 @@ enum Mode {
     Enforced,
 }
 
+/// The name of a sidecar, and its metrics or why they cannot be read.
+type Page = (String, Result<String, String>);
+
 /// The report.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 struct Denials {
     denials: Vec<Denial>,
+    /// How many sidecars were read.
+    read: usize,
     /// The sidecars that cannot be read, and why.
     unread: Vec<String>,
 }
@@ -78,31 +130,44 @@ struct Denial {
 
 /// Needs running sidecars.
 pub(super) fn run(args: DenialsArgs) -> Result<(), String> {
-    let DenialsArgs { mode, namespace, sidecars, kubernetes, kubeconfig, context, output } = args;
-    let in_cluster = kubernetes || kubeconfig.is_some() || context.is_some();
-    let pages = block_on(async {
-        if in_cluster {
-            let access = ClusterAccess { kubeconfig, context };
-            let read = scrape::sidecars(&access, namespace.as_deref()).await?;
-            let page = |one: scrape::Scrape| (format!("Pod {}/{}", one.namespace, one.name), one.page);
-            return Ok::<_, String>(read.into_iter().map(page).collect());
-        }
-        let mut pages = Vec::new();
-        for address in sidecars {
-            pages.push((address.to_string(), admin::text(address, "/metrics").await));
-        }
-        Ok(pages)
-    })?;
-    let all = pages.len();
+    let DenialsArgs { mode, sidecars, output } = args;
+    let pages = block_on(pages(sidecars))?;
     let report = report(&pages, mode);
-    if all > 0 && report.unread.len() == all {
+    if report.read == 0 {
         return Err(report.unread.join("; "));
     }
     output.print(&report, |_| text(&report))
 }
 
+/// Reads the metrics of the sidecars, each with its name. Returns an error if there is none.
+async fn pages(sidecars: SidecarArgs) -> Result<Vec<Page>, String> {
+    match sidecars {
+        SidecarArgs::InCluster(access, namespace) => {
+            let read = scrape::sidecars(&access, namespace.as_deref()).await?;
+            let page = |one: scrape::Scrape| (format!("Pod {}/{}", one.namespace, one.name), one.page);
+            of_cluster(read.into_iter().map(page).collect(), namespace.as_deref())
+        }
+        SidecarArgs::At(addresses) => {
+            let mut pages = Vec::new();
+            for address in addresses {
+                pages.push((address.to_string(), admin::text(address, "/metrics").await));
+            }
+            Ok(pages)
+        }
+    }
+}
+
+/// Returns the pages of a cluster's sidecars. Returns an error if there is none.
+fn of_cluster(pages: Vec<Page>, namespace: Option<&str>) -> Result<Vec<Page>, String> {
+    match (pages.is_empty(), namespace) {
+        (false, _) => Ok(pages),
+        (true, Some(namespace)) => Err(format!("no sidecar runs in namespace {namespace}")),
+        (true, None) => Err("no sidecar runs in the cluster".to_owned()),
+    }
+}
+
 /// Adds up the counts of these pages, each with the name of its sidecar.
-fn report(pages: &[(String, Result<String, String>)], only: Option<Mode>) -> Denials {
+fn report(pages: &[Page], only: Option<Mode>) -> Denials {
     let mut counts: BTreeMap<(Mode, [&str; 4]), u64> = BTreeMap::new();
     let mut unread = Vec::new();
     for (sidecar, page) in pages {
@@ -129,10 +194,10 @@ fn report(pages: &[(String, Result<String, String>)], only: Option<Mode>) -> Den
     };
     let mut denials: Vec<_> = counts.into_iter().map(denial).collect();
     denials.sort_by_key(|one| (one.mode, Reverse(one.count)));
-    Denials { denials, unread }
+    Denials { denials, read: pages.len() - unread.len(), unread }
 }
 
-fn text(Denials { denials, unread }: &Denials) -> String {
+fn text(Denials { denials, read, unread }: &Denials) -> String {
     let mut table = Table::new(&["MODE", "COUNT", "POLICY", "CALLER", "DESTINATION", "ROUTE"]);
     table.numbers(1);
     for Denial { mode, policy, source, destination, route, count } in denials {
@@ -146,6 +211,10 @@ fn text(Denials { denials, unread }: &Denials) -> String {
         true => "Nothing was refused, or would have been, since the sidecars started.\n".to_owned(),
         false => table.to_text(),
     };
+    text.push_str(&match read {
+        1 => "1 sidecar was read.\n".to_owned(),
+        read => format!("{read} sidecars were read.\n"),
+    });
     for sidecar in unread {
         text.push_str(&format!("not read: {}\n", printable(sidecar)));
     }
@@ -179,12 +248,45 @@ mod tests {
 MODE      COUNT  POLICY    CALLER                                 DESTINATION                         ROUTE
 audit         5  none      spiffe://cluster.local/ns/shop/sa/web  payments.shop.svc.cluster.local:80  default
 enforced      7  shop/p/0  -                                      payments.shop.svc.cluster.local:80  -
+2 sidecars were read.
 not read: c: connection refused
 "
         );
         assert!(!shown(Some(Mode::Audit)).contains("shop/p/0"));
         assert!(!shown(Some(Mode::Enforced)).contains("audit"));
         let nothing = text(&report(&[("a".to_owned(), page(&[]))], None));
-        assert_eq!(nothing, "Nothing was refused, or would have been, since the sidecars started.\n");
+        assert_eq!(
+            nothing,
+            "Nothing was refused, or would have been, since the sidecars started.\n1 sidecar was read.\n"
+        );
+    }
+
+    #[test]
+    fn a_cluster_without_a_sidecar_is_an_error() {
+        let none = |namespace| of_cluster(Vec::new(), namespace).unwrap_err();
+        assert_eq!(none(Some("shpo")), "no sidecar runs in namespace shpo");
+        assert_eq!(none(None), "no sidecar runs in the cluster");
+        let one = vec![("a".to_owned(), page(&[]))];
+        assert_eq!(of_cluster(one.clone(), Some("shop")), Ok(one));
+    }
+
+    #[test]
+    fn a_namespace_needs_a_cluster_and_an_address_excludes_one() {
+        let parse = |line: &[&str]| {
+            let matches = SidecarArgs::augment_args(Command::new("test"))
+                .try_get_matches_from([&["test"], line].concat())?;
+            SidecarArgs::from_arg_matches(&matches)
+        };
+        let SidecarArgs::At(default) = parse(&[]).unwrap() else { panic!("a cluster") };
+        assert_eq!(default, ["127.0.0.1:15000".parse::<SocketAddr>().unwrap()]);
+        for cluster in [&["--kubernetes"][..], &["--context", "c"], &["--kubeconfig", "f"]] {
+            let in_shop = parse(&[cluster, &["-n", "shop"]].concat()).unwrap();
+            assert!(matches!(in_shop, SidecarArgs::InCluster(_, Some(namespace)) if namespace == "shop"));
+            let both = parse(&[cluster, &["--admin", "127.0.0.1:1"]].concat()).unwrap_err();
+            assert_eq!(both.kind(), ErrorKind::ArgumentConflict);
+        }
+        let alone = parse(&["-n", "shop"]).unwrap_err();
+        assert_eq!(alone.kind(), ErrorKind::MissingRequiredArgument);
+        assert!(alone.to_string().contains("add --kubernetes"), "{alone}");
     }
 }
