@@ -17,6 +17,9 @@ use super::rate_limit::{GlobalLimit, RateLimit};
 use super::resource::{Kind, ResourceId};
 use super::route::{BackendTarget, ExternalAuth, RouteTable};
 use super::status::{ConditionKind, RouteStatus};
+use components::components;
+
+mod components;
 
 /// The reason in the condition `ResolvedRefs`.
 const REASON: &str = "QuestionCycle";
@@ -120,31 +123,33 @@ impl QuestionCycles {
 
 /// Returns the questions that are not asked, by their policies: about which ports.
 fn unasked(questions: &[Question]) -> BTreeMap<(Kind, PolicyName), Vec<BackendTarget>> {
-    let of_limits = |question: &&Question| question.policy.0 == Kind::RateLimitPolicy;
-    let all: Vec<_> = questions.iter().collect();
-    let limits: Vec<_> =
-        all.iter().copied().filter(|question| of_limits(question) && leads_back(question, &all)).collect();
-    let rest: Vec<_> = all.iter().copied().filter(|question| !limits.contains(question)).collect();
-    let decisions = rest.iter().copied().filter(|question| leads_back(question, &rest));
+    let (mut limits, mut rest) = (Vec::new(), Vec::new());
+    for (question, is_on_cycle) in with_cycles(questions.iter().collect()) {
+        let is_limit = question.policy.0 == Kind::RateLimitPolicy;
+        if is_limit && is_on_cycle { &mut limits } else { &mut rest }.push(question);
+    }
+    let decisions = with_cycles(rest).filter(|(_, is_on_cycle)| *is_on_cycle).map(|(question, _)| question);
     let mut unasked = BTreeMap::<_, Vec<_>>::new();
-    for question in limits.iter().copied().chain(decisions) {
+    for question in limits.into_iter().chain(decisions) {
         unasked.entry(question.policy.clone()).or_default().push(question.about.clone());
     }
     unasked
 }
 
-/// Returns whether a question leads to one about the same port.
-fn leads_back(question: &Question, all: &[&Question]) -> bool {
-    let (mut seen, mut next) = (BTreeSet::new(), vec![&question.asked]);
-    while let Some(port) = next.pop() {
-        if *port == question.about {
-            return true;
-        }
-        if seen.insert(port) {
-            next.extend(all.iter().filter(|other| other.about == *port).map(|other| &other.asked));
-        }
+/// Returns each question with whether it is on a cycle: whether it leads to one about the same port.
+fn with_cycles(questions: Vec<&Question>) -> impl Iterator<Item = (&Question, bool)> {
+    let ports: BTreeSet<_> =
+        questions.iter().flat_map(|question| [&question.about, &question.asked]).collect();
+    let ports: BTreeMap<_, _> = ports.into_iter().zip(0..).collect();
+    let mut edges = vec![Vec::new(); ports.len()];
+    for Question { about, asked, .. } in &questions {
+        edges[ports[about]].push(ports[asked]);
     }
-    false
+    let components = components(&edges);
+    let component = move |port| components[ports[port]];
+    questions
+        .into_iter()
+        .map(move |question| (question, component(&question.about) == component(&question.asked)))
 }
 
 /// Returns the ExternalAuthorizationPolicy that decides about all requests to a port. Returns `None` if there is none, or if it is not known: for
@@ -219,141 +224,4 @@ pub(super) fn message(kind: Kind, unasked: &[BackendTarget]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::mesh_builder::MeshBuilder;
-    use crate::model::mesh_builder::testing::{route, service};
-
-    fn policy(kind: &str, name: &str, targets: &str, asks: &str) -> String {
-        let (name, namespace) = name.split_once('.').unwrap_or((name, "shop"));
-        format!(
-            "{{apiVersion: outrigger.dev/v1alpha1, kind: {kind}, metadata: {{name: {name}, namespace: {namespace}}},
-               spec: {{targetRefs: [{targets}], {asks}}}}}"
-        )
-    }
-
-    fn decided(name: &str, targets: &str, by: &str) -> String {
-        let asks = format!("protocol: GRPC, backendRef: {{name: {by}, port: 80}}");
-        policy("ExternalAuthorizationPolicy", name, targets, &asks)
-    }
-
-    fn off(name: &str, targets: &str) -> String {
-        policy("ExternalAuthorizationPolicy", name, targets, "mode: 'Off'")
-    }
-
-    fn limited(name: &str, targets: &str, by: &str) -> String {
-        let asks = format!(
-            "global: {{service: {{name: {by}, port: 80}}, descriptors: [{{by: [{{caller: {{}}}}]}}]}}"
-        );
-        policy("RateLimitPolicy", name, targets, &asks)
-    }
-
-    fn to(service: &str) -> String {
-        format!("{{group: '', kind: Service, name: {service}}}")
-    }
-
-    fn mesh(policies: &[&str]) -> MeshBuilder {
-        let mut builder = MeshBuilder::default();
-        for name in ["app", "judge", "jury", "limits"] {
-            builder.with(&[&service(name, 80, "grpc")]);
-        }
-        builder.with(policies);
-        builder
-    }
-
-    /// The questions of policies that are not asked, and about which ports.
-    fn unasked(builder: &MeshBuilder) -> Vec<String> {
-        let mesh = builder.mesh();
-        let mut all = Vec::new();
-        let mut add = |name: &PolicyName, ports: &[BackendTarget]| {
-            let port = |BackendTarget { service, port }: &BackendTarget| {
-                format!("{name} {}/{}:{port}", service.namespace, service.name)
-            };
-            all.extend(ports.iter().map(port));
-        };
-        for namespace in ["office", "outrigger-system", "shop"].map(Name::from) {
-            let decisions = mesh.policies::<ExternalAuthorization>(&namespace);
-            decisions.iter().for_each(|policy| add(&policy.name, &policy.unasked));
-            let limits = mesh.policies::<RateLimit>(&namespace);
-            limits.iter().for_each(|policy| add(&policy.name, &policy.unasked));
-        }
-        all
-    }
-
-    #[test]
-    fn the_limit_of_a_cycle_is_not_asked_for() {
-        let (authorized, limit) = (decided("a", "", "judge"), limited("l", "", "limits"));
-        let mut builder = mesh(&[&authorized, &limit]);
-        assert_eq!(unasked(&builder), ["shop/l shop/judge:80"]);
-        assert_eq!(
-            builder.conditions("RateLimitPolicy shop/l")[1],
-            "ResolvedRefs=False (QuestionCycle): the answers about requests to shop/judge:80 would need questions that lead back to it: \
-             its global limits do not apply there"
-        );
-        assert!(builder.conditions("ExternalAuthorizationPolicy shop/a")[1].starts_with("ResolvedRefs=True"));
-        builder.with(&[&off("o", &to("limits"))]);
-        assert_eq!(unasked(&builder), [""; 0], "the service of limits is asked without authorization");
-        assert!(builder.conditions("RateLimitPolicy shop/l")[1].starts_with("ResolvedRefs=True"));
-        builder.without(&off("o", ""));
-        assert_eq!(unasked(&builder).len(), 1);
-        let two = [limited("x", &to("limits"), "judge"), limited("y", &to("judge"), "limits")];
-        let builder = mesh(&two.each_ref().map(String::as_str));
-        assert_eq!(unasked(&builder), ["shop/x shop/limits:80", "shop/y shop/judge:80"]);
-    }
-
-    #[test]
-    fn where_all_of_a_cycle_is_authorization_none_is_asked_for() {
-        let (all, of_judge) = (decided("all", "", "judge"), decided("b", &to("judge"), "jury"));
-        let mut builder = mesh(&[&all, &of_judge]);
-        assert_eq!(unasked(&builder), ["shop/all shop/jury:80", "shop/b shop/judge:80"]);
-        assert_eq!(
-            builder.conditions("ExternalAuthorizationPolicy shop/all")[1],
-            "ResolvedRefs=False (QuestionCycle): the answers about requests to shop/jury:80 would need questions that lead back to it: they \
-             are refused"
-        );
-        builder.with(&[&off("o", &to("jury"))]);
-        assert_eq!(unasked(&builder), [""; 0]);
-        let longer = mesh(&[
-            &decided("a", &to("app"), "judge"),
-            &of_judge,
-            &decided("c", &to("jury"), "limits"),
-            &decided("d", &to("limits"), "judge"),
-        ]);
-        let expected = ["shop/b shop/judge:80", "shop/c shop/jury:80", "shop/d shop/limits:80"];
-        assert_eq!(unasked(&longer), expected, "app asks, since no answer depends on it");
-    }
-
-    #[test]
-    fn a_cycle_through_namespaces_is_found_from_either_end() {
-        let asks = |policy: String, namespace: &str| {
-            let asked = format!("{{namespace: {namespace}, name: ");
-            let policy = policy.replace("service: {name: ", &format!("service: {asked}"));
-            policy.replace("backendRef: {name: ", &format!("backendRef: {asked}"))
-        };
-        let here = asks(limited("here", &to("judge"), "counter"), "office");
-        let there = asks(limited("there.office", "", "judge"), "shop");
-        let counter = service("counter.office", 80, "grpc");
-        for order in [[&here, &there, &counter], [&counter, &there, &here], [&there, &counter, &here]] {
-            let mut builder = mesh(&order.map(String::as_str));
-            assert_eq!(unasked(&builder), ["office/there office/counter:80", "shop/here shop/judge:80"]);
-            builder.without(&there);
-            assert_eq!(unasked(&builder), [""; 0]);
-        }
-        let of_mesh = asks(decided("all.outrigger-system", "", "judge"), "shop");
-        let grant = "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {name: g, namespace: shop},
-            spec: {from: [{group: outrigger.dev, kind: ExternalAuthorizationPolicy, namespace: outrigger-system}], to: [{group: '', kind: Service}]}}";
-        let builder = mesh(&[&of_mesh, grant, &decided("b", &to("judge"), "jury")]);
-        assert_eq!(unasked(&builder), ["outrigger-system/all shop/jury:80", "shop/b shop/judge:80"]);
-    }
-
-    #[test]
-    fn what_is_not_known_is_no_cycle() {
-        let pods = "{group: '', kind: Pod, selector: {matchLabels: {app: jury}}}";
-        let (all, of_judge) = (decided("all", "", "judge"), decided("b", &to("judge"), "jury"));
-        assert_eq!(unasked(&mesh(&[&all, &of_judge, &off("o", pods)])), [""; 0]);
-        let of_route = "{group: gateway.networking.k8s.io, kind: GRPCRoute, name: r}";
-        let routed = route("GRPCRoute", "r", "name: jury", "{backendRefs: [{name: jury, port: 80}]}");
-        assert_eq!(unasked(&mesh(&[&routed, &all, &of_judge, &off("o", of_route)])), [""; 0]);
-        assert_eq!(unasked(&mesh(&[&routed, &all, &of_judge])).len(), 2, "the route is no target");
-    }
-}
+mod tests;
