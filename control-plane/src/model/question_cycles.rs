@@ -1,10 +1,11 @@
 //! Services that policies ask about requests, and whose own requests are asked about: questions that would need each other's answers.
 //!
 //! A question is itself a request, about which the policies of its service ask in turn. Where that leads back to the same service, no question of the
-//! cycle would be answered before its timeout. So one question of each cycle is not asked: that of a global limit, if there is one, else those of
-//! external authorization, whose requests are refused.
+//! cycle would be answered before its timeout. So the questions of all global limits on cycles are not asked. Of cycles without one, those of
+//! external authorization are not asked either, and their requests are refused.
 //!
-//! Known are the questions about all requests of a Service's port. What policies of routes and of selected pods ask is not known here.
+//! Known are the questions about all requests of a Service's port. What policies of routes and of selected pods ask is not known here. A global
+//! limit that counts no question to the port by its paths and headers asks nothing about them (`form`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,12 +14,14 @@ use outrigger_core::Name;
 use super::external_authorization::ExternalAuthorization;
 use super::mesh::Mesh;
 use super::policy::{NamespacePolicies, Place, Policy, PolicyName, ROOT_NAMESPACE};
-use super::rate_limit::{GlobalLimit, RateLimit};
+use super::rate_limit::RateLimit;
 use super::resource::{Kind, ResourceId};
-use super::route::{BackendTarget, ExternalAuth, RouteTable};
+use super::route::{AuthCheck, BackendTarget, ExternalAuth, RouteTable};
 use super::status::{ConditionKind, RouteStatus};
 use components::components;
+use form::{Form, are_counted};
 
+mod form;
 mod components;
 
 /// The reason in the condition `ResolvedRefs`.
@@ -89,16 +92,20 @@ impl QuestionCycles {
 
     /// Returns the questions about the requests of services that are asked themselves.
     fn questions(&self, mesh: &Mesh) -> Vec<Question> {
-        let services = self.asking.values().flat_map(|asking| {
-            let deciding = asking.authorization.iter().filter_map(|policy| decides(policy).cloned());
-            deciding.chain(asking.limits.iter().filter_map(counts))
-        });
-        let asked: BTreeSet<_> = services.collect();
-        asked.iter().flat_map(|about| self.about(about, mesh)).collect()
+        let mut asked = BTreeMap::<_, BTreeSet<_>>::new();
+        for asking in self.asking.values() {
+            for (port, check) in asking.authorization.iter().filter_map(decides) {
+                asked.entry(port.clone()).or_default().insert(Form::of(&check.protocol));
+            }
+            for port in asking.limits.iter().filter_map(counts) {
+                asked.entry(port).or_default().insert(Form::Limit);
+            }
+        }
+        asked.iter().flat_map(|(about, forms)| self.about(about, forms, mesh)).collect()
     }
 
-    /// Returns the questions about the requests of a port. The service there is not asked about them itself.
-    fn about(&self, about: &BackendTarget, mesh: &Mesh) -> Vec<Question> {
+    /// Returns the questions about the requests to a port, which have these forms. The service there is not asked about them itself.
+    fn about(&self, about: &BackendTarget, forms: &BTreeSet<Form<'_>>, mesh: &Mesh) -> Vec<Question> {
         let namespace = &about.service.namespace;
         let own = self.asking.get(namespace);
         let of_mesh = self.asking.get(&Name::from(ROOT_NAMESPACE)).filter(|_| **namespace != *ROOT_NAMESPACE);
@@ -107,17 +114,25 @@ impl QuestionCycles {
             about: about.clone(),
             asked,
         };
+        let whole = of_mesh.and_then(|of_mesh| of_mesh.authorization.iter().find(is_whole));
+        let deciding = own.map_or(&[][..], |own| &own.authorization);
+        let decided = in_force(deciding, whole, about, mesh).and_then(|policy| {
+            let (asked, _) = decides(policy)?;
+            let kind = Kind::ExternalAuthorizationPolicy;
+            (asked != about).then(|| question(kind, &policy.name, asked.clone()))
+        });
+        // A service that decides about a question may add fields to it, which limits count afterwards.
+        let in_part = |place: &Place| matches!(place, Place::Pods(_) | Place::Route { .. });
+        let gets_fields = decided.is_some()
+            || deciding.iter().any(|policy| decides(policy).is_some() && policy.places.iter().any(in_part));
         let limits = own.into_iter().flat_map(|own| &own.limits).filter(|policy| covers(policy, about));
         let limits = limits.chain(of_mesh.into_iter().flat_map(|of_mesh| &of_mesh.limits).filter(is_whole));
-        let counted =
-            limits.filter_map(|policy| Some(question(Kind::RateLimitPolicy, &policy.name, counts(policy)?)));
-        let of_mesh = of_mesh.and_then(|of_mesh| of_mesh.authorization.iter().find(is_whole));
-        let own = own.map_or(&[][..], |own| &own.authorization);
-        let decided = in_force(own, of_mesh, about, mesh).and_then(|policy| {
-            let kind = Kind::ExternalAuthorizationPolicy;
-            Some(question(kind, &policy.name, decides(policy)?.clone()))
+        let counted = limits.filter_map(|policy| {
+            let asked = counts(policy).filter(|asked| asked != about)?;
+            let counts_one = are_counted(forms, policy.spec.global.as_ref()?, gets_fields);
+            counts_one.then(|| question(Kind::RateLimitPolicy, &policy.name, asked))
         });
-        counted.chain(decided).filter(|question| question.asked != question.about).collect()
+        counted.chain(decided).collect()
     }
 }
 
@@ -193,17 +208,17 @@ fn is_whole<S>(policy: &&Policy<S>) -> bool {
     policy.places.contains(&Place::Namespace)
 }
 
-/// Returns the service that decides about requests.
-fn decides(policy: &Policy<ExternalAuthorization>) -> Option<&BackendTarget> {
+/// Returns the service that decides about requests, and how it is asked.
+fn decides(policy: &Policy<ExternalAuthorization>) -> Option<(&BackendTarget, &AuthCheck)> {
     match &*policy.spec {
-        ExternalAuthorization::Ask(ExternalAuth { target: Ok(target), .. }) => Some(target),
+        ExternalAuthorization::Ask(ExternalAuth { target: Ok(target), check }) => Some((target, check)),
         ExternalAuthorization::Ask(_) | ExternalAuthorization::Off | ExternalAuthorization::StandIn => None,
     }
 }
 
 /// Returns the service that counts requests.
 fn counts(policy: &Policy<RateLimit>) -> Option<BackendTarget> {
-    let GlobalLimit { service, .. } = policy.spec.global.as_ref()?;
+    let service = &policy.spec.global.as_ref()?.service;
     Some(BackendTarget { service: service.key(&policy.name.namespace), port: service.port })
 }
 

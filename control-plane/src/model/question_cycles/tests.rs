@@ -166,3 +166,60 @@ fn the_cycles_of_many_namespaces_are_found_at_once() {
         assert_eq!((&about[0].service.namespace, &*about[0].service.name), (&policy.namespace, "judge"));
     }
 }
+
+/// Returns the questions that are not asked about the judge, who decides in a namespace as `asks` says, because of a limit of the namespace with
+/// these descriptors.
+fn unasked_for(asks: &str, descriptors: &str) -> Vec<String> {
+    let decided = policy("ExternalAuthorizationPolicy", "a", "", asks);
+    let limit = format!("global: {{service: {{name: limits, port: 80}}, descriptors: [{descriptors}]}}");
+    let mut builder = mesh(&[&decided, &policy("RateLimitPolicy", "l", "", &limit)]);
+    if asks.contains("HTTP") {
+        builder.with(&[&service("judge", 80, "http")]);
+    }
+    unasked(&builder)
+}
+
+#[test]
+fn a_limit_that_cannot_count_the_questions_is_on_no_cycle() {
+    let grpc = "protocol: GRPC, backendRef: {name: judge, port: 80}";
+    let http = |how: &str| format!("protocol: HTTP, http: {{{how}}}, backendRef: {{name: judge, port: 80}}");
+    let below = http("path: /check, allowedHeaders: [x-tenant]");
+    let path = |r#type: &str, value: &str| format!("{{by: [{{path: {{type: {type}, value: {value}}}}}]}}");
+    let header = |name: &str| format!("{{by: [{{caller: {{}}}}, {{header: {{name: {name}}}}}]}}");
+    for (asks, descriptors, is_counted) in [
+        (grpc, "{by: [{caller: {}}]}".to_owned(), true),
+        (grpc, header("x-tenant"), false),
+        (grpc, header("authorization"), false),
+        (grpc, header("X-Request-ID"), true),
+        (grpc, header("x-forwarded-client-cert"), true),
+        (grpc, format!("{}, {{by: [{{address: {{}}}}]}}", header("x-tenant")), true),
+        (grpc, path("Exact", "/pay"), false),
+        (grpc, path("Exact", "/envoy.service.auth.v3.Authorization/Check"), true),
+        (grpc, path("PathPrefix", "/envoy.service.auth.v3.Authorization"), true),
+        (grpc, path("PathPrefix", "/envoy.service"), false),
+        (grpc, path("PathPrefix", "/"), true),
+        (grpc, path("RegularExpression", "/pay"), true),
+        (grpc, path("Exact", "/pay") + ", " + &header("x-tenant"), false),
+        (&below, header("x-tenant"), true),
+        (&below, header("x-other"), false),
+        (&below, header("authorization"), true),
+        (&below, path("Exact", "/pay"), false),
+        (&below, path("Exact", "/check/pay"), true),
+        (&below, path("PathPrefix", "/check"), true),
+        (&below, path("PathPrefix", "/"), true),
+        (&below, path("PathPrefix", "/pay"), false),
+        (&http(""), path("Exact", "/pay"), true),
+    ] {
+        let expected: &[&str] = if is_counted { &["shop/l shop/judge:80"] } else { &[] };
+        assert_eq!(unasked_for(asks, &descriptors), expected, "{asks} {descriptors}");
+    }
+}
+
+#[test]
+fn a_limit_counts_the_fields_that_a_service_adds_to_a_question() {
+    let limit = limited("l", "", "limits").replace("{caller: {}}", "{header: {name: x-tenant}}");
+    let (all, off) = (decided("a", "", "judge"), off("o", &to("jury")));
+    assert_eq!(unasked(&mesh(&[&all, &off, &limit])), [""; 0]);
+    let of_judge = decided("b", &to("judge"), "jury");
+    assert_eq!(unasked(&mesh(&[&all, &off, &limit, &of_judge])), ["shop/l shop/judge:80"]);
+}
