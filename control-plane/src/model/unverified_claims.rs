@@ -7,17 +7,17 @@ use std::collections::BTreeMap;
 
 use outrigger_core::Name;
 
-use super::attachment::id_prefix;
+use super::attachment::{id_prefix, selects};
 use super::authentication::Authentication;
 use super::diagnostic::{Code, Problem};
-use super::inventory::Inventory;
+use super::inventory::{Inventory, Route};
 use super::mesh::Mesh;
 use super::policies::ancestor;
 use super::policy::{Place, Policy, ROOT_NAMESPACE};
 use super::policy_targets::places;
 use super::rate_limit::Entry;
 use super::resource::policy::{PolicyRules, PolicySpec, TargetRef};
-use super::resource::{Metadata, ResourceId};
+use super::resource::{Kind, Metadata, ResourceId};
 use super::service::ServiceKey;
 use super::status::RouteStatus;
 
@@ -188,6 +188,10 @@ enum Common {
 /// Returns which requests of the place `target` are in another `place` of the namespace.
 fn common(inventory: &Inventory, place: &Place, target: &Place) -> Common {
     let part = |is_part| if is_part { Common::Part } else { Common::None };
+    let shares = |service: &ServiceKey, prefix: &Name| {
+        let parents = route_of(inventory, prefix).into_iter().flat_map(services);
+        part(parents.into_iter().any(|parent| may_share_pods(inventory, service, &parent)))
+    };
     match (place, target) {
         (place, target) if place == target => Common::Whole,
         (Place::Namespace, _) => Common::Whole,
@@ -202,17 +206,11 @@ fn common(inventory: &Inventory, place: &Place, target: &Place) -> Common {
         (Place::Route { rules: Some(rules), .. }, Place::Route { rules: of_target, .. }) => {
             part(of_target.as_ref().is_none_or(|all| all.iter().any(|rule| rules.contains(rule))))
         }
-        (Place::Service { service, .. }, Place::Route { prefix, .. }) => {
-            let mut attached = inventory.attached(service);
-            match attached.find(|route| id_prefix(&route.metadata.id) == **prefix) {
-                Some(route) if route.spec.parents.0.len() == 1 => Common::Whole,
-                route => part(route.is_some()),
-            }
+        (Place::Service { service, port }, Place::Route { prefix, .. }) => {
+            let Some(route) = route_of(inventory, prefix) else { return Common::None };
+            if has_all(inventory, service, *port, route) { Common::Whole } else { shares(service, prefix) }
         }
-        (Place::Route { prefix, .. }, Place::Service { service, .. }) => {
-            let mut attached = inventory.attached(service);
-            part(attached.any(|route| id_prefix(&route.metadata.id) == **prefix))
-        }
+        (Place::Route { prefix, .. }, Place::Service { service, .. }) => shares(service, prefix),
         (Place::Pods(labels), Place::Pods(other)) => part(agree(labels, other)),
         (Place::Pods(labels), Place::Service { service, .. })
         | (Place::Service { service, .. }, Place::Pods(labels)) => {
@@ -222,11 +220,37 @@ fn common(inventory: &Inventory, place: &Place, target: &Place) -> Common {
     }
 }
 
-/// Returns true if a pod may be selected by both Services. What registers for Services without selectors is not known.
+/// Returns the route whose IDs in the mesh begin like this.
+fn route_of<'a>(inventory: &'a Inventory, prefix: &str) -> Option<Route<'a>> {
+    let mut parts = prefix.split('/').skip(1);
+    let (namespace, name) = (parts.next()?, parts.next()?);
+    let id = |kind| ResourceId { kind, namespace: namespace.into(), name: name.into() };
+    let mut kinds = [Kind::HttpRoute, Kind::GrpcRoute].into_iter().map(id);
+    kinds.find(|id| id_prefix(id) == prefix).and_then(|id| inventory.route(&id))
+}
+
+/// Returns the Services that a route names as parents.
+fn services(route: Route<'_>) -> impl Iterator<Item = ServiceKey> {
+    let parents = route.spec.parents.0.iter().filter(|parent| parent.is_service());
+    parents.map(move |parent| route.parent(parent))
+}
+
+/// Returns true if all requests of a route are to a Service, or to a port of it.
+fn has_all(inventory: &Inventory, service: &ServiceKey, port: Option<u16>, route: Route<'_>) -> bool {
+    let [parent] = &*route.spec.parents.0 else { return false };
+    let is_port = |number| {
+        let ports = inventory.service(service).into_iter().flat_map(|service| &service.ports);
+        let selected: Vec<_> = ports.filter(|port| selects(parent, port)).map(|port| port.number).collect();
+        selected == [number]
+    };
+    parent.is_service() && route.parent(parent) == *service && port.is_none_or(is_port)
+}
+
+/// Returns true if a workload may be of both Services. Any may register for one without a selector.
 fn may_share_pods(inventory: &Inventory, one: &ServiceKey, other: &ServiceKey) -> bool {
     let selectors = [one, other].map(|key| inventory.service(key).map(|service| &service.selector));
     let [Some(one), Some(other)] = selectors else { return false };
-    !one.is_empty() && !other.is_empty() && agree(one, other)
+    agree(one, other)
 }
 
 /// Returns true unless no pod can have the labels of both.

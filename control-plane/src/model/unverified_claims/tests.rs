@@ -29,19 +29,22 @@ fn off(name: &str, targets: &str) -> String {
     policy("AuthenticationPolicy", name, targets, "mode: 'Off'")
 }
 
-/// A mesh with Services, of which two may select the same pods, and with routes.
+/// A mesh with Services, of which two may select the same pods and one has no selector, and with routes.
 fn mesh() -> MeshBuilder {
     let selecting = |name: &str, labels: &str| {
         service(name, 80, "http").replace("spec: {", &format!("spec: {{selector: {{{labels}}}, "))
     };
     let mut builder = MeshBuilder::default();
     builder.with(&[
-        &service("cart", 80, "http").replace("[{port: 80", "[{port: 81, name: b}, {name: a, port: 80"),
+        &selecting("cart", "app: cart").replace("[{port: 80", "[{port: 81, name: b}, {name: a, port: 80"),
+        &service("plain", 80, "http"),
         &selecting("reviews", "app: reviews"),
         &selecting("canary", "app: reviews, version: v2"),
         &selecting("stock", "app: stock"),
         &route("HTTPRoute", "r", "name: cart", "{name: pay, matches: [{path: {value: /pay}}]}, {name: rest}"),
         &route("HTTPRoute", "s", "name: cart", "{matches: [{path: {value: /s}}]}"),
+        &route("HTTPRoute", "a", "name: cart, sectionName: a", "{matches: [{path: {value: /a}}]}"),
+        &route("GRPCRoute", "p", "name: plain", "{}"),
     ]);
     builder
 }
@@ -56,6 +59,9 @@ const PODS: &str = "{group: '', kind: Pod, selector: {matchLabels: {app: reviews
 const R: &str = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}";
 const PAY: &str = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r, sectionName: pay}";
 const REST: &str = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r, sectionName: rest}";
+const OF_A: &str = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}";
+const OF_PLAIN: &str = "{group: gateway.networking.k8s.io, kind: GRPCRoute, name: p}";
+const PLAIN: &str = "{group: '', kind: Service, name: plain}";
 const S: &str = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: s}";
 
 #[test]
@@ -93,6 +99,14 @@ fn tokens_are_verified_where_the_places_of_the_policies_have_requests_in_common(
         (PODS, CANARY, true),
         (PODS, STOCK, false),
         (PODS, R, true),
+        (R, A, true),
+        (OF_A, A, true),
+        (OF_A, B, true),
+        // Any workload may register for a Service without a selector.
+        (STOCK, PLAIN, true),
+        (PLAIN, STOCK, true),
+        (OF_PLAIN, STOCK, true),
+        (STOCK, OF_PLAIN, true),
     ] {
         assert_eq!(verified(of_limit, &[tokens("t", of_tokens)]), expected, "{of_limit} {of_tokens}");
         assert!(!verified(of_limit, &[off("t", of_tokens)]), "{of_limit} {of_tokens}");
@@ -103,6 +117,11 @@ fn tokens_are_verified_where_the_places_of_the_policies_have_requests_in_common(
     assert!(!verified(R, &[tokens("t", CART), off("o", R)]));
     assert!(verified(CART, &[tokens("t", ""), off("o", R)]));
     assert!(verified(CART, &[off("o", CART), tokens("t", R)]));
+    // A port has all requests of a route only if no other port has some.
+    assert!(verified(R, &[tokens("t", ""), off("o", A)]));
+    assert!(verified(OF_A, &[tokens("t", ""), off("o", B)]));
+    assert!(!verified(OF_A, &[tokens("t", ""), off("o", A)]));
+    assert!(!verified(R, &[tokens("t", ""), off("o", CART)]));
 }
 
 #[test]
