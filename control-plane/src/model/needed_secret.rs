@@ -68,16 +68,31 @@ pub(super) fn unusable(inventory: &Inventory, metadata: &Metadata, spec: &Policy
     }
 }
 
-/// The keys of a policy, and the place of each client.
+/// The keys of a policy, the place of each client, and the client of each key by its hash.
 struct Known {
     clients: Vec<(Name, Name)>,
     places: BTreeMap<Name, String>,
+    owners: BTreeMap<Name, Name>,
 }
 
 impl Known {
     fn of(keys: &ApiKeys) -> Self {
         let place = |(client, _): &(Name, Name)| (client.clone(), "the policy".to_owned());
-        Self { clients: keys.clients.clone(), places: keys.clients.iter().map(place).collect() }
+        let mut known = Self {
+            clients: Vec::new(),
+            places: keys.clients.iter().map(place).collect(),
+            owners: BTreeMap::new(),
+        };
+        known.extend(keys.clients.clone());
+        known
+    }
+
+    /// Adds keys. Of the same key for two clients, the first one counts.
+    fn extend(&mut self, keys: Vec<(Name, Name)>) {
+        for (client, hash) in &keys {
+            self.owners.entry(hash.clone()).or_insert_with(|| client.clone());
+        }
+        self.clients.extend(keys);
     }
 
     /// Adds the keys of a Secret. Returns what cannot be used of it: the reason, the code and the message.
@@ -113,7 +128,7 @@ impl Known {
         for (client, hash) in &secret.keys {
             if let Some(place) = self.places.get(client) {
                 duplicate(format!("client {client} is in {place} too, whose keys are used"));
-            } else if let Some((other, _)) = self.clients.iter().find(|(_, known)| known == hash) {
+            } else if let Some(other) = self.owners.get(hash) {
                 duplicate(format!("a key of client {client} is one of client {other} too, whose it remains"));
             } else {
                 own.push((client.clone(), hash.clone()));
@@ -124,7 +139,7 @@ impl Known {
         let clients = own.iter().map(|(client, _)| client).chain(without);
         let places: Vec<_> = clients.map(|client| (client.clone(), id.to_string())).collect();
         self.places.extend(places);
-        self.clients.extend(own);
+        self.extend(own);
         unusable.dedup();
         unusable
     }
