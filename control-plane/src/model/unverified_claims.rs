@@ -154,8 +154,16 @@ fn has_tokens(inventory: &Inventory, mesh: &Mesh, namespace: &Name, target: &Pla
     if *namespace == root && *target == Place::Namespace {
         return mesh.all_policies::<Authentication>().any(verifies);
     }
+    let own = mesh.policies::<Authentication>(namespace);
+    let is_whole = |policy: &&Policy<Authentication>| policy.places.contains(&Place::Namespace);
+    let of_mesh = || mesh.policies::<Authentication>(&root).iter().find(is_whole);
+    let everywhere = own.iter().find(is_whole).or_else(of_mesh).is_some_and(verifies);
+    // Without a policy that says otherwise, the places need not be compared.
+    if own.iter().all(|policy| verifies(policy) == everywhere) {
+        return everywhere;
+    }
     let (mut whole, mut in_part) = (None, false);
-    for policy in mesh.policies::<Authentication>(namespace) {
+    for policy in own {
         for place in &policy.places {
             match common(inventory, place, target) {
                 Common::None => {}
@@ -167,8 +175,6 @@ fn has_tokens(inventory: &Inventory, mesh: &Mesh, namespace: &Name, target: &Pla
             }
         }
     }
-    let mut of_mesh = mesh.policies::<Authentication>(&root).iter();
-    let of_mesh = || of_mesh.find(|policy| policy.places.contains(&Place::Namespace));
     in_part || whole.map(|(_, policy)| policy).or_else(of_mesh).is_some_and(verifies)
 }
 

@@ -117,6 +117,9 @@ fn tokens_are_verified_where_the_places_of_the_policies_have_requests_in_common(
     assert!(!verified(R, &[tokens("t", CART), off("o", R)]));
     assert!(verified(CART, &[tokens("t", ""), off("o", R)]));
     assert!(verified(CART, &[off("o", CART), tokens("t", R)]));
+    // Where all policies say the same.
+    assert!(verified(CART, &[tokens("t", ""), tokens("u", STOCK)]));
+    assert!(!verified(CART, &[off("o", ""), off("p", STOCK)]));
     // A port has all requests of a route only if no other port has some.
     assert!(verified(R, &[tokens("t", ""), off("o", A)]));
     assert!(verified(OF_A, &[tokens("t", ""), off("o", B)]));
