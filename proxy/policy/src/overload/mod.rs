@@ -162,9 +162,13 @@ impl Limiter {
         self.round.load(Relaxed) != 0
     }
 
-    /// Removes the limit: nothing is done about overload any more.
+    /// Removes the limit and what it was decided by: nothing is done about overload any more.
     pub fn stop(&self) {
+        *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Control::default();
         self.limit.store(u32::MAX, Relaxed);
+        self.counted.store(u32::MAX, Relaxed);
+        self.patience.store(micros(LONG), Relaxed);
+        self.turnaround.store(0, Relaxed);
         self.round.store(0, Relaxed);
     }
 

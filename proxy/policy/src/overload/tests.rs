@@ -5,6 +5,8 @@ mod simulation;
 use outrigger_test_support::limits::{Algorithm, Limit};
 use simulation::{Arrival, Random, Simulation, at_rate};
 
+use super::*;
+
 const MILLISECOND: u64 = 1000;
 const SECOND: u64 = 1000 * MILLISECOND;
 
@@ -84,6 +86,29 @@ fn an_application_that_becomes_slow_answers_in_time_what_it_still_can() {
     });
     println!("four times slower: {useful:?} of 33/s in time, after two seconds");
     assert!(useful.iter().sum::<usize>() >= 220 && useful.iter().all(|useful| *useful >= 15), "{useful:?}");
+}
+
+/// What shows that an application is busy: each request takes as long as all before it.
+fn busy() -> Observed {
+    let mut observed = Observed::default();
+    for among in 1..=64 {
+        observed.0.evidence.add(among, 2 * among, Duration::from_micros(7500) * among);
+    }
+    observed
+}
+
+#[test]
+fn a_limit_that_was_stopped_begins_without_what_was_known() {
+    let limiter = Limiter::default();
+    let at = |seconds| Duration::from_secs(seconds);
+    assert_eq!(limiter.round(at(10), 0, 0, &mut Observed::default()), Some(u32::MAX));
+    assert!(limiter.round(at(11), 64, 0, &mut busy()).is_some_and(|limit| limit < 64));
+    limiter.turnaround.store(500_000, Relaxed);
+    limiter.stop();
+    assert_eq!((limiter.turnaround(), limiter.patience(), limiter.limit()), (None, LONG, u32::MAX));
+    assert!(!limiter.is_used());
+    // The next round has no limit to keep.
+    assert_eq!(limiter.round(at(12), 64, 0, &mut Observed::default()), Some(u32::MAX));
 }
 
 #[test]
