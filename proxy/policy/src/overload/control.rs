@@ -166,8 +166,8 @@ struct Limited {
     used: Duration,
     /// How long the requests in flight took, in seconds, when the limit began.
     backlog: f64,
-    /// Answers per second then.
-    rate: f64,
+    /// Answers per second then. `None` if there were too few for a measurement.
+    rate: Option<f64>,
     /// How long an answer takes, in seconds.
     latency: f64,
     stage: Stage,
@@ -264,7 +264,7 @@ impl Control {
             since: round.now,
             used: round.now,
             backlog,
-            rate,
+            rate: Some(rate).filter(|rate| *rate >= 1.0),
             latency,
             stage,
         });

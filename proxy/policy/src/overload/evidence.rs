@@ -48,14 +48,15 @@ impl Fit {
     }
 
     /// Returns by how many octaves the latencies in `evidence` are above the line, on average and beyond noise. They are also
-    /// compared with what a queue takes for as many requests at `rate` per second (Little's law), which does not depend on how fast
-    /// the application was while the line was drawn.
-    pub(super) fn misses(&self, evidence: &Evidence, rate: f64) -> f64 {
+    /// compared with what a queue takes for as many requests at `rate` per second (Little's law), if that is known: it does not depend on
+    /// how fast the application was while the line was drawn.
+    pub(super) fn misses(&self, evidence: &Evidence, rate: Option<f64>) -> f64 {
         let (x, y) = (evidence.x / evidence.count, evidence.y / evidence.count);
         let noise = self.noise.max((evidence.yy / evidence.count - y * y).max(0.0).sqrt());
         // Beyond the evidence, the application may be busier than the line shows.
         let slope = if x > self.x { self.slope.max(1.0) } else { self.slope };
-        let expected = (self.y + slope * (x - self.x)).max(x - rate.log2());
+        let line = self.y + slope * (x - self.x);
+        let expected = rate.map_or(line, |rate| line.max(x - rate.log2()));
         y - expected - 1.5 * noise / evidence.count.sqrt()
     }
 }

@@ -112,6 +112,18 @@ fn a_limit_that_was_stopped_begins_without_what_was_known() {
 }
 
 #[test]
+fn a_limit_is_refuted_also_if_it_began_before_the_rate_of_answers_was_known() {
+    let limiter = Limiter::default();
+    let at = |milliseconds: u64| Duration::from_millis(1_000_000 + milliseconds);
+    limiter.round(at(0), 0, 0, &mut Observed::default());
+    assert!(limiter.round(at(50), 64, 0, &mut busy()).is_some_and(|limit| limit < 64));
+    // The line predicts 60 ms.
+    let mut slow = Observed::default();
+    (0..8).for_each(|_| slow.0.evidence.add(8, 8, Duration::from_secs(2)));
+    assert_eq!(limiter.round(at(100), 64, 0, &mut slow), Some(u32::MAX));
+}
+
+#[test]
 fn other_algorithms_answer_less_in_time_or_refuse_what_is_no_overload() {
     type Make = Box<dyn Fn(usize) -> Option<Box<dyn Limit>>>;
     let ours: (&str, Make) = ("Outrigger", Box::new(|_| None));
