@@ -2,7 +2,8 @@
 //! simulated time and in the fault bench.
 //!
 //! - AIMD, Vegas and Gradient2: Netflix's concurrency-limits, with its windows of a second.
-//! - Gradient: Envoy's adaptive concurrency filter, with the configuration of its documentation.
+//! - Gradient: Envoy's adaptive concurrency filter, with the default values of its configuration (so the median) and without jitter, and with
+//!   the intervals of the example in its documentation. That example, which the fault bench gives to Envoy itself, has the 90th percentile.
 //! - `CoDel` with adaptive LIFO: Ben Maurer, "Fail at Scale", ACM Queue 13(8), 2015.
 
 use std::fmt::Debug;
@@ -58,7 +59,7 @@ impl Algorithm {
     pub fn start(self, threads: u32) -> Box<dyn Limit> {
         const SECOND: Duration = Duration::from_secs(1);
         match self {
-            Self::Gradient => Box::new(Windowed::new(Gradient::default(), 3.0, Gradient::WINDOW)),
+            Self::Gradient => Box::new(Windowed::new(Gradient::default(), Gradient::FLOOR, Gradient::WINDOW)),
             Self::Gradient2 => Box::new(Windowed::new(Gradient2::default(), 20.0, SECOND)),
             Self::Vegas => Box::new(Windowed::new(Vegas::default(), 20.0, SECOND)),
             Self::Aimd => Box::new(Windowed::new(Aimd, 20.0, SECOND)),
@@ -235,38 +236,53 @@ impl Change for Gradient2 {
     }
 }
 
-/// The median latency in relation to that of 50 requests of which only three ran at a time, measured every minute.
+/// The median latency in relation to that of 50 requests of which only three ran at a time. This is measured every minute, and when the
+/// limit was not above three for some windows.
 #[derive(Debug, Default)]
 struct Gradient {
     lowest: Option<f64>,
     probe: Vec<f64>,
-    windows: u32,
+    /// When the lowest latency was measured last.
+    measured: Duration,
+    /// For how many windows the limit has been the lowest one.
+    at_floor: u32,
 }
 
 impl Gradient {
     const WINDOW: Duration = Duration::from_millis(100);
+    const INTERVAL: Duration = Duration::from_secs(60);
+    /// The lowest limit, which also applies while the lowest latency is measured.
+    const FLOOR: f64 = 3.0;
+    /// After so many windows with the lowest limit, the lowest latency is measured again.
+    const AT_FLOOR: u32 = 5;
 }
 
 impl Change for Gradient {
     fn next(&mut self, limit: f64, window: &Window) -> f64 {
-        self.windows += 1;
-        if self.windows >= 600 {
-            (self.lowest, self.windows) = (None, 0);
+        if window.began.saturating_sub(self.measured) >= Self::INTERVAL {
+            self.lowest = None;
         }
         let Some(lowest) = self.lowest else {
             self.probe.extend(&window.latencies);
             if self.probe.len() >= 50 {
                 let probe = Window { latencies: std::mem::take(&mut self.probe), ..Window::default() };
                 self.lowest = Some(probe.median());
+                self.measured = window.began;
             }
             return limit;
         };
         let gradient = (lowest * 1.25 / window.median()).clamp(0.5, 2.0);
         let next = limit * gradient;
-        (next + next.sqrt()).clamp(3.0, 1000.0)
+        let next = (next + next.sqrt()).clamp(Self::FLOOR, 1000.0);
+        let stays = limit.max(next) < Self::FLOOR + 1.0;
+        self.at_floor = if stays { self.at_floor + 1 } else { 0 };
+        if self.at_floor >= Self::AT_FLOOR {
+            (self.lowest, self.at_floor) = (None, 0);
+        }
+        next
     }
 
     fn instead(&self) -> Option<f64> {
-        self.lowest.is_none().then_some(3.0)
+        self.lowest.is_none().then_some(Self::FLOOR)
     }
 }
