@@ -34,7 +34,7 @@ impl Proxy {
             Self::Limit(Algorithm::Gradient2) => "Gradient2 (Netflix)",
             Self::Limit(Algorithm::Vegas) => "Vegas (Netflix)",
             Self::Limit(Algorithm::Aimd) => "AIMD (Netflix)",
-            Self::Limit(Algorithm::Codel) => "CoDel, adaptive LIFO (Facebook)",
+            Self::Limit(Algorithm::Codel) => "CoDel, adaptive LIFO (Facebook), given the threads",
         }
     }
 
