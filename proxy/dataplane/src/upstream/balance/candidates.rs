@@ -51,6 +51,15 @@ impl Candidates<'_> {
         if self.is_too_new(picked, rng) { self.draw(None, rng).unwrap_or(picked) } else { picked }
     }
 
+    /// Returns those of `hosts`, which were not drawn, that an attempt may be for although they start slowly. If there is none, returns all.
+    pub(super) fn old_enough(&self, hosts: Vec<usize>, rng: &mut Rng) -> Vec<usize> {
+        if self.part.is_none() {
+            return hosts;
+        }
+        let chosen: Vec<_> = hosts.iter().copied().filter(|host| !self.is_too_new(*host, rng)).collect();
+        if chosen.is_empty() { hosts } else { chosen }
+    }
+
     /// Returns whether an attempt is not for this host, because it starts slowly.
     fn is_too_new(&self, host: usize, rng: &mut Rng) -> bool {
         let part = self.part.map_or(1.0, |part| part(host));

@@ -15,9 +15,8 @@ pub(super) fn pick(
     rng: &mut Rng,
 ) -> Option<usize> {
     if choices > 2 && candidates.hosts.len() <= choices as usize {
-        let all = candidates.all(rng);
-        let best = all.into_iter().reduce(|best, other| by.better(best, other, rng))?;
-        return Some(candidates.unless_new(best, rng));
+        let all = candidates.old_enough(candidates.all(rng), rng);
+        return all.into_iter().reduce(|best, other| by.better(best, other, rng));
     }
     best_drawn(candidates, choices, by, rng)
 }

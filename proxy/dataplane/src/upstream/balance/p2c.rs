@@ -21,8 +21,11 @@ pub(super) fn best_drawn(
 ) -> Option<usize> {
     let mut best = candidates.draw(None, rng)?;
     for _ in 1..choices {
-        if let Some(other) = candidates.draw(Some(best), rng) {
-            best = by.better(best, other, rng);
+        match candidates.draw(Some(best), rng) {
+            Some(other) => best = by.better(best, other, rng),
+            // There is no other one. With slow start there may be one, which was too new.
+            None if candidates.part.is_none() => break,
+            None => {}
         }
     }
     Some(best)

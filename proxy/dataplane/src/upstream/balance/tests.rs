@@ -184,6 +184,18 @@ fn least_request_compares_as_many_hosts_as_configured() {
 }
 
 #[test]
+fn where_one_host_is_usable_no_other_is_looked_for_again() {
+    let (hosts, visits): (Vec<_>, _) = ((0..1000).collect(), std::cell::Cell::new(0));
+    let usable = |at: usize| {
+        visits.set(visits.get() + 1);
+        at == 500
+    };
+    let candidates = alike(&hosts, &usable);
+    let picked = least_request::pick(&candidates, 100, well(&|_| Some(0.0)), &mut Rng::with_seed(7));
+    assert!(picked == Some(500) && visits.get() <= 2100, "{picked:?} after {} visits", visits.get());
+}
+
+#[test]
 fn unequal_hosts_get_shares_by_weight_and_less_when_they_are_slow_or_busy() {
     let candidates = Candidates { weight_sums: Some(&[3, 4, 4]), ..alike(&[0, 1, 2], &|_| true) };
     let share = |cost: fn(usize) -> f64| {

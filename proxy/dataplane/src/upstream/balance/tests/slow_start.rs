@@ -72,6 +72,15 @@ fn under_load_a_new_host_has_less_in_flight_than_the_others() {
 }
 
 #[test]
+fn a_full_scan_passes_over_a_new_host_and_still_chooses_by_load() {
+    let parts = |at: usize| if at == 0 { 0.1 } else { 1.0 };
+    let candidates = Candidates { part: Some(&parts), ..alike(&[0, 1, 2], &|_| true) };
+    let queue = |at: usize| Some([0.0, 1.0, 2.0][at]);
+    let counts = counts(3, |rng| least_request::pick(&candidates, u32::MAX, well(&queue), rng));
+    assert!((50..200).contains(&counts[0]) && counts[2] == 0, "{counts:?}");
+}
+
+#[test]
 fn a_host_without_a_weight_is_still_picked_where_it_is_the_only_one() {
     assert_eq!(picked_new(0.0, &[5], None, 0), 20_000);
     for balancer in [
