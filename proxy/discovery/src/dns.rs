@@ -7,8 +7,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hickory_resolver::config::{LookupIpStrategy, ResolverConfig};
+use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{Resolver, TokioResolver};
 use thiserror::Error;
 
@@ -22,7 +24,13 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The shared resolver. Cheap to clone.
 #[derive(Clone)]
-pub struct Dns(Arc<TokioResolver>);
+pub struct Dns(Arc<Inner>);
+
+struct Inner {
+    resolver: TokioResolver,
+    /// The search domains.
+    domains: Vec<Name>,
+}
 
 /// The addresses of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,28 +45,38 @@ impl Dns {
     /// Creates a resolver from `/etc/resolv.conf` and `/etc/hosts`. Without a configured server, it resolves only addresses and
     /// the hosts file.
     pub fn from_system() -> Result<Self, DnsError> {
-        let mut builder = Resolver::builder(TokioRuntimeProvider::default()).unwrap_or_else(|error| {
+        let (config, mut options) = read_system_conf().unwrap_or_else(|error| {
             tracing::info!(%error, "no DNS server is configured; only addresses and the hosts file will resolve");
-            Resolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default())
+            Default::default()
         });
-        let options = builder.options_mut();
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.cache_size = CACHED_ANSWERS;
         options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
         options.timeout = options.timeout.min(RESPONSE_TIMEOUT);
         options.attempts = options.attempts.min(1);
+        Self::new(config, options)
+    }
+
+    fn new(config: ResolverConfig, options: ResolverOpts) -> Result<Self, DnsError> {
+        let domains = config.domain().into_iter().chain(config.search()).cloned().collect();
+        let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+        *builder.options_mut() = options;
         let resolver = builder.build().map_err(|error| DnsError::Setup(error.to_string()))?;
-        Ok(Self(Arc::new(resolver)))
+        Ok(Self(Arc::new(Inner { resolver, domains })))
     }
 
     /// Returns a resolver that asks one server.
     #[cfg(test)]
     pub(crate) fn of_server(address: std::net::SocketAddr) -> Self {
+        Self::searching(address, Vec::new())
+    }
+
+    #[cfg(test)]
+    fn searching(address: std::net::SocketAddr, domains: Vec<Name>) -> Self {
         let mut server = hickory_resolver::config::NameServerConfig::udp(address.ip());
         server.connections[0].port = address.port();
-        let config = ResolverConfig::from_name_servers(vec![server]);
-        let builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
-        Self(Arc::new(builder.build().unwrap()))
+        let config = ResolverConfig::from_parts(None, domains, vec![server]);
+        Self::new(config, ResolverOpts::default()).unwrap()
     }
 
     /// Resolves a host. A literal address resolves to itself. Cancel-safe.
@@ -67,12 +85,42 @@ impl Dns {
         if let Ok(address) = bare.parse() {
             return Ok(Addresses { addresses: vec![address], valid_until: None });
         }
-        let answer = self.0.lookup_ip(host).await.map_err(|error| DnsError::of(host, error))?;
+        let answer = match self.0.resolver.lookup_ip(host).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.checked(host, DnsError::of(host, error)).await),
+        };
         let addresses: Vec<_> = answer.iter().collect();
         if addresses.is_empty() {
             return Err(DnsError::NotFound(host.into()));
         }
         Ok(Addresses { addresses, valid_until: Some(answer.valid_until()) })
+    }
+
+    /// Returns why a name was not resolved. The resolver's error is that of the last name with a search domain, and of one type of addresses; that
+    /// a name does not exist is true only if no name server failed for another one.
+    async fn checked(&self, host: &str, error: DnsError) -> DnsError {
+        if !matches!(error, DnsError::NotFound(_)) {
+            return error;
+        }
+        let Ok(name) = Name::from_utf8(host) else { return error };
+        let mut names = vec![name.clone()];
+        if !name.is_fqdn() {
+            let domains = self.0.domains.iter();
+            names.extend(domains.filter_map(|domain| name.clone().append_domain(domain).ok()));
+        }
+        for mut name in names {
+            name.set_fqdn(true);
+            for kind in [RecordType::A, RecordType::AAAA] {
+                // What was found not to exist a moment ago is in the cache.
+                if let Err(other) = self.0.resolver.lookup(name.clone(), kind).await {
+                    let other = DnsError::of(host, other);
+                    if !matches!(other, DnsError::NotFound(_)) {
+                        return other;
+                    }
+                }
+            }
+        }
+        error
     }
 }
 
@@ -125,14 +173,25 @@ mod tests {
 
     /// A resolver whose name server responds after `pause`, with this response code: to A with 10.0.0.1 and a TTL of 30 s, to others without a record.
     async fn answered(code: u8, pause: Duration) -> Dns {
+        answered_by(move |_, _| code, pause, Vec::new()).await
+    }
+
+    /// The same, with the response code that `code` returns for a name in wire format and a type, and with search domains.
+    async fn answered_by(
+        code: impl Fn(&[u8], u8) -> u8 + Send + 'static,
+        pause: Duration,
+        domains: Vec<Name>,
+    ) -> Dns {
         let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let dns = Dns::of_server(socket.local_addr().unwrap());
+        let dns = Dns::searching(socket.local_addr().unwrap(), domains);
         tokio::spawn(async move {
             let mut query = [0; 512];
             loop {
                 let (length, client) = socket.recv_from(&mut query).await.unwrap();
                 let question = query[12..length].iter().position(|byte| *byte == 0).unwrap() + 17;
-                let is_answered = query[question - 3] == 1 && code == 0;
+                let kind = query[question - 3];
+                let code = code(&query[12..question - 4], kind);
+                let is_answered = kind == 1 && code == 0;
                 let header =
                     [query[0], query[1], 0x81, 0x80 | code, 0, 1, 0, u8::from(is_answered), 0, 0, 0, 0];
                 let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4, 10, 0, 0, 1];
@@ -162,6 +221,23 @@ mod tests {
         assert!(matches!(failing, Err(DnsError::Unavailable { .. })), "{failing:?}");
         let absent = answered(3, Duration::ZERO).await.resolve("app.example.").await;
         assert_eq!(absent, Err(DnsError::NotFound("app.example.".into())));
+    }
+
+    #[tokio::test]
+    async fn a_name_may_exist_if_a_name_server_fails_for_one_of_the_queries() {
+        let (a, fails, absent) = (1, 2, 3);
+        let of_type = move |_: &[u8], kind| if kind == a { absent } else { fails };
+        let dns = answered_by(of_type, Duration::ZERO, Vec::new()).await;
+        let failing = dns.resolve("app.example.").await;
+        assert!(matches!(failing, Err(DnsError::Unavailable { .. })), "{failing:?}");
+
+        // The last query is for the name with the search domain.
+        let searched = move |name: &[u8], _| if name.ends_with(b"\x04shop\0") { absent } else { fails };
+        let dns = answered_by(searched, Duration::ZERO, vec![Name::from_ascii("shop.").unwrap()]).await;
+        let failing = dns.resolve("app.example").await;
+        assert!(matches!(failing, Err(DnsError::Unavailable { .. })), "{failing:?}");
+        let found = dns.resolve("app.shop.").await;
+        assert_eq!(found, Err(DnsError::NotFound("app.shop.".into())));
     }
 
     #[tokio::test]
