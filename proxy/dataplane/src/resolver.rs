@@ -64,14 +64,11 @@ impl fmt::Debug for Resolver {
 
 async fn make(resolver: Resolver, lookup: Lookup) {
     let answer = resolver.resolve(lookup.host(), LONGEST).await;
-    let (host, failure) = (lookup.host().to_owned(), answer.as_ref().err().cloned());
-    let changed = lookup.end(answer);
-    match failure {
-        Some(why) if changed => {
-            warn!(host, why, "a name of a cluster cannot be resolved; known addresses stay in use");
-        }
-        None if changed => info!(host, "a name of a cluster can be resolved again"),
-        _ => {}
+    let host = lookup.host().to_owned();
+    match lookup.end(answer) {
+        Some(Err(why)) => warn!(host, %why, "a name of a cluster cannot be resolved"),
+        Some(Ok(())) => info!(host, "a name of a cluster can be resolved again"),
+        None => {}
     }
 }
 

@@ -153,6 +153,22 @@ async fn known_addresses_are_used_while_the_name_server_fails() {
     eventually("an answer", async || (get(&proxy).await == served()).then_some(())).await;
 }
 
+#[tokio::test]
+async fn known_addresses_are_not_used_when_the_name_no_longer_exists() {
+    let (app, names) = (application().await, NameServer::new(NO_LONGER_VALID));
+    let mut proxy = start(&app, &names, HOUR);
+    assert_eq!(get(&proxy).await, served());
+    drop(proxy.record().await);
+    names.says.send_replace(Says::Absent(Duration::ZERO));
+    for _ in 0..2 {
+        assert_eq!(get(&proxy).await, (503, "no_healthy_upstream".into()));
+        assert_eq!(proxy.record().await.reason, Some(Reason::NoHealthyUpstream));
+    }
+    assert_eq!((names.asked(), app.requests()), (3, 1));
+    names.says.send_replace(LOCAL);
+    assert_eq!(get(&proxy).await, served());
+}
+
 /// A proxy to an application, which has this filter. The filter asks the service in the cluster `asked`, at the address of a name.
 fn asking(app: &Application, names: &NameServer, type_url: &str, filter: &impl Message) -> Proxy {
     let any = Any { type_url: type_url.into(), value: filter.encode_to_vec() };

@@ -1,7 +1,8 @@
 //! Endpoints that are the addresses of a name in DNS (clusters of type `STRICT_DNS` and `LOGICAL_DNS`).
 //!
 //! The data path resolves the name when it uses the cluster, one lookup at a time for the whole process, and stores the addresses here for as
-//! long as the answer is valid. Known addresses outlive it: while DNS does not answer, they stay in use (RFC 8767).
+//! long as the answer is valid. Known addresses outlive it while DNS does not answer, or fails. That the name does not exist is an answer: then there are
+//! none (RFC 8767 section 4).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,9 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How long after its beginning a lookup is waited for if addresses are known.
 const REFRESHED_WITHIN: Duration = Duration::from_millis(100);
 
+/// Why there are no endpoints if the answer has no address.
+const NO_ADDRESS: &str = "it has no address in DNS";
+
 /// The endpoints of a name.
 #[derive(Debug)]
 pub struct DnsEndpoints {
@@ -41,7 +45,7 @@ struct State {
     addresses: Vec<IpAddr>,
     /// Until when no lookup is made. `None` before the first one.
     valid_until: Option<Instant>,
-    /// Why the last lookup failed, if it did.
+    /// Why the last lookup found no address, if it did not.
     failure: Option<Arc<str>>,
     /// The lookup that is being made.
     current: Option<(Instant, watch::Receiver<Outcome>)>,
@@ -53,20 +57,20 @@ type Outcome = Option<Result<(), Arc<str>>>;
 /// What DNS says of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The addresses of the name.
+    /// The addresses of the name. Empty if it does not exist, or has none.
     pub addresses: Vec<IpAddr>,
     /// When the name must be resolved again.
     pub valid_until: Instant,
 }
 
-/// The addresses of a name, for somebody who wants to use them.
+/// The addresses of a name, for a request.
 #[derive(Debug)]
 pub enum Resolution {
     /// The endpoints can be used as they are.
     Known,
     /// A lookup is being made.
     Awaited(Awaited),
-    /// The last lookup failed a moment ago, for this reason, and there are no endpoints.
+    /// The last lookup found no address a moment ago, for this reason, and there are no endpoints.
     Failed(Arc<str>),
 }
 
@@ -170,7 +174,7 @@ impl DnsEndpoints {
 }
 
 impl Awaited {
-    /// Waits until the lookup has ended. Returns why it failed if it did.
+    /// Waits until the lookup has ended. Returns why it found no address if it did not.
     pub async fn end(mut self) -> Result<(), Arc<str>> {
         match self.outcome.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(outcome)) => outcome.clone(),
@@ -188,13 +192,13 @@ impl Lookup {
         &self.of.host
     }
 
-    /// Ends the lookup. If it failed, the known addresses stay in use. Returns whether the one before failed, and this one did not, or the other
-    /// way round.
-    pub fn end(self, answer: Result<Answer, String>) -> bool {
+    /// Ends the lookup. If it failed, the known addresses stay in use. Returns the outcome if the one before found an address and this one did
+    /// not, for this reason, or the other way round.
+    pub fn end(self, answer: Result<Answer, String>) -> Option<Result<(), Arc<str>>> {
         self.finish(answer)
     }
 
-    fn finish(&self, answer: Result<Answer, String>) -> bool {
+    fn finish(&self, answer: Result<Answer, String>) -> Option<Result<(), Arc<str>>> {
         let mut state = self.of.state();
         state.current = None;
         let failed_before = state.failure.is_some();
@@ -203,7 +207,7 @@ impl Lookup {
                 self.of.apply(&addresses);
                 state.addresses = addresses;
                 state.valid_until = Some(valid_until);
-                Ok(())
+                if state.addresses.is_empty() { Err(Arc::from(NO_ADDRESS)) } else { Ok(()) }
             }
             Err(why) => {
                 state.valid_until = Some(Instant::now() + AFTER_FAILURE);
@@ -213,8 +217,8 @@ impl Lookup {
         state.failure = outcome.clone().err();
         let changed = failed_before != outcome.is_err();
         drop(state);
-        self.outcome.send_replace(Some(outcome));
-        changed
+        self.outcome.send_replace(Some(outcome.clone()));
+        changed.then_some(outcome)
     }
 }
 

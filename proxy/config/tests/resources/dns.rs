@@ -132,17 +132,18 @@ async fn known_addresses_stay_in_use_while_lookups_fail() {
     let dns = cluster.discovery.dns().unwrap();
     answer(&cluster, &["10.0.0.1"], 0);
     let (Resolution::Awaited(awaited), Some(lookup)) = dns.resolve() else { panic!("no lookup") };
-    assert!(lookup.end(Err("SERVFAIL".into())), "the first one that fails");
+    assert!(lookup.end(Err("SERVFAIL".into())).is_some(), "the first one that fails");
     assert_eq!(&*awaited.end().await.unwrap_err(), "SERVFAIL");
     assert!(matches!(dns.resolve(), (Resolution::Known, None)), "the next one waits");
     advance(Duration::from_secs(1)).await;
     let (Resolution::Known, Some(lookup)) = dns.resolve() else { panic!("it is not waited for") };
-    assert!(!lookup.end(Err("SERVFAIL".into())), "the second one that fails");
+    assert!(lookup.end(Err("SERVFAIL".into())).is_none(), "the second one that fails");
     assert_eq!(addresses(&cluster), ["10.0.0.1:8443"]);
     advance(Duration::from_secs(1)).await;
     let (Resolution::Known, Some(lookup)) = dns.resolve() else { panic!("it is not waited for") };
     let valid_until = Instant::now();
-    assert!(lookup.end(Ok(Answer { addresses: vec!["10.0.0.2".parse().unwrap()], valid_until })));
+    let found = Ok(Answer { addresses: vec!["10.0.0.2".parse().unwrap()], valid_until });
+    assert_eq!(lookup.end(found), Some(Ok(())));
     assert_eq!(addresses(&cluster), ["10.0.0.2:8443"]);
     assert!(matches!(dns.resolve(), (Resolution::Awaited(_), Some(_))), "that one is waited for");
 }
@@ -156,6 +157,24 @@ async fn a_failure_without_addresses_is_remembered_for_a_second() {
     assert_eq!(&*why, "the lookup was given up");
     advance(Duration::from_secs(1)).await;
     assert!(matches!(dns.resolve(), (Resolution::Awaited(_), Some(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_no_longer_exists_has_no_endpoints() {
+    let cluster = decoded(named(DiscoveryType::StrictDns, "issuer.example"));
+    let dns = cluster.discovery.dns().unwrap();
+    answer(&cluster, &["10.0.0.1"], 0);
+    answer(&cluster, &[], 30);
+    assert_eq!(addresses(&cluster).len(), 0);
+    let (Resolution::Failed(why), None) = dns.resolve() else { panic!("it has an address") };
+    assert_eq!(&*why, "it has no address in DNS");
+    advance(Duration::from_secs(30)).await;
+    let (Resolution::Awaited(awaited), Some(lookup)) = dns.resolve() else { panic!("no lookup") };
+    assert!(awaited.until.is_none(), "nothing is known");
+    let valid_until = Instant::now() + Duration::from_secs(30);
+    let found = Ok(Answer { addresses: vec!["10.0.0.2".parse().unwrap()], valid_until });
+    assert_eq!((lookup.end(found), awaited.end().await), (Some(Ok(())), Ok(())));
+    assert_eq!(addresses(&cluster), ["10.0.0.2:8443"]);
 }
 
 #[test]

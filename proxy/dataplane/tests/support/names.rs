@@ -28,6 +28,8 @@ pub enum Says {
     /// Nothing, until it says something else.
     Nothing,
     Fails,
+    /// That it does not exist; this is valid for so long.
+    Absent(Duration),
     /// This address, which is valid for so long.
     Address(&'static str, Duration),
 }
@@ -57,8 +59,12 @@ impl NameServer {
             let mut says = says.subscribe();
             async move {
                 let says = says.wait_for(|says| *says != Says::Nothing).await.unwrap().clone();
-                let Says::Address(address, valid) = says else { return Err("SERVFAIL".into()) };
-                Ok(Answer { addresses: vec![address.parse().unwrap()], valid_until: Instant::now() + valid })
+                let (addresses, valid) = match says {
+                    Says::Address(address, valid) => (vec![address.parse().unwrap()], valid),
+                    Says::Absent(valid) => (Vec::new(), valid),
+                    _ => return Err("SERVFAIL".into()),
+                };
+                Ok(Answer { addresses, valid_until: Instant::now() + valid })
             }
         })
     }

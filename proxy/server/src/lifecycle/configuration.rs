@@ -16,7 +16,7 @@ use outrigger_config::secrets::SecretStore;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::Name;
 use outrigger_dataplane::Resolver;
-use outrigger_discovery::dns::{Addresses, Dns};
+use outrigger_discovery::dns::{Addresses, Dns, DnsError};
 use outrigger_discovery::{Config, Discovery, Handle, Mode, StartError, Wiring, WorkloadPort};
 use tokio::time::Instant;
 
@@ -88,16 +88,28 @@ impl Configuration {
 /// How long a literal address is used without being parsed again.
 const LITERAL: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// After this, a name without an address is resolved again. Until the end of its negative TTL, [`Dns`] answers from its cache.
+const ABSENT: Duration = Duration::from_secs(1);
+
 fn resolver(dns: Dns) -> Resolver {
     Resolver::new(move |host| {
         let dns = dns.clone();
-        async move {
-            let Addresses { addresses, valid_until } =
-                dns.resolve(&host).await.map_err(|error| error.to_string())?;
+        async move { answer(dns.resolve(&host).await) }
+    })
+}
+
+/// A name without an address has an answer too: known addresses are not used any longer.
+fn answer(resolved: Result<Addresses, DnsError>) -> Result<Answer, String> {
+    match resolved {
+        Ok(Addresses { addresses, valid_until }) => {
             let valid_until = valid_until.map_or_else(|| Instant::now() + LITERAL, Instant::from_std);
             Ok(Answer { addresses, valid_until })
         }
-    })
+        Err(DnsError::NotFound(_)) => {
+            Ok(Answer { addresses: Vec::new(), valid_until: Instant::now() + ABSENT })
+        }
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Converts the error. The flag is added where the text does not name a file.
@@ -107,5 +119,21 @@ fn start_error(error: StartError) -> Error {
             Error::Flag { flag: "--state-dir", value: path.display().to_string(), problem: reason }
         }
         other => Error::Failed(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_name_that_is_known_not_to_exist_has_no_addresses() {
+        let absent = answer(Err(DnsError::NotFound("app.example".into()))).unwrap();
+        assert!(absent.addresses.is_empty() && absent.valid_until <= Instant::now() + ABSENT);
+        let unavailable = DnsError::Unavailable { host: "app.example".into(), reason: "timeout".into() };
+        assert!(answer(Err(unavailable)).unwrap_err().ends_with("timeout"));
+        let address = "10.0.0.1".parse().unwrap();
+        let literal = answer(Ok(Addresses { addresses: vec![address], valid_until: None })).unwrap();
+        assert_eq!(literal.addresses, [address]);
     }
 }
