@@ -92,8 +92,9 @@ impl Context {
     }
 
     /// Looks up the endpoints of a cluster, as [`Self::cluster`] does ([`Resolver::look_up`]).
-    pub(crate) fn lookup(&self, cluster: &Cluster) -> Waiting {
-        cluster.of_dns().map_or(Waiting::NONE, |(dns, longest)| self.resolver.look_up(&dns, longest))
+    pub(crate) fn lookup(&self, cluster: &Rc<Cluster>) -> Waiting {
+        let cluster = Rc::clone(cluster);
+        self.resolver.look_up(move || cluster.of_dns())
     }
 }
 

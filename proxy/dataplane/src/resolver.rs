@@ -23,6 +23,9 @@ const LONGEST: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Resolver(Arc<Resolve>);
 
+/// The endpoints of a cluster, and how long they are waited for at most.
+type Named = (Arc<DnsEndpoints>, Duration);
+
 type Resolve = dyn Fn(String) -> Resolving + Send + Sync;
 type Resolving = Pin<Box<dyn Future<Output = Result<Answer, String>> + Send>>;
 
@@ -40,9 +43,24 @@ impl Resolver {
         timeout(longest, (self.0)(host.to_owned())).await.unwrap_or_else(|_| Err(LATE.into()))
     }
 
-    /// Looks up the endpoints of a cluster if the last answer is no longer valid. Without endpoints, DNS is waited for `longest` at most, and
-    /// there is an error if it has none in time. Known endpoints are used in any case, after a wait that a user hardly notices.
-    pub(crate) fn look_up(&self, dns: &Arc<DnsEndpoints>, longest: Duration) -> Waiting {
+    /// Looks up the endpoints of a cluster, which `current` returns, if the last answer is no longer valid. Without endpoints, DNS is waited for
+    /// as long as `current` says at most, and there is an error if it has none in time. Known endpoints are used in any case, after a wait that a
+    /// user hardly notices. If the cluster has been updated meanwhile, its new endpoints are looked up, once.
+    pub(crate) fn look_up(&self, current: impl Fn() -> Option<Named> + 'static) -> Waiting {
+        let Some((dns, longest)) = current() else { return Waiting::NONE };
+        let Waiting(Some(first)) = self.begin(&dns, longest) else { return Waiting::NONE };
+        let resolver = self.clone();
+        Waiting(Some(Box::pin(async move {
+            let ended = first.await;
+            match current() {
+                Some((newer, _)) if Arc::ptr_eq(&newer, &dns) => ended,
+                Some((newer, longest)) => resolver.begin(&newer, longest).await,
+                None => Ok(()),
+            }
+        })))
+    }
+
+    fn begin(&self, dns: &Arc<DnsEndpoints>, longest: Duration) -> Waiting {
         let (resolution, lookup) = dns.resolve();
         if let Some(lookup) = lookup {
             tokio::task::spawn_local(make(self.clone(), lookup));

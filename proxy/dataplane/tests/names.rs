@@ -10,6 +10,7 @@ use std::time::Duration;
 use outrigger_config::http_manager::HttpConnectionManager;
 use outrigger_config::listener::{Handler, NetworkFilter};
 use outrigger_config::route::RouteAction;
+use outrigger_config::snapshot::Snapshot;
 use outrigger_core::reason::Reason;
 use outrigger_policy::filter::{FilterConfig, HttpFilter};
 use outrigger_proto::xds::core::{self, grpc_service, http_uri::HttpUpstreamType};
@@ -167,6 +168,30 @@ async fn known_addresses_are_not_used_when_the_name_no_longer_exists() {
     assert_eq!((names.asked(), app.requests()), (3, 1));
     names.says.send_replace(LOCAL);
     assert_eq!(get(&proxy).await, served());
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_a_name_gets_the_endpoints_of_an_updated_cluster() {
+    let (app, names) = (application().await, NameServer::new(Says::Nothing));
+    let proxy = start(&app, &names, HOUR);
+    let send = async || {
+        let mut client = Client::connect(proxy.address(0)).await;
+        client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
+        client
+    };
+    let mut first = send().await;
+    eventually("a lookup", async || (names.asked() == 1).then_some(())).await;
+    let mut snapshot = Snapshot::clone(&proxy.published.load());
+    snapshot.generation += 1;
+    let updated = named("app", port(app.address), HOUR);
+    snapshot.clusters.insert(updated.name.clone(), Arc::new(updated));
+    proxy.published.publish(Arc::new(snapshot));
+    let mut second = send().await;
+    eventually("a lookup of the updated cluster", async || (names.asked() == 2).then_some(())).await;
+    names.says.send_replace(Says::AddressTo(1));
+    eventually("an answer", async || (names.says.receiver_count() == 1).then_some(())).await;
+    names.says.send_replace(LOCAL);
+    assert_eq!((first.response().await.status, second.response().await.status), (200, 200));
 }
 
 /// A proxy to an application, which has this filter. The filter asks the service in the cluster `asked`, at the address of a name.
