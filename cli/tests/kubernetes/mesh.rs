@@ -20,10 +20,16 @@ pub(crate) fn installed() {
     });
 }
 
-/// Applies what `outrigger install` prints with more flags.
+/// Applies what `outrigger install` prints with more flags. Returns when no replica of the previous installation is left, whose webhook
+/// would inject as that one did: the API server keeps its connection to a replica that terminates.
 pub(crate) fn install(flags: &[&str]) {
     cluster::apply(&manifest(flags));
     ready();
+    let ending = "jsonpath={.items[*].metadata.deletionTimestamp}";
+    cluster::eventually("the end of previous replicas", 60, || {
+        let ending = kubectl(&["-n", "outrigger-system", "get", "pods", "-l", CONTROL_PLANE, "-o", ending]);
+        if ending.is_empty() { Ok(()) } else { Err(ending) }
+    });
 }
 
 /// Returns what `outrigger install` prints with more flags.
