@@ -224,20 +224,19 @@ fn a_policy_has_an_entry_for_each_target_or_for_its_namespace() {
 fn a_claim_that_no_token_can_have_is_named_beside_the_fields_without_effect() {
     let mut model = Model::with_catalog();
     let catalog = json!([{"group": "", "kind": "Service", "name": "catalog"}]);
-    let limit = json!([{"requests": 1, "per": "Minute", "by": [{"claim": "sub"}]}]);
+    let limit = json!([{"requests": 1, "per": "Minute", "by": [{"claim": {"name": "sub"}}]}]);
     let mut object = policy(json!({"targetRefs": catalog, "local": limit}));
     object["kind"] = json!("RateLimitPolicy");
-    let mut message = |object: &Value| {
-        let [accepted, _] = &texts(&next_of_kind(Kind::RateLimitPolicy, &mut model, object))[..] else {
-            panic!("not two conditions")
-        };
-        accepted.strip_prefix("Accepted=True (Accepted) at 1: ").unwrap().to_owned()
-    };
-    let claim = message(&object);
-    let start = "spec.local[0].by[0].claim: no request has the claim \"sub\", since no AuthenticationPolicy";
-    assert!(claim.starts_with(start), "{claim}");
-    object["spec"]["later"] = json!(1);
-    assert_eq!(message(&object), format!("spec.later: unknown field, ignored; {claim}"));
+    let accepted = texts(&next_of_kind(Kind::RateLimitPolicy, &mut model, &object)).remove(0);
+    let claim = "spec.local[0].by[0].claim: no request has the claim \"sub\", since no AuthenticationPolicy";
+    assert!(accepted.starts_with(&format!("Accepted=True (Accepted) at 1: {claim}")), "{accepted}");
+    let id = ResourceId { kind: Kind::RateLimitPolicy, namespace: "shop".into(), name: "p".into() };
+    let mut noted = RouteObject::of(&id, &object).unwrap();
+    noted.notes = vec!["spec.later: unknown field, ignored".to_owned()];
+    let statuses = model.0.statuses();
+    let conditions = noted.of_accepted(&statuses.get(&id).unwrap().parents[0]).unwrap();
+    let start = format!("spec.later: unknown field, ignored; {claim}");
+    assert!(conditions[0].message.starts_with(&start), "{}", conditions[0].message);
 }
 
 #[test]
