@@ -103,8 +103,13 @@ impl Replica {
             let identity =
                 SpiffeId::parse(&format!("spiffe://cluster.local/ns/{namespace}/sa/cart")).unwrap();
             let workload = WorkloadKey { identity, instance: "cart-1".into() };
-            let viewer =
-                Viewer { workload, mode: Mode::Wildcard, dialect, forwards_client_certificates: true };
+            let viewer = Viewer {
+                workload,
+                mode: Mode::Wildcard,
+                dialect,
+                zone: None,
+                forwards_client_certificates: true,
+            };
             let names = XdsKind::ALL.into_iter().flat_map(|kind| self.catalog.wildcard(&viewer, kind));
             for name in names.collect::<Vec<_>>() {
                 for kind in XdsKind::ALL {

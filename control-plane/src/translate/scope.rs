@@ -24,6 +24,8 @@ pub struct Viewer {
     pub mode: Mode,
     /// The dialect that it reads.
     pub dialect: Dialect,
+    /// The zone that its node names. It counts if the workload is not registered: one that serves nothing is not.
+    pub zone: Option<Name>,
     /// Whether it can pass the caller's identity to the application (`forward_client_cert_details`).
     pub forwards_client_certificates: bool,
 }
@@ -86,7 +88,8 @@ impl Scope<'_> {
 
     /// Returns where the viewer runs.
     pub(super) fn location(&self) -> Location {
-        Location::of(self.mesh, &self.viewer.workload)
+        let Location { node, zone } = Location::of(self.mesh, &self.viewer.workload);
+        Location { node, zone: zone.or_else(|| self.viewer.zone.clone()) }
     }
 
     /// Returns the dialect of the viewer.

@@ -13,6 +13,8 @@ use crate::translate::scope::{Dialect, Mode, Viewer};
 
 /// Maximum size of a node's ID.
 const MAX_ID: usize = 256;
+/// Maximum size of a zone's name. A longer one names no zone.
+const MAX_ZONE: usize = 63;
 /// Maximum number of characters of the software's name and version. The rest is omitted.
 const MAX_SOFTWARE: usize = 64;
 
@@ -37,7 +39,9 @@ pub(super) fn read(node: Option<&Node>, identity: &SpiffeId) -> Result<Viewer, N
     let feature = |feature: &String| feature == node::FORWARDS_CLIENT_CERTIFICATES;
     let forwards_client_certificates = dialect == Dialect::Envoy || node.client_features.iter().any(feature);
     let workload = WorkloadKey { identity: identity.clone(), instance: Name::from(node.id.as_str()) };
-    Ok(Viewer { workload, mode, dialect, forwards_client_certificates })
+    let zone = node.locality.as_ref().map(|locality| locality.zone.as_str());
+    let zone = zone.filter(|zone| (1..=MAX_ZONE).contains(&zone.len())).map(Name::from);
+    Ok(Viewer { workload, mode, dialect, zone, forwards_client_certificates })
 }
 
 /// Returns the name and version of the client's software, such as `outrigger 0.1.0`.
@@ -80,7 +84,7 @@ pub(super) enum NodeError {
 mod tests {
     use std::collections::HashMap;
 
-    use outrigger_proto::xds::core::BuildVersion;
+    use outrigger_proto::xds::core::{BuildVersion, Locality};
     use outrigger_proto::xds::protobuf::{Struct, Value};
     use outrigger_proto::xds::types::SemanticVersion;
 
@@ -101,6 +105,17 @@ mod tests {
         assert_eq!((proxy.workload.identity.namespace(), &*proxy.workload.instance), ("shop", "cart-1"));
         assert_eq!(proxy.mode, Mode::Wildcard);
         assert_eq!(viewer("cart-1", None).unwrap().mode, Mode::OnDemand);
+    }
+
+    #[test]
+    fn the_zone_is_that_of_the_nodes_locality() {
+        let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
+        for (zone, expected) in [("eu-1a", Some("eu-1a")), ("", None), (&*"z".repeat(64), None)] {
+            let locality = Some(Locality { zone: zone.into(), ..Default::default() });
+            let node = Node { id: "cart-1".into(), locality, ..Default::default() };
+            assert_eq!(read(Some(&node), &identity).unwrap().zone.as_deref(), expected);
+        }
+        assert_eq!(viewer("cart-1", None).unwrap().zone, None);
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Discovery {
         let store = SharedStore::new(builder, mode);
         let (ads, events) = tokio::sync::mpsc::channel(1);
         let mut supervisor = Supervisor::new(
-            &instance,
+            ads::node(&instance, mode, &labels),
             mode,
             store.clone(),
             dir,

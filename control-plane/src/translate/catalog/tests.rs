@@ -47,7 +47,7 @@ const CART: &str = "cart.shop.svc.cluster.local:80";
 fn viewer(namespace: &str, mode: Mode) -> Viewer {
     let identity = SpiffeId::parse(&format!("spiffe://cluster.local/ns/{namespace}/sa/cart")).unwrap();
     let workload = WorkloadKey { identity, instance: "cart-1".into() };
-    Viewer { workload, mode, dialect: Dialect::Outrigger, forwards_client_certificates: true }
+    Viewer { workload, mode, dialect: Dialect::Outrigger, zone: None, forwards_client_certificates: true }
 }
 
 fn shop() -> Viewer {

@@ -39,7 +39,7 @@ fn hub() -> Hub {
 fn viewer(mode: Mode) -> Viewer {
     let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
     let workload = WorkloadKey { identity, instance: "cart-1".into() };
-    Viewer { workload, mode, dialect: Dialect::Outrigger, forwards_client_certificates: true }
+    Viewer { workload, mode, dialect: Dialect::Outrigger, zone: None, forwards_client_certificates: true }
 }
 
 fn name(number: u32) -> Name {

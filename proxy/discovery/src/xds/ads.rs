@@ -4,9 +4,10 @@
 //! through one channel. At most one response is buffered ahead of a busy supervisor, so that a fast control plane buffers in
 //! its own memory.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use outrigger_proto::xds::core::{Node, node::UserAgentVersionType};
+use outrigger_proto::xds::core::{Locality, Node, node::UserAgentVersionType};
 use outrigger_proto::xds::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use outrigger_proto::xds::node;
@@ -100,13 +101,18 @@ async fn serve(channel: Channel, events: &mpsc::Sender<Event>, backoff: &mut Bac
     }
 }
 
-/// Returns the node that identifies this proxy on a stream.
-pub(crate) fn node(instance: &str, mode: Mode) -> Node {
+/// The label of a workload's zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// Returns the node that identifies this proxy on a stream. Its zone (`Node.locality`) is that of its labels: a workload that serves
+/// nothing is not registered, and prefers endpoints of its zone all the same.
+pub(crate) fn node(instance: &str, mode: Mode, labels: &BTreeMap<String, String>) -> Node {
     let value = Value { kind: Some(value::Kind::StringValue(mode.as_str().into())) };
     let fields = [(node::MODE.to_owned(), value)].into_iter().collect();
     Node {
         id: instance.into(),
         metadata: Some(Struct { fields }),
+        locality: labels.get(ZONE).map(|zone| Locality { zone: zone.clone(), ..Default::default() }),
         user_agent_name: node::USER_AGENT.into(),
         user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
             env!("CARGO_PKG_VERSION").into(),

@@ -12,6 +12,7 @@ use outrigger_config::on_demand::{OnDemandFeed, SubscriptionChange};
 use outrigger_config::publish::Published;
 use outrigger_core::Name;
 use outrigger_proto::kind::{Kind, PerKind};
+use outrigger_proto::xds::core::Node;
 use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -20,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::log_throttle::LogThrottle;
 use crate::state_dir::StateDir;
 use crate::status::{Published as Source, StatusBoard};
-use crate::xds::ads::{Event, Requests, node};
+use crate::xds::ads::{Event, Requests};
 use crate::xds::cache;
 use crate::xds::claims::settle_claims;
 use crate::xds::saving::Saving;
@@ -64,7 +65,7 @@ pub(crate) struct Supervisor {
 impl Supervisor {
     #[allow(clippy::too_many_arguments)] // the one place where the parts meet
     pub(crate) fn new(
-        instance: &str,
+        node: Node,
         mode: Mode,
         store: SharedStore,
         dir: StateDir,
@@ -74,7 +75,7 @@ impl Supervisor {
         events: mpsc::Receiver<Event>,
         status: StatusBoard,
     ) -> Self {
-        let mut stream = Stream::new(node(instance, mode));
+        let mut stream = Stream::new(node);
         // Inbound listeners come under the wildcard, whatever else is wanted.
         let wildcard = BTreeSet::from([WILDCARD.to_owned()]);
         if mode == Mode::Wildcard {

@@ -92,6 +92,26 @@ fn a_client_whose_node_is_not_known_calls_all_endpoints() {
 }
 
 #[test]
+fn a_client_that_is_not_registered_is_where_its_node_says() {
+    let mut entry = plain(AppProtocol::Http);
+    Arc::make_mut(&mut entry.service).traffic = TrafficPolicy::PreferSameZone;
+    let in_zone = |address, zone: &str| Endpoint {
+        zone: Some(zone.into()),
+        ..endpoint(address, EndpointHealth::Ready)
+    };
+    let endpoints = [in_zone("10.1.0.1:8080", "a"), in_zone("10.1.0.2:8080", "b")];
+    entry.endpoints = Arc::new(Endpoints { ports: vec![(80, endpoints.into())] });
+    let catalog = Catalog::new(settings());
+    catalog.publish(Arc::new(Mesh::from_iter([entry])));
+    let priorities = |zone: Option<&str>| {
+        let viewer = Viewer { zone: zone.map(Into::into), ..shop() };
+        let made = catalog.resource(&viewer, Kind::Endpoints, CART).unwrap();
+        made.decode::<ClusterLoadAssignment>().endpoints.iter().map(|zone| zone.priority).collect::<Vec<_>>()
+    };
+    assert_eq!([priorities(Some("a")), priorities(None), priorities(Some("c"))], [[0, 1], [0, 0], [0, 0]]);
+}
+
+#[test]
 fn clients_at_different_places_are_not_sent_each_others_endpoints() {
     let mut entry = plain(AppProtocol::Http);
     Arc::make_mut(&mut entry.service).traffic = TrafficPolicy::SameNode;
