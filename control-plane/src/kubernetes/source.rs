@@ -35,7 +35,7 @@ const NODE: WatchedKind = WatchedKind { name: "Node", group: "", versions: &["v1
 /// What the thread that applies reports receives.
 enum Message {
     /// A report of the reflector of a kind.
-    OfKind(Kind, Report<DynamicObject>),
+    OfKind(Kind, Box<Report<DynamicObject>>),
     /// A report about a Secret that a policy refers to.
     OfSecret(ResourceId, SecretReport),
 }
@@ -72,7 +72,7 @@ impl ClusterSource {
                 kind: WatchedKind::of(kind),
                 sync: sync.clone(),
                 reports: reports.clone(),
-                convert: Box::new(move |report| Message::OfKind(kind, report)),
+                convert: Box::new(move |report| Message::OfKind(kind, Box::new(report))),
             };
             reflectors.spawn(reflector.run());
         }
@@ -127,7 +127,7 @@ fn apply(
                     if report.is_complete() {
                         unlisted.retain(|other| *other != kind);
                     }
-                    objects.apply(kind, report);
+                    objects.apply(kind, *report);
                 }
                 Message::OfSecret(id, report) if secrets.is_current(&id) => objects.apply_secret(&id, report),
                 Message::OfSecret(..) => {}

@@ -15,6 +15,9 @@ use super::resource::{
 };
 use super::service::{Service, ServiceKey};
 
+/// The target namespace and kind of grants, and the kind and namespace that they permit.
+type GrantPlace = (Name, Kind, Name, Name);
+
 /// The resources of the mesh.
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
@@ -24,9 +27,8 @@ pub(super) struct Inventory {
     attached: BTreeMap<ServiceKey, BTreeSet<ResourceId>>,
     /// The routes that name a service as backend.
     referring: BTreeMap<ServiceKey, BTreeSet<ResourceId>>,
-    /// The number of grants by target namespace and kind, kind and namespace of the routes or policies, and target; None stands for every
-    /// object of the kind.
-    grants: BTreeMap<(Name, Kind, Name, Name), BTreeMap<Option<Name>, usize>>,
+    /// The number of grants by place and target; None stands for every object of the kind.
+    grants: BTreeMap<GrantPlace, BTreeMap<Option<Name>, usize>>,
     /// The policies of a namespace.
     policies: BTreeMap<Name, BTreeSet<ResourceId>>,
     /// The policies that need a service.

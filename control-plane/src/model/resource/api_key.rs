@@ -47,8 +47,8 @@ fn hash_of_line(line: &str) -> Result<Name, String> {
     }
     match line.len() {
         ..MIN_LENGTH => Err(format!("is shorter than {MIN_LENGTH} characters")),
-        ..=MAX_LENGTH if line.bytes().all(|b| b.is_ascii_graphic()) => Ok(hash_of(line)),
-        ..=MAX_LENGTH => Err("has a character other than visible ones of ASCII".into()),
+        MIN_LENGTH..=MAX_LENGTH if line.bytes().all(|b| b.is_ascii_graphic()) => Ok(hash_of(line)),
+        MIN_LENGTH..=MAX_LENGTH => Err("has a character other than visible ones of ASCII".into()),
         _ => Err(format!("is longer than {MAX_LENGTH} characters")),
     }
 }
