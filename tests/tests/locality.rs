@@ -1,7 +1,5 @@
 //! Callers that prefer the endpoints of their own zone, from a file to what the applications see.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
-
 use std::path::Path;
 
 use outrigger_test_support::application::Application;

@@ -1,6 +1,8 @@
 //! An application that gets more than it can process: its own sidecar keeps the requests in front of it, and refuses those that
 //! would wait for too long.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

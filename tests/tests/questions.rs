@@ -1,7 +1,5 @@
 //! Services that policies ask about requests, and that are asked about each other's.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
-
 use outrigger_proto::xds::auth_service::{CheckRequest, CheckResponse};
 use outrigger_proto::xds::ratelimit_service::{
     RateLimitRequest, RateLimitResponse, rate_limit_response::Code,

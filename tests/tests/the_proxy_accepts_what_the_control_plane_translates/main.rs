@@ -60,6 +60,7 @@ fn give(catalog: &Catalog, namespace: &str, mode: Mode, asked: &[&str]) -> (Reso
         workload: workload(namespace),
         mode,
         dialect: Dialect::Outrigger,
+        zone: None,
         forwards_client_certificates: true,
     };
     let mut resources = Resources::default();
