@@ -52,11 +52,13 @@ impl Candidates<'_> {
     }
 
     /// Returns those of `hosts`, which were not drawn, that an attempt may be for although they start slowly. If there is none, returns all.
+    ///
+    /// One of them is kept as often as its part, compared with the average, says: so it gets its share of the attempts if all have the
+    /// same load, as one of a few new hosts.
     pub(super) fn old_enough(&self, hosts: Vec<usize>, rng: &mut Rng) -> Vec<usize> {
-        if self.part.is_none() {
-            return hosts;
-        }
-        let chosen: Vec<_> = hosts.iter().copied().filter(|host| !self.is_too_new(*host, rng)).collect();
+        let Some(part) = self.part else { return hosts };
+        let average = hosts.iter().map(|host| part(*host)).sum::<f64>() / hosts.len() as f64;
+        let chosen: Vec<_> = hosts.iter().copied().filter(|host| rng.f64() * average < part(*host)).collect();
         if chosen.is_empty() { hosts } else { chosen }
     }
 
