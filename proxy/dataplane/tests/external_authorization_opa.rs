@@ -29,7 +29,7 @@ use tokio::net::TcpStream;
 
 use support::{Proxy, World, cluster, endpoint, forward, manager};
 
-/// Over HTTP, everybody may read `/public`, and alice everything.
+/// Over HTTP, anyone may read `/public`, and alice everything.
 const BY_HTTP: &str = r#"package system.authz
 
 default allow := false
